@@ -1,0 +1,432 @@
+"""The client: submit runs, find them again, ask for advice."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit import frames
+from toolkit._version import PROTOCOL, __version__
+from toolkit.client.describe import Deployment, Described, describe, ship
+from toolkit.client.planner import Planner, plan_from_history
+from toolkit.client.replay import run_inline
+from toolkit.client.run import Run
+from toolkit.client.submit import (
+    Size,
+    Submission,
+    check_items,
+    check_options,
+    encode_kwargs,
+    make_spec_limits,
+    new_run_id,
+)
+from toolkit.cluster import LocalCluster
+from toolkit.errors import InvalidInput, RunNotFound, TransportError, UnknownTask
+from toolkit.ledger import Ledger, Reader, Registry
+from toolkit.records import NodeInfo, Retry, RunSpec, RunStatus, check_run_id
+from toolkit.settings import LedgerSettings, ServerAddress, Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from celery import Celery
+
+    from toolkit.tuning import Recommendation
+
+
+class Client:
+    """Submits runs to a Celery deployment, by default this user's own LocalCluster.
+
+    Parameters
+    ----------
+    app : celery.Celery or str, optional
+        Application whose nodes called `toolkit.install`, or its ``module:attribute``;
+        by default ``TOOLKIT_APP``. Without one, a LocalCluster is joined or started.
+    ledger_url : str, optional
+        Server that holds the ledger; by default the one that `toolkit.install` was given, then
+        ``TOOLKIT_LEDGER_URL``.
+    cluster : LocalCluster, optional
+        A certain LocalCluster.
+    function_key_file : path, optional
+        Key with which functions typed in a cell are signed on a shared deployment.
+    settings : LedgerSettings, optional
+        Limits and periods.
+
+    Raises
+    ------
+    LedgerUnavailable, LedgerRefused, LedgerUnsafe
+        The server does not answer, refuses the credentials, or might lose data.
+    InvalidInput
+        The application cannot be imported, or no ledger URL is known.
+
+    Examples
+    --------
+    >>> client = Client()                                    # doctest: +SKIP
+    >>> client.map(len, ["one", "three"]).results()          # doctest: +SKIP
+    [3, 5]
+    """
+
+    def __init__(
+        self, app: Celery | str | None = None, ledger_url: str | None = None, *, cluster: LocalCluster | None = None,
+        function_key_file: Path | str | None = None, settings: LedgerSettings | None = None,
+    ) -> None:  # fmt: skip
+        env = Settings.from_env()
+        app = app if app is not None else env.app
+        if app is not None and cluster is not None:
+            raise InvalidInput("Client: pass app= for a Celery deployment or cluster= for a LocalCluster, not both")
+        self._cluster: LocalCluster | None = None
+        key_file = Path(function_key_file) if function_key_file else env.function_key_file
+        if app is None:
+            if ledger_url:
+                raise InvalidInput(
+                    "Client(ledger_url=...) needs app= as well: the Celery application whose workers serve that ledger"
+                )
+            self._cluster = cluster or LocalCluster()
+            self._cluster.start()
+            address, key_file = self._cluster.address, key_file or self._cluster.function_key_file
+            # Celery takes a good part of a second to import; the node is starting meanwhile.
+            from toolkit.transport import make_app
+
+            self._app = make_app(self._cluster.broker_url, self._cluster.queue)
+        else:
+            self._app = load_app(app)
+            address = _ledger_address(self._app, ledger_url, env)
+        self.settings = settings or LedgerSettings()
+        self._ledger = Ledger(address, self.settings)
+        self._registry = Registry(self._ledger.connection)
+        self._deployment = Deployment(self._cluster is not None, self._app_tasks, self._registry.nodes, key_file)
+        self._ledger.connection.check_server()
+
+    # ------------------------------------------------------------------ submit
+
+    def map(
+        self,
+        task: Any,
+        items: Iterable[Any],
+        *,
+        kwargs: Mapping[str, Any] | None = None,
+        batch_size: int | str = "auto",
+        max_workers: int | str = "auto",
+        priority: str = "normal",
+        queue: str | None = None,
+        key: Callable[[Any], Any] | None = None,
+        retry: Retry | None = None,
+        call: str = "item",
+        keep_results: bool = True,
+        name: str = "",
+        tags: Mapping[str, str] | None = None,
+        inline: bool = False,
+    ) -> Run:
+        """Run `task` on every item and return a handle at once.
+
+        Parameters
+        ----------
+        task : callable or str
+            A ``@toolkit.task``, a function typed in a cell, a Celery task or the name of a registered one.
+        items : iterable
+            Inputs, streamed page by page. A DataFrame, str or dict is refused with a hint.
+        kwargs : mapping, optional
+            Keyword arguments shared by all calls.
+        batch_size : int or "auto"
+            Items per batch. ``"auto"`` plans from earlier runs of the same code, or probes, then re-plans.
+        max_workers : int or "auto"
+            Most batches at a time; ``"auto"`` sets no cap.
+        priority : str
+            ``low``, ``normal``, ``high`` or ``urgent``, honoured between runs.
+        queue : str, optional
+            Celery queue; by default the task's own route.
+        key : callable, optional
+            ``key(item)`` is stored as the user's name for the item.
+        retry : Retry, optional
+            When and how often a failing item is tried again.
+        call : str
+            ``"item"``: ``f(item)``; ``"args"``: ``f(*item)``; ``"kwargs"``: ``f(**item)``.
+        keep_results : bool
+            Store results on the server.
+        name : str
+            A name for people.
+        tags : mapping of str to str, optional
+            Labels for later selection.
+        inline : bool
+            Execute in this process, under a debugger if you like.
+
+        Returns
+        -------
+        Run
+            Already submitted; with ``inline=True`` already ended.
+
+        Raises
+        ------
+        InvalidInput
+            Anything wrong with the arguments, before anything is enqueued; `EncodeError` names the item.
+        LedgerFull, LedgerUnavailable
+            The server cannot take the items; what was stored is cancelled.
+        """
+        check_items(items)
+        size = Size.parse(batch_size, max_workers)
+        check_options(priority, queue or "celery", name, tags, retry, call)
+        described = describe(task, self._deployment)
+        encoded_kwargs = encode_kwargs(kwargs, self.settings.max_item_bytes)
+        if inline and described.task is None:
+            described = self._inline_celery(described)
+        policy = retry or described.retry or self._default_retry(described)
+        spec = RunSpec(
+            run_id=new_run_id(), task=described.name, path=described.path, kind=described.kind, call=call,
+            batched=described.batched, name=name, queue="inline" if inline else queue or self._route(described),
+            priority=priority, keep_results=keep_results, retry_names=policy.names(), max_attempts=policy.max_attempts,
+            backoff_s=policy.backoff_s, max_backoff_s=policy.max_backoff_s, jitter=policy.jitter, tags=dict(tags or {}),
+            code_version=described.code_version, sys_path=described.sys_path,
+            python=f"{sys.version_info[0]}.{sys.version_info[1]}", toolkit_version=__version__, protocol=PROTOCOL,
+            **make_spec_limits(self.settings),
+        )  # fmt: skip
+        function = b"" if inline else ship(described, spec.run_id, self._deployment)
+        if not inline:
+            self._ledger.connection.check_server()
+        run = Run(self._ledger, self._registry, spec, self._send)
+        send = (lambda _n: None) if inline else (lambda n: self._try_send(spec, n))
+        Submission(self._ledger, self._registry, spec, size, send).write(items, key, function, encoded_kwargs)
+        if inline:
+            assert described.task is not None  # noqa: S101 - narrowed above
+            run_inline(self._ledger, spec, described.task, encoded_kwargs)
+            self._registry.deactivate(spec.queue, spec.run_id)
+        elif size.auto:
+            self._plan(spec)
+        return run
+
+    def _plan(self, spec: RunSpec) -> None:
+        """Size an automatic run from history, and keep an eye on it."""
+        status = self._ledger.status(spec.run_id, spec)
+        workers = max(1, status.known_workers or (self._cluster.workers if self._cluster else 1))
+        workers = min(workers, status.max_workers or workers)
+        plan = plan_from_history(self._ledger, self._registry, spec, status.submitted, workers)
+        if plan is not None and plan.confident:
+            detail = "planned from earlier runs: " + "; ".join(plan.reasons)
+            self._ledger.update(spec.run_id, batch_size=plan.batch_size, detail=detail)
+        else:
+            Planner(self._ledger, spec).start()
+
+    # ------------------------------------------------------------------ look
+
+    def get_run(self, run_id: str) -> Run:
+        """Find a run again, from any process that reaches the server.
+
+        Raises
+        ------
+        RunNotFound
+            No such run here, or its retention has passed.
+        """
+        return Run(self._ledger, self._registry, self._ledger.spec(check_run_id(run_id)), self._send)
+
+    def runs(self) -> pd.DataFrame:
+        """One row per run, newest first."""
+        return frames.runs_frame(self._known_runs())
+
+    def metrics(
+        self, task: Any = None, *, since: datetime | str | None = None, tags: Mapping[str, str] | None = None
+    ) -> pd.DataFrame:
+        """Metric rows of many runs: one row per executed batch.
+
+        Parameters
+        ----------
+        task : callable or str, optional
+            Only runs of this task.
+        since : datetime or str, optional
+            Only runs created at or after this moment (UTC when it has no zone).
+        tags : mapping, optional
+            Only runs that carry all of these.
+        """
+        wanted = None if task is None else _task_name(task)
+        earliest = frames.timestamp(since) if since is not None else None
+        found = []
+        for spec, status in self._known_runs():
+            if wanted is not None and spec.task != wanted:
+                continue
+            if earliest is not None and status.created_at < earliest:
+                continue
+            if any(spec.tags.get(k) != v for k, v in (tags or {}).items()):
+                continue
+            found.append(Run(self._ledger, self._registry, spec, self._send).metrics())
+        return frames.concat_metrics(found)
+
+    def workers(self) -> pd.DataFrame:
+        """One row per node that is alive."""
+        return frames.workers_frame(self._registry.nodes())
+
+    def dead_letters(self) -> pd.DataFrame:
+        """Dead letters of all runs."""
+        found = [
+            frames.dead_letters_frame(spec.run_id, spec.task, Reader(self._ledger.connection, spec.run_id).dead_letters())
+            for spec, status in self._known_runs()
+            if status.dead
+        ]
+        return frames.concat_dead_letters(found)
+
+    def recommend(self, task: Any, n_items: int, **options: Any) -> Recommendation:
+        """Batch size and worker count for the next run of a task, from its recorded history.
+
+        Parameters
+        ----------
+        task : callable or str
+            The task.
+        n_items : int
+            Items of the next run.
+        **options
+            See `toolkit.Recommender.recommend`.
+
+        Raises
+        ------
+        TuningError
+            There is no history to learn from.
+        """
+        from toolkit.tuning import Recommender
+
+        name = _task_name(task)
+        return Recommender().fit(self.metrics(task=name)).recommend(task=name, n_items=n_items, **options)
+
+    def _known_runs(self) -> list[tuple[RunSpec, RunStatus]]:
+        found, gone = [], []
+        for run_id in self._registry.run_ids():
+            try:
+                spec = self._ledger.spec(run_id)
+                found.append((spec, self._ledger.status(run_id, spec)))
+            except RunNotFound:
+                gone.append(run_id)
+        self._registry.forget_runs(gone)
+        return found
+
+    # ------------------------------------------------------------------ the deployment
+
+    @property
+    def cluster(self) -> LocalCluster | None:
+        """The LocalCluster behind this client, None on a shared deployment."""
+        return self._cluster
+
+    def restart_workers(self) -> None:
+        """Restart the LocalCluster's workers, which picks up edited modules.
+
+        Raises
+        ------
+        InvalidInput
+            On a shared deployment, whose operator restarts them.
+        """
+        if self._cluster is None:
+            raise InvalidInput("restart_workers() works on a LocalCluster; on a shared deployment restart its nodes")
+        self._cluster.restart_workers()
+
+    def nodes(self) -> list[NodeInfo]:
+        """Nodes that are alive, as records."""
+        return self._registry.nodes()
+
+    def close(self) -> None:
+        """Close connections and release the LocalCluster; runs go on."""
+        self._ledger.close()
+        self._app.close()
+        if self._cluster is not None:
+            self._cluster.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        where = "LocalCluster" if self._cluster is not None else f"app {self._app.main!r}"
+        return f"<Client of {where} at {self._ledger.connection.address}>"
+
+    # ------------------------------------------------------------------ inside
+
+    def _send(self, spec: RunSpec, n: int) -> int:
+        from toolkit.transport import issue
+
+        return issue(self._app, self._ledger, spec, n)
+
+    def _try_send(self, spec: RunSpec, n: int) -> None:
+        """First tickets; where the broker does not take them, the sweeper sends others."""
+        try:
+            self._send(spec, n)
+        except TransportError:
+            if not self._registry.nodes():
+                raise
+
+    def _app_tasks(self) -> list[str]:
+        return [t for t in self._app.tasks if not t.startswith(("celery.", "toolkit."))]
+
+    def _route(self, described: Described) -> str:
+        if self._cluster is not None:
+            return str(self._cluster.queue)
+        if described.kind == "celery":
+            route = self._app.amqp.router.route({}, described.name)["queue"]
+            return str(getattr(route, "name", route))
+        return str(self._app.conf.task_default_queue)
+
+    def _default_retry(self, described: Described) -> Retry:
+        if described.kind == "celery":
+            from toolkit.transport.adapters import celery_max_attempts
+
+            return Retry(max_attempts=celery_max_attempts(self._app, described.name) or 4)
+        return Retry()
+
+    def _inline_celery(self, described: Described) -> Described:
+        from dataclasses import replace
+
+        from toolkit.transport.adapters import adapt
+
+        return replace(described, task=adapt(self._app, described.name))
+
+
+def load_app(app: Celery | str) -> Celery:
+    """Return an application, imported when it is given by name.
+
+    Raises
+    ------
+    InvalidInput
+        It cannot be imported, or is no Celery application.
+    """
+    if not isinstance(app, str):
+        return app
+    from celery.app.utils import find_app
+
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return find_app(app)
+    except (ImportError, AttributeError) as error:
+        raise InvalidInput(
+            f"Client(app={app!r}): cannot import it ({error}); expected 'package.module:attribute' of a Celery "
+            "application, importable from here"
+        ) from error
+
+
+def _ledger_address(app: Celery, ledger_url: str | None, env: Settings) -> ServerAddress:
+    from toolkit.transport import installed
+
+    if ledger_url:
+        return ServerAddress.parse(ledger_url)
+    installation = installed(app)
+    if installation is not None:
+        return installation.address
+    if env.ledger_url:
+        return ServerAddress.parse(env.ledger_url)
+    raise InvalidInput(
+        "Client(app=...): no ledger URL. Pass ledger_url=..., set TOOLKIT_LEDGER_URL, or call "
+        "toolkit.install(app, ledger_url=...) beside the application's configuration"
+    )
+
+
+def _task_name(task: Any) -> str:
+    if isinstance(task, str):
+        return task
+    name = getattr(task, "name", None)
+    if isinstance(name, str):
+        return name
+    if callable(task):
+        from toolkit.execution import as_task
+
+        return as_task(task).name
+    raise UnknownTask(f"{type(task).__name__} is no task; pass a function, a task, or a task's name")
+
+

@@ -1,0 +1,81 @@
+"""The same run in this process: inline, or one item of it again."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import Any
+
+from toolkit import codec
+from toolkit.errors import LedgerError, RunStateError
+from toolkit.execution import Task, resolve
+from toolkit.ledger import Ledger
+from toolkit.records import RunSpec
+from toolkit.transport.loop import BatchLoop, Hooks, make_context
+from toolkit.transport.marker import Marker
+
+
+def local_task(spec: RunSpec, task: Task | None = None) -> Task:
+    """The run's task as this process has it.
+
+    Raises
+    ------
+    RunStateError
+        It was shipped by value, or belongs to a Celery application, and is not at hand here.
+    """
+    if task is not None:
+        return task
+    if spec.kind == "task":
+        return resolve(spec.path or spec.task, allow_import=True, sys_path=spec.sys_path)
+    raise RunStateError(
+        f"task {spec.task!r} of run {spec.run_id} cannot be found from this process (it is of the kind {spec.kind!r}); "
+        "call your function with run.dead_letters().item directly"
+    )
+
+
+def replay_item(ledger: Ledger, spec: RunSpec, index: int, item: Any, key: Any) -> Any:
+    """Call the task on one item, as a worker would, and let its error rise."""
+    task = local_task(spec)
+    _, encoded = ledger.function(spec.run_id)
+    kwargs = codec.decode(encoded) if encoded else {}
+    state = (task.setup(),) if task.setup is not None else ()
+    if task.batched:
+        return task.fn([item], *state, **kwargs)[0]
+    if spec.call == "args":
+        return task.fn(*item, *state, **kwargs)
+    if spec.call == "kwargs":
+        return task.fn(*state, **item, **kwargs)
+    return task.fn(item, *state, **kwargs)
+
+
+def run_inline(ledger: Ledger, spec: RunSpec, task: Task, kwargs: bytes) -> None:
+    """Execute a whole run in this process: same ledger, same accounting, and a debugger sees every frame."""
+    context = make_context(spec, task, kwargs, host=socket.gethostname(), node="inline", passthrough=True)
+    marker = Marker()
+    hooks = Hooks(marker, 0, lambda _spec: False, lambda: False, lambda _spec, _ticket: None)
+    stop = threading.Event()
+    renewal = threading.Thread(target=_renew, args=(ledger, spec, marker, stop), daemon=True, name="toolkit-inline")
+    renewal.start()
+    try:
+        while True:
+            ended = BatchLoop(ledger, context, hooks).serve()
+            swept = ledger.sweep(spec.run_id, known_workers=1, idle_workers=0, lease_s=spec.lease_s)
+            if swept.state not in ("running", "paused"):
+                return
+            if ended.reason in ("empty", "paused", "busy"):
+                time.sleep(0.05)
+    finally:
+        stop.set()
+        renewal.join()
+
+
+def _renew(ledger: Ledger, spec: RunSpec, marker: Marker, stop: threading.Event) -> None:
+    while not stop.wait(0.5):
+        for work in marker.works():
+            try:
+                state, gone = ledger.renew(spec.run_id, 1, [work.claim_id])
+            except LedgerError:
+                continue  # tried again in half a second; the loop itself reports a server that stays away
+            if state in ("cancelling", "cancelled") or work.claim_id in gone:
+                marker.stop(work.slot, work.claim_id)

@@ -1,0 +1,395 @@
+"""The handle of a run: an id and a connection. Losing it loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from toolkit import frames, renderers
+from toolkit.errors import (
+    LedgerCorrupt,
+    LedgerError,
+    RemoteError,
+    RunCancelled,
+    RunFailed,
+    RunStateError,
+    ToolkitError,
+    WaitTimeout,
+)
+from toolkit.ledger import Ledger, Reader, Registry, check_structure
+from toolkit.records import DeadLetter, RunSpec, RunState, RunStatus
+from toolkit.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FRESH_S = 0.04
+_NO_WORKER_HINT_S = 10.0
+
+
+class Run:
+    """One submission: a task mapped over N items.
+
+    Made by ``client.map`` and ``client.get_run``.
+
+    Attributes
+    ----------
+    run_id : str
+        Its id; `client.get_run` finds it again from any process.
+    spec : RunSpec
+        What it was asked to be.
+    """
+
+    def __init__(self, ledger: Ledger, registry: Registry, spec: RunSpec, send: Callable[[RunSpec, int], Any]) -> None:
+        self.spec = spec
+        self.run_id = spec.run_id
+        self._ledger = ledger
+        self._registry = registry
+        self._send = send
+        self._reader = Reader(ledger.connection, spec.run_id)
+        self._lock = threading.Lock()
+        self._snapshot: RunStatus | None = None
+        self._snapshot_at = 0.0
+
+    # ------------------------------------------------------------------ look
+
+    def status(self) -> RunStatus:
+        """One consistent snapshot, one cheap call; watchers within 40 ms of each other share it.
+
+        Raises
+        ------
+        RunNotFound
+            Its data have expired.
+        LedgerUnavailable
+            The server does not answer.
+        """
+        with self._lock:
+            if self._snapshot is None or time.monotonic() - self._snapshot_at > _FRESH_S:
+                self._snapshot = self._ledger.status(self.run_id, self.spec)
+                self._snapshot_at = time.monotonic()
+            return self._snapshot
+
+    def __repr__(self) -> str:
+        snapshot = self._snapshot
+        state = f" {snapshot.state} {snapshot.done}/{snapshot.submitted}" if snapshot else ""
+        return f"<Run {self.run_id} of {self.spec.task}{state}>"
+
+    def __str__(self) -> str:
+        try:
+            return self.status().line()
+        except ToolkitError as error:
+            return f"{self.spec.task} {self.run_id}: {error}"
+
+    def _ipython_display_(self) -> None:
+        show = renderers.get("run_display")
+        if show is not None:
+            show(self)
+        else:
+            print(str(self))
+
+    def _repr_html_(self) -> str:
+        render = renderers.get("run_html")
+        return str(render(self)) if render is not None else f"<pre>{escape(str(self))}</pre>"
+
+    # ------------------------------------------------------------------ wait
+
+    def wait(self, timeout: float | None = None, *, progress: bool | None = None) -> RunStatus:
+        """Wait for the end, drawing progress.
+
+        An interrupt (Ctrl-C, the notebook's stop button) only detaches: the run goes on.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds.
+        progress : bool, optional
+            Draw progress; by default unless ``TOOLKIT_PROGRESS=0``.
+
+        Raises
+        ------
+        WaitTimeout
+            It did not end in time; it goes on.
+        """
+        factory = renderers.get("progress") if _wants_progress(progress) else None
+        bar = factory(sys.stderr) if factory is not None else None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        began, pause, hinted = time.monotonic(), 0.01, False
+        status = self.status()
+        try:
+            while not status.state.final:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise WaitTimeout(f"run {self.run_id} did not end within {timeout} s; it goes on. {status.line()}")
+                if not hinted and not status.started_at and time.monotonic() - began > _NO_WORKER_HINT_S:
+                    hinted = True
+                    print(self._why_not_started(status), file=sys.stderr)
+                if bar is not None:
+                    bar.update(status)
+                left = pause if deadline is None else min(pause, max(0.0, deadline - time.monotonic()))
+                time.sleep(left)
+                pause = min(0.1, pause * 1.3)
+                status = self.status()
+        except KeyboardInterrupt:
+            print(
+                f"\nDetached. Run {self.run_id} goes on; client.get_run({self.run_id!r}) finds it, .cancel() stops it.",
+                file=sys.stderr,
+            )
+            raise
+        finally:
+            if bar is not None:
+                bar.close(status)
+        return status
+
+    def __await__(self) -> Generator[Any, None, RunStatus]:
+        return self._wait_async().__await__()
+
+    async def _wait_async(self) -> RunStatus:
+        while not (status := await asyncio.to_thread(self.status)).state.final:
+            await asyncio.sleep(0.1)
+        return status
+
+    def _why_not_started(self, status: RunStatus) -> str:
+        if status.known_workers == 0:
+            reason = f"no worker listens to queue {self.spec.queue!r}"
+        else:
+            declined = [f["detail"] for _, f in self._reader.events() if f.get("event") == "declined"]
+            reason = declined[-1] if declined else f"{status.known_workers} workers listen, none is free yet"
+        return f"Run {self.run_id} has not started: {reason}. `toolkit doctor {self.run_id}` tells more."
+
+    # ------------------------------------------------------------------ results
+
+    def results(self, timeout: float | None = None, return_exceptions: bool = False) -> list[Any]:
+        """Wait for the end and return one result per item, in input order.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait.
+        return_exceptions : bool
+            Put a `RemoteError` (or `RunCancelled`) in the place of an item without result, instead of raising.
+
+        Returns
+        -------
+        list
+            As long as the input.
+
+        Raises
+        ------
+        RunFailed
+            Some items are dead letters; names the first one's error and how to see the rest.
+        RunCancelled
+            The run was cancelled before all items were done.
+        RunStateError
+            The run was submitted with ``keep_results=False``.
+        WaitTimeout
+            See `wait`.
+        """
+        self._need_results()
+        status = self.wait(timeout)
+        if not return_exceptions:
+            self._raise_for(status)
+        missing: Any = RunCancelled(f"run {self.run_id} was cancelled before this item was done")
+        found: list[Any] = [missing] * status.submitted
+        for ranges, values in self._reader.outputs():
+            at = 0
+            for a, b in ranges:
+                found[a:b] = values[at : at + b - a]
+                at += b - a
+        if status.dead:
+            for letter in self._reader.dead_letters():
+                found[letter.index] = _remote_error(letter)
+        return found
+
+    def as_completed(self, return_exceptions: bool = False) -> Iterator[tuple[int, Any]]:
+        """Yield ``(index, result)`` as batches are committed, in bounded memory.
+
+        Parameters
+        ----------
+        return_exceptions : bool
+            Also yield dead letters, as `RemoteError`, at the end; otherwise raise as `results` does.
+        """
+        self._need_results()
+        first, pause = 0, 0.01
+        while True:
+            status = self.status()
+            seen = first
+            for ranges, values in self._reader.outputs(first):
+                first += 1
+                yield from zip((i for a, b in ranges for i in range(a, b)), values, strict=True)
+            if first > seen:
+                pause = 0.01
+            elif status.state.final:
+                break
+            else:
+                time.sleep(pause)
+                pause = min(0.1, pause * 1.5)
+        if return_exceptions:
+            for letter in self._reader.dead_letters():
+                yield letter.index, _remote_error(letter)
+        else:
+            self._raise_for(status)
+
+    def _need_results(self) -> None:
+        if not self.spec.keep_results:
+            raise RunStateError(f"run {self.run_id} was submitted with keep_results=False: there are no results to read")
+
+    def _raise_for(self, status: RunStatus) -> None:
+        if status.dead:
+            first = self._reader.dead_letters(self._reader.dead_indexes()[:1])[0]
+            error = _remote_error(first)
+            raise RunFailed(
+                f"{status.dead:,} of {status.submitted:,} items of run {self.run_id} failed; first: {error}. "
+                "See run.dead_letters(), run.replay(index), run.retry_dead(), or results(return_exceptions=True)"
+                + (f"\n\n{first.traceback_text}" if first.traceback_text else "")
+            ) from error
+        if status.state is RunState.CANCELLED:
+            raise RunCancelled(
+                f"run {self.run_id} was cancelled: {status.ok:,} of {status.submitted:,} items are done; "
+                "results(return_exceptions=True) gives those"
+            )
+
+    # ------------------------------------------------------------------ frames
+
+    def metrics(self) -> pd.DataFrame:
+        """One row per executed batch; columns and units in `toolkit.frames`."""
+        rows, _ = self._reader.metric_rows()
+        return frames.metrics_frame(self._info(), rows, self._reader.workers())
+
+    def items(self) -> pd.DataFrame:
+        """One row per item: index, key, state, attempts, error."""
+        status = self.status()
+        dead = {letter.index: letter for letter in self._reader.dead_letters()}
+        ok = self._reader.output_ranges() if self.spec.keep_results else _ok_without_results(status, dead)
+        return frames.items_frame(
+            self.run_id, status.submitted, ok, dead, str(status.state), self._reader.item_keys()
+        )
+
+    def dead_letters(self) -> pd.DataFrame:
+        """One row per item that will not be tried again, with error, traceback, and what it printed."""
+        return frames.dead_letters_frame(self.run_id, self.spec.task, self._reader.dead_letters())
+
+    def events(self) -> pd.DataFrame:
+        """What happened to the run, in order."""
+        return frames.events_frame(self.run_id, self._reader.events())
+
+    def logs(self, index: int) -> str:
+        """Tail of what item `index` printed and logged before it failed."""
+        letters = self._reader.dead_letters([index])
+        return letters[0].logs if letters else ""
+
+    def _info(self) -> Any:
+        return frames.RunInfo(self.run_id, self.spec.task, self.spec.name, self.status().max_workers)
+
+    # ------------------------------------------------------------------ steer
+
+    def cancel(self) -> RunStatus:
+        """Stop the run: nothing more is claimed, running batches end at their next item."""
+        self._ledger.steer(self.run_id, "cancel")
+        return self._fresh()
+
+    def pause(self) -> RunStatus:
+        """Claim nothing more; what is claimed is finished."""
+        self._ledger.steer(self.run_id, "pause")
+        return self._fresh()
+
+    def resume(self) -> RunStatus:
+        """Go on after `pause`."""
+        self._ledger.steer(self.run_id, "resume")
+        self._wake()
+        return self._fresh()
+
+    def update(self, *, batch_size: int | str | None = None, max_workers: int | str | None = None) -> RunStatus:
+        """Change batch size or worker cap for what is not yet claimed; ``"auto"`` gives it back to the controller.
+
+        Raises
+        ------
+        InvalidInput
+        """
+        from toolkit.client.submit import Size
+
+        size = Size.parse(batch_size or "auto", max_workers or "auto")
+        detail = ", ".join(
+            f"{k}={v}" for k, v in (("batch_size", batch_size), ("max_workers", max_workers)) if v is not None
+        )
+        self._ledger.update(
+            self.run_id, batch_size=None if batch_size is None else size.batch_size,
+            auto=None if batch_size is None else size.auto,
+            max_workers=None if max_workers is None else size.max_workers, detail=detail,
+        )  # fmt: skip
+        self._wake()
+        return self._fresh()
+
+    def retry_dead(self, indexes: Sequence[int] | None = None, *, where: Callable[[DeadLetter], bool] | None = None) -> int:
+        """Send dead letters back to work: all, those of `indexes`, or those for which `where` is true."""
+        n = self._ledger.retry_dead(self.run_id, self._choose(indexes, where))
+        if n:
+            self._registry.activate(self.spec)
+            self._wake()
+            self._fresh()
+        return n
+
+    def drop_dead(self, indexes: Sequence[int] | None = None, *, where: Callable[[DeadLetter], bool] | None = None) -> int:
+        """Forget dead letters; they count as skipped from then on."""
+        return self._ledger.drop_dead(self.run_id, self._choose(indexes, where))
+
+    def replay(self, index: int) -> Any:
+        """Execute one item again in this process, under a debugger if you like; nothing is recorded.
+
+        Raises
+        ------
+        RunStateError
+            The task cannot be found from this process.
+        """
+        from toolkit.client.replay import replay_item
+
+        return replay_item(self._ledger, self.spec, index, *self._reader.item(index))
+
+    def verify(self) -> None:
+        """Check the ledger's invariants for this run.
+
+        Raises
+        ------
+        LedgerCorrupt
+            Counters and ranges do not add up; the message lists what does not.
+        """
+        problems = check_structure(self._reader.structure())
+        if problems:
+            raise LedgerCorrupt(f"run {self.run_id}: " + "; ".join(problems))
+
+    def _choose(self, indexes: Sequence[int] | None, where: Callable[[DeadLetter], bool] | None) -> list[int]:
+        if where is not None:
+            chosen = [x.index for x in self._reader.dead_letters() if where(x)]
+            return chosen if indexes is None else sorted(set(chosen) & set(indexes))
+        return self._reader.dead_indexes() if indexes is None else list(indexes)
+
+    def _fresh(self) -> RunStatus:
+        with self._lock:
+            self._snapshot = None
+        return self.status()
+
+    def _wake(self) -> None:
+        """Send a ticket now; the sweeper would within a second."""
+        try:
+            self._send(self.spec, 1)
+        except (ToolkitError, LedgerError):
+            return  # the sweeper repairs it
+
+
+def _ok_without_results(status: RunStatus, dead: dict[int, DeadLetter]) -> list[tuple[int, int]]:
+    """Without kept results only a finished run tells which items ended ok: all but the dead ones."""
+    if status.state is not RunState.FINISHED:
+        return []
+    edges = [-1, *sorted(dead), status.submitted]
+    return [(a + 1, b) for a, b in zip(edges, edges[1:], strict=False) if b > a + 1]
+
+
+def _remote_error(letter: DeadLetter) -> RemoteError:
+    return RemoteError(letter.index, letter.error_type, letter.message, letter.traceback_text, letter.category)
+
+
+def _wants_progress(asked: bool | None) -> bool:
+    return Settings.from_env().progress if asked is None else asked

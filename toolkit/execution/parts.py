@@ -1,0 +1,203 @@
+"""What the runner hands over: parts of a batch, with outputs, failures and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from toolkit import codec
+from toolkit.errors import EncodeError
+from toolkit.execution.failures import MAX_MESSAGE_BYTES, Failure, clip, describe
+
+MAX_OUTPUT_BYTES: Final = 4 * 1024 * 1024
+"""Encoded output after which a part is handed over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a batch has cost so far, cumulative over its parts.
+
+    Attributes
+    ----------
+    service_s : float
+        User code, from the first item to the last, with its setup where this batch ran it.
+    item_sum_s, item_sumsq_s2, item_max_s : float
+        Durations of the items: sum, sum of squares, longest. A batched call counts as equal shares.
+    cpu_user_s, cpu_system_s : float
+        Processor time of the process while user code ran.
+    peak_rss_kib : int
+        Peak resident set of the process.
+    output_bytes : int
+        Encoded results.
+    store_s : float
+        Encoding them.
+    """
+
+    service_s: float = 0.0
+    item_sum_s: float = 0.0
+    item_sumsq_s2: float = 0.0
+    item_max_s: float = 0.0
+    cpu_user_s: float = 0.0
+    cpu_system_s: float = 0.0
+    peak_rss_kib: int = 0
+    output_bytes: int = 0
+    store_s: float = 0.0
+
+    def plus(self, more: Mapping[str, float]) -> Stats:
+        """Add measurements by field name; of maxima the larger one stays, unknown names are left out."""
+        changed: dict[str, Any] = {}
+        for name, value in more.items():
+            if name in ("item_max_s", "peak_rss_kib"):
+                changed[name] = max(getattr(self, name), value)
+            elif name in Stats.__dataclass_fields__:
+                changed[name] = getattr(self, name) + value
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Items ``[start, stop)`` of a batch, executed; the parts of a batch follow each other without a gap.
+
+    Attributes
+    ----------
+    start, stop : int
+        Offsets in the batch.
+    output : bytes or None
+        `toolkit.codec.encode_page` of the results that are ok, in order; None if there are none or none are kept.
+    n_ok : int
+        Items that ended well; ``n_ok + len(failures) == stop - start`` unless `bisect`.
+    failures : tuple of Failure
+        The others, in order.
+    last : bool
+        Nothing follows.
+    stopped : bool
+        Given up early, on request: items from `stop` on were not executed.
+    bisect : bool
+        A batched call failed and nobody knows which item is to blame: none is settled. Split ``[start, stop)``
+        in two and execute each half by itself, without charging an attempt.
+    cause : Failure or None
+        With `bisect`, the error; its position is `start`.
+    stats : Stats
+        Cumulative over the batch so far.
+    """
+
+    start: int
+    stop: int
+    output: bytes | None
+    n_ok: int
+    failures: tuple[Failure, ...]
+    last: bool
+    stopped: bool
+    bisect: bool
+    cause: Failure | None
+    stats: Stats
+
+
+class Outputs:
+    """Encodes the results of a stretch of items, and says when enough have piled up.
+
+    Parameters
+    ----------
+    keep : bool
+        Whether results are kept at all.
+    max_item_bytes : int
+        Largest encoded result of one item.
+    max_output_bytes : int
+        Encoded output after which a part is handed over; no part is larger than twice this, unless one item is.
+    """
+
+    def __init__(self, keep: bool, max_item_bytes: int, max_output_bytes: int = MAX_OUTPUT_BYTES) -> None:
+        self._keep = keep
+        self._max_item_bytes = max_item_bytes
+        self._max_output_bytes = max_output_bytes
+        self._sampled_bytes = 0
+        self._samples = 0
+
+    def room(self, results: Sequence[Any]) -> int:
+        """How many more items may run before asking again; 0 says that enough output has piled up.
+
+        Encoding every result twice to learn its size would cost too much, so one in a doubling number of
+        results is sampled: the first, the second, the fourth, ….
+        """
+        if not self._keep:
+            return 1 << 62
+        if results:
+            self._sampled_bytes += _size(results[-1])
+            self._samples += 1
+        if not self._samples:
+            return 1
+        mean_bytes = max(1.0, self._sampled_bytes / self._samples)
+        pending_bytes = mean_bytes * len(results)
+        if pending_bytes >= self._max_output_bytes:
+            return 0
+        left = int((self._max_output_bytes - pending_bytes) / mean_bytes)
+        return max(1, min(left, len(results) or left // 2))
+
+    def encode(
+        self, start: int, stop: int, results: list[Any], failures: list[Failure]
+    ) -> Iterator[tuple[int, int, bytes | None, list[Failure]]]:
+        """Encode the results of the items ``[start, stop)`` that are not among `failures`.
+
+        A result that cannot be encoded becomes a failure. What is too large for one part comes in several.
+
+        Yields
+        ------
+        start, stop, output, failures
+            In order and without a gap.
+        """
+        pages: list[tuple[int, bytes]] = []
+        if self._keep and results:
+            try:
+                pages = self._pages(results)
+            except Exception:  # noqa: BLE001 - a result's own methods may raise anything; find out whose
+                good, failures = self._sift(start, stop, results, failures)
+                pages = self._pages(good)
+        if len(pages) < 2:
+            yield start, stop, pages[0][1] if pages else None, failures
+            return
+        failed_at = {f.position for f in failures}
+        ok = [p for p in range(start, stop) if p not in failed_at]
+        done = 0
+        for count, page in pages:
+            done += count
+            end = ok[done] if done < len(ok) else stop
+            yield start, end, page, [f for f in failures if start <= f.position < end]
+            start = end
+
+    def _pages(self, results: list[Any]) -> list[tuple[int, bytes]]:
+        # Twice what makes a part due, since its size was estimated: a part of its own for a rest is not worth it.
+        return codec.encode_pages(results, 0, self._max_item_bytes, 2 * self._max_output_bytes)
+
+    def _sift(
+        self, start: int, stop: int, results: list[Any], failures: list[Failure]
+    ) -> tuple[list[Any], list[Failure]]:
+        """Take out the results that cannot be encoded, as failures of their items."""
+        failed_at = {f.position for f in failures}
+        positions = [p for p in range(start, stop) if p not in failed_at]
+        good, failed = [], list(failures)
+        for position, result in zip(positions, results, strict=True):
+            try:
+                codec.encode_page([result], 0, self._max_item_bytes)
+                good.append(result)
+            except Exception as exc:  # noqa: BLE001 - as above
+                failed.append(_bad_result(position, exc, result))
+        return good, sorted(failed, key=lambda f: f.position)
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, bytes | str):
+        return len(value)
+    try:
+        return len(codec.encode(value))
+    except Exception:  # noqa: BLE001 - it will become a failure when its part is encoded
+        return 0
+
+
+def _bad_result(position: int, error: Exception, result: Any) -> Failure:
+    # Of the codec's own error the reason only: its index would be that in the page, not in the run.
+    reason = f"{error.path and f'value{error.path}: '}{error.reason}" if isinstance(error, EncodeError) else ""
+    told = describe(error)
+    kind = type(result).__name__
+    message = f"result of type {kind} cannot be stored: {reason or f'{told.error_type}: {told.message}'}"
+    return Failure(position, False, 0.0, "bad_payload", told.error_type, clip(message, MAX_MESSAGE_BYTES), "", "")

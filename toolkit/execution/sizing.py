@@ -1,0 +1,295 @@
+"""How many items the next batch should hold: a small pure controller, asked at claim time.
+
+Each worker process keeps one `Controller` per run. It learns what a batch costs, ``service_s = alpha + beta * items``,
+and proposes a size whose fixed cost and dispatch gap are a small share of the batch. No clock, no I/O, no dependencies:
+a few microseconds a call.
+
+The two costs are tracked by recursive least squares with forgetting, in the random-walk form (a Kalman filter with a
+constant state; Ljung and Söderström, *Theory and Practice of Recursive Identification*, 1983, ch. 2). Exponential
+forgetting of sums would lose the split of alpha and beta as soon as the size settles; the random walk forgets only
+what new batches can teach. Residuals are relative and clipped as in an M-estimator (Huber, Ann. Math. Statist. 35,
+1964), so one slow batch moves little.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+_MIN_ITEM_S: Final = 1e-9  # keeps divisions finite for items that cost nothing measurable
+_WALK: Final = 0.03  # relative change of a cost between two batches that counts as drift, not as noise
+_CLIP: Final = 3.0  # residuals beyond this many standard deviations are clipped
+_RATE: Final = 0.1  # how fast the noise level and the gap are re-learned
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a good batch is.
+
+    Attributes
+    ----------
+    target_s : float
+        Duration of a batch when nothing asks for another.
+    max_s : float
+        Longest batch, unless the fixed cost of a batch demands a longer one.
+    overhead : float
+        Share of a batch that fixed cost and gap may take.
+    floor_s : float
+        Duration below which tapering does not cut a batch.
+    floor_overhead : float
+        Share of fixed cost and gap beyond which tapering does not cut a batch.
+    growth : int
+        Most by which a batch may exceed the largest one seen.
+    shares : int
+        Batches per worker that must remain, so that the end of the run stays even.
+    """
+
+    target_s: float = 0.15
+    max_s: float = 2.0
+    overhead: float = 0.05
+    floor_s: float = 0.005
+    floor_overhead: float = 0.2
+    growth: int = 16
+    shares: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a worker asks for at a claim.
+
+    Attributes
+    ----------
+    want : int
+        Items of the next batch, at least 1.
+    floor : int
+        Smallest batch that tapering toward the end of the run may cut it to; ``1 <= floor <= want``.
+    """
+
+    want: int
+    floor: int
+
+
+def taken(proposal: Proposal, remaining: int, workers: int) -> int:
+    """Items that the ledger grants: tapered toward the end, as in guided self-scheduling.
+
+    Half an equal share of what remains, never less than the floor (Polychronopoulos and Kuck, IEEE Trans. Computers
+    C-36, 1987). The ledger computes the same; this is the reference for tests and simulations.
+    """
+    share = -(-remaining // (2 * max(1, workers)))
+    return max(1, min(proposal.want, max(proposal.floor, share), remaining))
+
+
+class Controller:
+    """Learns the cost of a batch in one process of one run, and proposes the size of the next.
+
+    Parameters
+    ----------
+    limits : Limits
+        What a good batch is.
+    """
+
+    __slots__ = (
+        "_a",
+        "_ab",
+        "_alpha",
+        "_b",
+        "_beta",
+        "_first",
+        "_gap",
+        "_largest",
+        "_limits",
+        "_noise",
+        "_smallest",
+        "_surprises",
+        "_updates",
+    )
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._first: tuple[int, float] | None = None  # first batch of the process: an upper bound, it may carry imports
+        self._alpha = 0.0  # seconds a batch
+        self._beta = 0.0  # seconds an item; 0 until two batches were seen
+        self._a = self._ab = self._b = 0.0  # covariance of alpha and beta
+        self._noise = 0.09  # relative variance of a batch
+        self._updates = 0
+        self._gap = 0.0
+        self._largest = 0
+        self._smallest = 0
+        self._surprises = 0  # batches in a row far from what was predicted: a change, not an outlier
+
+    @property
+    def per_batch_s(self) -> float:
+        """Estimated fixed cost of a batch in seconds."""
+        return self._alpha
+
+    @property
+    def per_item_s(self) -> float:
+        """Estimated cost of an item in seconds; 0 until two batches were seen."""
+        return self._beta
+
+    def observe(self, items: int, service_s: float, gap_s: float) -> None:
+        """Learn from a batch that ended.
+
+        Parameters
+        ----------
+        items : int
+            Items executed.
+        service_s : float
+            Seconds spent on them.
+        gap_s : float
+            Seconds between the previous batch and this one, while work was available; NaN when not known.
+        """
+        if items < 1 or not math.isfinite(service_s) or service_s < 0:
+            return
+        service_s = max(service_s, _MIN_ITEM_S * items)
+        if math.isfinite(gap_s) and gap_s >= 0:
+            bounded = min(gap_s, 10 * self._gap) if self._gap else gap_s
+            self._gap += (_RATE if self._gap else 1.0) * (bounded - self._gap)
+        if self._first is None:
+            self._first = (items, service_s)
+            self._largest = items
+            return
+        self._largest = max(self._largest, items)
+        self._smallest = min(self._smallest or items, items)
+        if not self._beta:
+            self._start(items, service_s)
+        else:
+            self._update(items, service_s)
+
+    def _start(self, items: int, service_s: float) -> None:
+        """First trusted batch: all of it per item, with a wide prior.
+
+        The process's first batch joins where it was no slower than that, so carried no warm-up.
+        """
+        self._beta = service_s / items
+        self._a = service_s * service_s
+        self._b = self._beta * self._beta
+        self._ab = 0.0
+        self._update(items, service_s)
+        assert self._first is not None
+        first_items, first_s = self._first
+        if first_items != items and first_s <= 1.5 * (self._alpha + self._beta * first_items):
+            self._smallest = min(self._smallest, first_items)
+            self._update(first_items, first_s)
+
+    def _update(self, items: int, service_s: float) -> None:
+        predicted = self._alpha + self._beta * items
+        self._walk(items, predicted)
+        to_alpha = self._a + self._ab * items
+        to_beta = self._ab + self._b * items
+        variance = to_alpha + to_beta * items + self._noise * predicted * predicted
+        error = service_s - predicted
+        bound = _CLIP * math.sqrt(variance)
+        if abs(error) > bound:
+            self._surprises += 1
+            if self._surprises > 1:  # twice in a row: the costs changed, so what was known is worth little
+                self._a += service_s * service_s / 4
+                self._b += (service_s / items) ** 2
+                to_alpha = self._a + self._ab * items
+                to_beta = self._ab + self._b * items
+                variance = to_alpha + to_beta * items + self._noise * predicted * predicted
+            else:
+                error = math.copysign(bound, error)
+        else:
+            self._surprises = 0
+        relative = max(-1.0, min(2.0, error / predicted))
+        self._updates += 1
+        self._noise += max(_RATE, 1 / (self._updates + 1)) * (relative * relative - self._noise)
+        self._noise = max(self._noise, 1e-4)
+        self._alpha += error * to_alpha / variance
+        self._beta += error * to_beta / variance
+        self._a = max(0.0, self._a - to_alpha * to_alpha / variance)
+        self._ab -= to_alpha * to_beta / variance
+        self._b = max(0.0, self._b - to_beta * to_beta / variance)
+        self._clamp(items)
+
+    def _walk(self, items: int, predicted: float) -> None:
+        """Let what is known age by one batch, within bounds so that it never winds up."""
+        self._a += (_WALK * self._alpha) ** 2 + (0.1 * _WALK * predicted) ** 2
+        self._b += (_WALK * self._beta) ** 2
+        for bound, value, squared in (
+            ("_a", self._a, predicted * predicted),
+            ("_b", self._b, (predicted / items) ** 2),
+        ):
+            if value > squared:
+                setattr(self, bound, squared)
+                self._ab *= math.sqrt(squared / value)
+
+    def _clamp(self, items: int) -> None:
+        """Keep both costs non-negative without changing what is predicted for `items`."""
+        predicted = self._alpha + self._beta * items
+        if self._alpha < 0:
+            self._alpha = 0.0
+            self._beta = predicted / items
+        least = max(_MIN_ITEM_S, 1e-4 * abs(predicted) / items)
+        if self._beta < least:
+            self._beta = least
+            self._alpha = max(0.0, predicted - least * items)
+
+    def propose(self, hint_item_s: float, last_batch: int, remaining: int, workers: int) -> Proposal:
+        """Return how many items the next batch should hold.
+
+        Parameters
+        ----------
+        hint_item_s : float
+            Seconds an item in the run so far, by whichever worker; 0 when unknown.
+        last_batch : int
+            Items of the run's latest batch; 0 when unknown.
+        remaining : int
+            Items that nobody has taken.
+        workers : int
+            Workers that share them.
+        """
+        workers = max(1, workers)
+        remaining = max(1, remaining)
+        if self._beta:
+            return self._from_costs(last_batch, remaining, workers)
+        if hint_item_s > 0 and math.isfinite(hint_item_s):
+            return self._from_hint(hint_item_s, max(1, last_batch), remaining, workers)
+        if self._first is None:
+            return Proposal(1, 1)
+        items, service_s = self._first
+        want = items * self._factor(service_s)
+        return self._bounded(want, 1.0, remaining, workers)
+
+    def _factor(self, service_s: float) -> float:
+        """By how much to grow after a batch of `service_s`: 4 to `growth` times, and not at all near the target."""
+        ratio = self._limits.target_s / service_s
+        return min(float(self._limits.growth), ratio) if ratio >= 4 else 1.0
+
+    def _from_hint(self, item_s: float, last_batch: int, remaining: int, workers: int) -> Proposal:
+        """Nothing learned here yet: follow the other workers, and correct only what is far off."""
+        duration_s = item_s * last_batch
+        want = float(last_batch)
+        if duration_s > self._limits.max_s:
+            want = max(1.0, self._limits.target_s / item_s)
+        elif duration_s < self._limits.target_s:
+            want = last_batch * min(4.0, self._limits.target_s / duration_s)
+        return self._bounded(want, self._limits.floor_s / item_s, remaining, workers)
+
+    def _from_costs(self, last_batch: int, remaining: int, workers: int) -> Proposal:
+        limits = self._limits
+        # A fixed cost lengthens batches only as far as it is certain: believing in one that is not there costs balance.
+        alpha = max(0.0, self._alpha - 0.5 * math.sqrt(self._a))
+        by_duration = (limits.target_s - alpha) / self._beta
+        multiple = 1 / limits.overhead - 1
+        longest = max(limits.max_s, multiple * alpha)
+        by_overhead = min(multiple * (alpha + self._gap), longest) / self._beta
+        want = max(1.0, by_duration, by_overhead)
+        share = remaining / (limits.shares * workers)
+        one_size = self._largest < 1.5 * self._smallest
+        if one_size and self._alpha + self._beta * 2 * self._largest < 2 * limits.max_s:
+            want = max(want, 2.0 * self._largest)  # one size only cannot tell fixed cost from item cost: try another
+        want = min(want, max(float(limits.growth * self._largest), float(last_batch)))
+        floor = limits.floor_s / self._beta
+        # Never starve the other workers for a fixed cost, unless cutting further would double the work.
+        even = max(remaining / workers, alpha / self._beta)
+        by_floor = min((1 / limits.floor_overhead - 1) * (alpha + self._gap) / self._beta, even)
+        return self._bounded(want, max(floor, by_floor), remaining, workers, share)
+
+    def _bounded(self, want: float, floor: float, remaining: int, workers: int, share: float = 0.0) -> Proposal:
+        share = share or remaining / (self._limits.shares * workers)
+        whole_floor = max(1, min(math.ceil(floor), math.floor(max(1.0, want)), remaining))
+        whole_want = max(1, min(math.floor(want), math.ceil(share)), whole_floor)
+        return Proposal(min(whole_want, remaining), whole_floor)

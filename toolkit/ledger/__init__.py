@@ -1,0 +1,46 @@
+"""The only room that knows Redis: the ledger of runs, and what lies beside it.
+
+Start with `keys` (what is stored), then ``functions/*.lua`` (the transitions), then `ledger` (their callers).
+"""
+
+from toolkit.ledger.checks import check_structure
+from toolkit.ledger.connection import Connection
+from toolkit.ledger.ledger import (
+    TICKET_EXPIRY_S,
+    Ask,
+    Claim,
+    Committed,
+    FailedItem,
+    Ledger,
+    NoClaim,
+    Progress,
+    Range,
+    Swept,
+    new_claim_id,
+)
+from toolkit.ledger.pages import Page, PageCache, make_pages, pack_output
+from toolkit.ledger.reading import Reader
+from toolkit.ledger.registry import NODE_ALIVE_S, Registry
+
+__all__ = [
+    "NODE_ALIVE_S",
+    "TICKET_EXPIRY_S",
+    "Ask",
+    "Claim",
+    "Committed",
+    "Connection",
+    "FailedItem",
+    "Ledger",
+    "NoClaim",
+    "Page",
+    "PageCache",
+    "Progress",
+    "Range",
+    "Reader",
+    "Registry",
+    "Swept",
+    "check_structure",
+    "make_pages",
+    "new_claim_id",
+    "pack_output",
+]

@@ -1,0 +1,177 @@
+"""The one door to Redis or Valkey: connect, call, try again, translate errors."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import redis
+from redis.credentials import CredentialProvider
+
+from toolkit.errors import LedgerCorrupt, LedgerError, LedgerFull, LedgerRefused, LedgerUnavailable, LedgerUnsafe
+from toolkit.ledger import library
+from toolkit.settings import LedgerSettings, ServerAddress
+
+# Errors of a server that is away, restarting, loading, or cannot write for now.
+_PASSING = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.TryAgainError,
+)
+_PASSING_PREFIXES = ("MISCONF", "LOADING", "BUSY ", "MASTERDOWN", "CLUSTERDOWN", "UNBLOCKED")
+
+
+class _Credentials(CredentialProvider):
+    """Reads the password at each connect, so that a rotated one is picked up."""
+
+    def __init__(self, address: ServerAddress) -> None:
+        self._address = address
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        password = self._address.read_password() or ""
+        return (self._address.username, password) if self._address.username else (password,)
+
+
+class Connection:
+    """A thread-safe, fork-safe connection pool to one server.
+
+    Parameters
+    ----------
+    address : ServerAddress
+        Where, and with which credentials.
+    settings : LedgerSettings
+        `retry_s` bounds how long a call is tried again.
+    """
+
+    def __init__(self, address: ServerAddress, settings: LedgerSettings | None = None) -> None:
+        self.address = address
+        self.settings = settings or LedgerSettings()
+        options: dict[str, Any] = {"socket_timeout": 5.0, "socket_connect_timeout": 2.0, "protocol": 2}
+        if address.password is not None or address.password_file is not None:
+            options["credential_provider"] = _Credentials(address)
+        if address.url.startswith("unix:"):
+            options.pop("socket_connect_timeout")
+        else:
+            options["socket_keepalive"] = True
+        # Retrying is done here, where the time limit and the meaning of each error are known.
+        options["retry"] = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
+        self.redis: redis.Redis = redis.Redis.from_url(address.url, **options)
+        self._prefix = library.prefix()
+
+    def __repr__(self) -> str:
+        return f"Connection({self.address.url!r})"
+
+    def close(self) -> None:
+        """Close all sockets of this process."""
+        self.redis.close()
+
+    def call(self, function: str, keys: tuple[bytes, ...], *args: Any, retry_s: float | None = None) -> Any:
+        """Call a server-side function; every one of them may be repeated safely.
+
+        Parameters
+        ----------
+        function : str
+            Its name without prefix.
+        keys : tuple of bytes
+            `keys.of_run` of the run.
+        *args
+            Its arguments, as bytes, str or numbers.
+        retry_s : float, optional
+            Instead of the settings' value.
+
+        Raises
+        ------
+        LedgerUnavailable, LedgerRefused, LedgerFull, LedgerCorrupt, LedgerError
+            See `toolkit.errors`.
+        """
+        command = "FCALL_RO" if function == "status" else "FCALL"
+        return self.command(command, self._prefix + function, len(keys), *keys, *args, retry_s=retry_s)
+
+    def command(self, *args: Any, retry_s: float | None = None) -> Any:
+        """Execute one command, tried again while the server is away."""
+        limit = self.settings.retry_s if retry_s is None else retry_s
+        deadline = time.monotonic() + limit
+        pause = 0.02
+        while True:
+            try:
+                return self.redis.execute_command(*args)
+            except redis.exceptions.RedisError as error:
+                if "Function not found" in str(error):
+                    self.load_functions()
+                elif not _is_passing(error) or time.monotonic() + pause > deadline:
+                    raise self._translate(error) from error
+                else:
+                    time.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter, not a secret
+                    pause = min(1.0, pause * 2)
+
+    def load_functions(self) -> None:
+        """Install the function library where it is missing."""
+        try:
+            self.redis.execute_command("FUNCTION", "LOAD", library.source())
+        except redis.exceptions.RedisError as error:
+            if "already exists" in str(error):
+                return
+            raise self._translate(error) from error
+
+    def check_server(self) -> str:
+        """Return the server's version after checking that it can keep a ledger.
+
+        Raises
+        ------
+        LedgerUnsafe
+            It may evict keys, or is older than Redis 7.0.
+        LedgerUnavailable, LedgerRefused
+            It does not answer, or not to us.
+        """
+        info = self.command("INFO", "everything", retry_s=0.0)
+        version = str(info.get("valkey_version") or info.get("redis_version") or "0")
+        compatible = str(info.get("redis_version", "0"))
+        if int(compatible.split(".")[0]) < 7:
+            raise LedgerUnsafe(
+                f"the server at {self.address} is version {version}; Redis 7.0 or Valkey 7.2 is needed. "
+                "Upgrade it, or use tk.LocalCluster()"
+            )
+        policy = info.get("maxmemory_policy")
+        policy = policy.decode() if isinstance(policy, bytes) else policy
+        if policy is not None and policy != "noeviction":
+            raise LedgerUnsafe(
+                f"the server at {self.address} has maxmemory-policy {policy}: it may drop parts of a run when memory "
+                "gets tight. Set it to noeviction (CONFIG SET maxmemory-policy noeviction), or use another server; "
+                "nothing was stored"
+            )
+        return version
+
+    def _translate(self, error: redis.exceptions.RedisError) -> LedgerError:
+        text = str(error)
+        where = f"the server at {self.address}"
+        if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM" in text.split(" ")[0]:
+            return LedgerFull(f"{where} is out of memory; nothing was stored. Free memory or raise maxmemory, then retry")
+        if isinstance(
+            error, redis.exceptions.AuthenticationError | redis.exceptions.NoPermissionError
+        ) or text.startswith(("WRONGPASS", "NOAUTH", "NOPERM")):
+            return LedgerRefused(
+                f"{where} refused these credentials or a right is missing ({_safe(text)}). "
+                "Check user and password in the ledger URL"
+            )
+        if "CORRUPT" in text:
+            return LedgerCorrupt(f"{where}: a stored {text.split('CORRUPT', 1)[1].strip()[:40]} does not parse")
+        if _is_passing(error):
+            return LedgerUnavailable(
+                f"{where} does not answer ({type(error).__name__}: {_safe(text)}). "
+                "Check that it runs and that the address is right; toolkit doctor tells more"
+            )
+        return LedgerError(f"{where}: {_safe(text)}")
+
+
+def _is_passing(error: redis.exceptions.RedisError) -> bool:
+    if isinstance(error, redis.exceptions.AuthenticationError):
+        return False
+    return isinstance(error, _PASSING) or str(error).startswith(_PASSING_PREFIXES)
+
+
+def _safe(text: str) -> str:
+    """One bounded line of a server's message."""
+    return " ".join(text.split())[:200]

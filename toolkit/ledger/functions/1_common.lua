@@ -1,0 +1,162 @@
+-- The run ledger: every transition of a run is one function here, executed by the server in one slot.
+--
+-- Each function validates first and writes afterwards (the server does not roll back), takes the time
+-- from the server, and may be called again with the same arguments without a second effect.
+--
+-- KEYS, always all of them and in this order (written in keys.py beside their types and lifetimes):
+--   1 head  2 pages  3 page_index  4 ready  5 delayed  6 claims  7 leases  8 dead  9 outputs
+--   10 metrics (segments: metrics:0, metrics:1, ...)  11 workers  12 events  13 closed  14 tickets
+--
+-- A range is the text a:b:att:sus:solo
+--   [a, b) item indexes; att attempts made so far; sus process deaths it is suspected of;
+--   solo 1 when it must not be gathered with other ranges.
+-- A claim is the text off;asked;at;worker;active;range,range,...
+--   off items already committed from its start; asked batch size; at milliseconds; worker identity code;
+--   active claims of the run at that moment, this one included.
+
+local CLOSED_KEPT = 4096      -- closed claim ids remembered, so that a repeated call finds its answer
+local GATHERED = 64           -- ready ranges in one claim at most
+local CLAIM_BYTES = 33554432  -- page bytes in one answer at most, more only for a single page
+local LATE_TICKET_MS = 2000   -- a ticket this old counts as lost once workers stand idle
+
+local function open_keys(K)
+  return { h = K[1], p = K[2], pi = K[3], q = K[4], d = K[5], c = K[6], l = K[7], x = K[8], o = K[9],
+           m = K[10], w = K[11], e = K[12], z = K[13], t = K[14] }
+end
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local function num(k, field)
+  local v = redis.call('HGET', k.h, field)
+  return v and tonumber(v) or 0
+end
+
+local function add(k, field, n)
+  if n ~= 0 then redis.call('HINCRBY', k.h, field, string.format('%d', n)) end
+end
+
+local function range_text(a, b, att, sus, solo)
+  return string.format('%d:%d:%d:%d:%d', a, b, att, sus, solo)
+end
+
+local function range_parse(s)
+  local a, b, att, sus, solo = string.match(s, '^(%d+):(%d+):(%d+):(%d+):(%d+)$')
+  if not a then error('CORRUPT range') end
+  return { a = tonumber(a), b = tonumber(b), att = tonumber(att), sus = tonumber(sus), solo = tonumber(solo) }
+end
+
+local function claim_parse(s)
+  local off, asked, at, who, active, rest = string.match(s, '^(%d+);(%d+);(%d+);(%d+);(%d+);(.+)$')
+  if not off then error('CORRUPT claim') end
+  local c = { off = tonumber(off), asked = tonumber(asked), at = tonumber(at), who = tonumber(who),
+              active = tonumber(active), ranges = {}, total = 0, rest = rest }
+  for r in string.gmatch(rest, '[^,]+') do
+    local g = range_parse(r)
+    c.ranges[#c.ranges + 1] = g
+    c.total = c.total + g.b - g.a
+  end
+  return c
+end
+
+local function claim_store(k, id, c)
+  redis.call('HSET', k.c, id, string.format('%d;%d;%d;%d;%d;', c.off, c.asked, c.at, c.who, c.active) .. c.rest)
+end
+
+-- The parts of a claim's ranges from offset `off` on.
+local function ranges_from(c, off)
+  local out, pos = {}, 0
+  for _, r in ipairs(c.ranges) do
+    local n = r.b - r.a
+    if pos + n > off then
+      local skip = math.max(0, off - pos)
+      out[#out + 1] = { a = r.a + skip, b = r.b, att = r.att, sus = r.sus, solo = r.solo }
+    end
+    pos = pos + n
+  end
+  return out
+end
+
+local function event(k, kind, detail)
+  local v = redis.call('HMGET', k.h, 'ok', 'dead', 'retried', 'submitted', 'skipped')
+  redis.call('XADD', k.e, 'MAXLEN', '~', 10000, '*', 'event', kind, 'ok', v[1] or 0, 'dead', v[2] or 0,
+    'retried', v[3] or 0, 'submitted', v[4] or 0, 'skipped', v[5] or 0, 'detail', detail or '')
+end
+
+local function available(k)
+  local v = redis.call('HMGET', k.h, 'submitted', 'cursor', 'ready')
+  return tonumber(v[1]) - tonumber(v[2]) + tonumber(v[3])
+end
+
+-- Back to the ready list, or to the delayed set when `delay` milliseconds are given.
+local function give_back(k, r, delay, front)
+  local n = r.b - r.a
+  if n <= 0 then return end
+  local text = range_text(r.a, r.b, r.att, r.sus, r.solo)
+  if delay and delay > 0 then
+    redis.call('ZADD', k.d, now_ms() + delay, text)
+    add(k, 'delayed', n)
+  else
+    redis.call(front and 'LPUSH' or 'RPUSH', k.q, text)
+    add(k, 'ready', n)
+  end
+end
+
+local function keys_of(k)
+  local all = { k.h, k.p, k.pi, k.q, k.d, k.c, k.l, k.x, k.o, k.w, k.e, k.z, k.t }
+  for i = 0, math.floor(num(k, 'rows') / __SEGMENT_ROWS__) do all[#all + 1] = k.m .. ':' .. i end
+  return all
+end
+
+local function finish(k, state, t)
+  redis.call('HSET', k.h, 'state', state, 'finished_at', t)
+  add(k, 'finals', 1)
+  event(k, state, '')
+  local keep = num(k, 'retention_ms')
+  if keep > 0 then for _, key in ipairs(keys_of(k)) do redis.call('PEXPIRE', key, keep) end end
+end
+
+-- Ends the run when nothing is left to do; returns the state.
+local function settle(k)
+  local v = redis.call('HMGET', k.h, 'state', 'closed', 'submitted', 'ok', 'dead', 'skipped')
+  local state = v[1]
+  if state ~= 'running' and state ~= 'paused' and state ~= 'cancelling' then return state end
+  if redis.call('HLEN', k.c) > 0 then return state end
+  local submitted, ended = tonumber(v[3]), tonumber(v[4]) + tonumber(v[5]) + tonumber(v[6])
+  if state == 'cancelling' then
+    redis.call('DEL', k.q, k.d, k.t)
+    redis.call('HSET', k.h, 'ready', 0, 'delayed', 0, 'cursor', submitted, 'closed', 1)
+    add(k, 'skipped', submitted - ended)
+    finish(k, 'cancelled', now_ms())
+    return 'cancelled'
+  end
+  if v[2] == '1' and ended == submitted then
+    redis.call('DEL', k.t)
+    finish(k, 'finished', now_ms())
+    return 'finished'
+  end
+  return state
+end
+
+local function row_append(k, row)
+  local n = num(k, 'rows')
+  redis.call('APPEND', k.m .. ':' .. math.floor(n / __SEGMENT_ROWS__), row)
+  add(k, 'rows', 1)
+  add(k, 'batches', 1)
+end
+
+-- A claim id that will never live again. how: 1 closed by its commit, 0 taken away.
+local function close_claim(k, id, c, how)
+  redis.call('HDEL', k.c, id)
+  redis.call('ZREM', k.l, id)
+  add(k, 'claimed', -(c.total - c.off))
+  redis.call('ZADD', k.z, string.format('%d', now_ms() * 2 + how), id)
+  redis.call('ZREMRANGEBYRANK', k.z, 0, -CLOSED_KEPT - 1)
+end
+
+local function bury(k, index, blob)
+  redis.call('HSET', k.x, string.format('%d', index), blob)
+  add(k, 'dead', 1)
+end

@@ -1,0 +1,41 @@
+-- create spec function kwargs lease_ms retention_ms batch_size auto max_workers max_suspect known_workers
+-- -> 'ok' | 'conflict'
+local function create(K, A)
+  local k = open_keys(K)
+  local old = redis.call('HGET', k.h, 'spec')
+  if old then return old == A[1] and 'ok' or 'conflict' end
+  redis.call('HSET', k.h, 'spec', A[1], 'function', A[2], 'kwargs', A[3], 'lease_ms', A[4], 'retention_ms', A[5],
+    'batch_size', A[6], 'auto', A[7], 'max_workers', A[8], 'max_suspect', A[9], 'known_workers', A[10],
+    'state', 'running', 'closed', 0, 'submitted', 0, 'cursor', 0, 'ready', 0, 'delayed', 0, 'claimed', 0,
+    'ok', 0, 'dead', 0, 'skipped', 0, 'retried', 0, 'batches', 0, 'rows', 0, 'lost', 0, 'generation', 0,
+    'finals', 0, 'last_batch', 0, 'item_s', '0', 'created_at', now_ms(), 'started_at', 0, 'finished_at', 0,
+    'swept_at', 0, 'workers_n', 0)
+  event(k, 'created', '')
+  return 'ok'
+end
+
+-- append expected n page keys close -> {'ok' | 'conflict' | 'closed' | state, submitted}
+local function append(K, A)
+  local k = open_keys(K)
+  local expected, n, close = tonumber(A[1]), tonumber(A[2]), A[5]
+  local v = redis.call('HMGET', k.h, 'state', 'submitted', 'closed')
+  if not v[1] then return { 'norun', 0 } end
+  local submitted = tonumber(v[2])
+  if submitted == expected + n and (n > 0 or v[3] == '1') and (close ~= '1' or v[3] == '1') then
+    return { 'ok', submitted }
+  end
+  if v[1] ~= 'running' and v[1] ~= 'paused' then return { v[1], submitted } end
+  if v[3] == '1' then return { 'closed', submitted } end
+  if submitted ~= expected then return { 'conflict', submitted } end
+  if n > 0 then
+    redis.call('HSET', k.p, A[1], A[3])
+    if A[4] ~= '' then redis.call('HSET', k.p, 'k' .. A[1], A[4]) end
+    redis.call('ZADD', k.pi, expected, A[1])
+    add(k, 'submitted', n)
+  end
+  if close == '1' then
+    redis.call('HSET', k.h, 'closed', 1)
+    settle(k)
+  end
+  return { 'ok', expected + n }
+end

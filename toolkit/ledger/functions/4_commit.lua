@@ -1,0 +1,83 @@
+-- Splits ranges in two halves by item count; each half must be claimed alone.
+local function give_back_halves(k, ranges, n, charge)
+  local half, pos, right, left = math.floor(n / 2), 0, {}, {}
+  for _, r in ipairs(ranges) do
+    local cut = math.min(math.max(half - pos, 0), r.b - r.a)
+    local att = r.att + charge
+    left[#left + 1] = { a = r.a, b = r.a + cut, att = att, sus = r.sus, solo = 1 }
+    right[#right + 1] = { a = r.a + cut, b = r.b, att = att, sus = r.sus, solo = 1 }
+    pos = pos + r.b - r.a
+  end
+  for j = #right, 1, -1 do give_back(k, right[j], 0, true) end
+  for j = #left, 1, -1 do give_back(k, left[j], 0, true) end
+end
+
+local KINDS = { dead = true, retry = true, again = true }
+
+-- commit id from upto last split item_s row output nfail [position kind delay_ms blob]* [claim arguments]
+-- -> {'ok' | 'stale', state, left, {claim answer} | nil}
+local function commit(K, A)
+  local k = open_keys(K)
+  local id, from, upto, last, split = A[1], tonumber(A[2]), tonumber(A[3]), A[4] == '1', A[5] == '1'
+  local nfail = tonumber(A[9])
+  local next_claim = 10 + 4 * nfail
+  local stored = redis.call('HGET', k.c, id)
+  local answer = 'stale'
+  if not stored then
+    local score = redis.call('ZSCORE', k.z, id)
+    if score and tonumber(score) % 2 == 1 then answer = 'ok' end
+  else
+    local c = claim_parse(stored)
+    if from == c.off and upto >= from and upto <= c.total then
+      local failed, previous = {}, from - 1
+      for j = 0, nfail - 1 do
+        local pos, kind, delay = tonumber(A[10 + 4 * j]), A[11 + 4 * j], tonumber(A[12 + 4 * j])
+        if not pos or pos <= previous or pos >= upto or not KINDS[kind] or not delay then
+          return redis.error_reply('ERR commit: bad failure list')
+        end
+        previous = pos
+        failed[j + 1] = { pos = pos, kind = kind, delay = delay, blob = A[13 + 4 * j] }
+      end
+      -- everything is checked; writes from here on
+      local base, at, f = 0, 1, failed
+      for _, r in ipairs(c.ranges) do
+        local n = r.b - r.a
+        while f[at] and f[at].pos < base + n do
+          local index, g = r.a + f[at].pos - base, f[at]
+          if g.kind == 'dead' then bury(k, index, g.blob)
+          else
+            local charge = g.kind == 'retry' and 1 or 0
+            if charge == 1 then add(k, 'retried', 1) end
+            give_back(k, { a = index, b = index + 1, att = r.att + charge, sus = r.sus, solo = 0 }, g.delay)
+          end
+          at = at + 1
+        end
+        base = base + n
+      end
+      add(k, 'ok', upto - from - nfail)
+      if A[8] ~= '' then redis.call('RPUSH', k.o, A[8]) end
+      add(k, 'claimed', -(upto - from))
+      c.off = upto
+      if A[6] ~= '' then redis.call('HSET', k.h, 'item_s', A[6]) end
+      if last then
+        local rest = ranges_from(c, c.off)
+        close_claim(k, id, c, 1)
+        if split and c.total - c.off > 1 then give_back_halves(k, rest, c.total - c.off, 0)
+        else for j = #rest, 1, -1 do give_back(k, rest[j], 0, true) end end
+        if A[7] ~= '' then row_append(k, A[7]) end
+      else
+        claim_store(k, id, c)
+        redis.call('ZADD', k.l, now_ms() + num(k, 'lease_ms'), id)
+      end
+      answer = 'ok'
+    elseif upto <= c.off and not last then
+      answer = 'ok'
+    end
+  end
+  local nxt = nil
+  if A[next_claim] then nxt = do_claim(k, A, next_claim) end
+  local state = redis.call('HGET', k.h, 'state')
+  if not state then return { 'stale', 'norun', 0 } end
+  if redis.call('HLEN', k.c) == 0 then state = settle(k) end
+  return { answer, state, available(k), nxt }
+end

@@ -1,0 +1,84 @@
+-- steer cancel | pause | resume [reason] -> state
+local function steer(K, A)
+  local k = open_keys(K)
+  local state = redis.call('HGET', k.h, 'state')
+  if not state then return 'norun' end
+  local from = { cancel = { running = 'cancelling', paused = 'cancelling' }, pause = { running = 'paused' },
+                 resume = { paused = 'running' } }
+  local target = from[A[1]] and from[A[1]][state]
+  if target then
+    redis.call('HSET', k.h, 'state', target)
+    event(k, A[1], A[2] or '')
+  end
+  return settle(k)
+end
+
+-- update batch_size auto max_workers detail ('' leaves a value alone) -> state
+local function update(K, A)
+  local k = open_keys(K)
+  local state = redis.call('HGET', k.h, 'state')
+  if not state then return 'norun' end
+  if A[1] ~= '' then redis.call('HSET', k.h, 'batch_size', A[1]) end
+  if A[2] ~= '' then redis.call('HSET', k.h, 'auto', A[2]) end
+  if A[3] ~= '' then redis.call('HSET', k.h, 'max_workers', A[3]) end
+  event(k, 'updated', A[4])
+  return state
+end
+
+-- retry_dead index... -> {state, number sent back}; drop_dead index... -> {state, number dropped}
+local function revive(K, A, back)
+  local k = open_keys(K)
+  local state = redis.call('HGET', k.h, 'state')
+  if not state then return { 'norun', 0 } end
+  if back and (state == 'cancelling' or state == 'cancelled') then return { state, 0 } end
+  local n = 0
+  for _, index in ipairs(A) do
+    if redis.call('HDEL', k.x, index) == 1 then
+      n = n + 1
+      add(k, 'dead', -1)
+      if back then give_back(k, { a = tonumber(index), b = tonumber(index) + 1, att = 0, sus = 0, solo = 0 }, 0, false)
+      else add(k, 'skipped', 1) end
+    end
+  end
+  if n > 0 and back then
+    add(k, 'generation', 1)
+    if state == 'finished' then
+      redis.call('HSET', k.h, 'state', 'running', 'finished_at', 0)
+      for _, key in ipairs(keys_of(k)) do redis.call('PERSIST', key) end
+    end
+  end
+  if n > 0 then event(k, back and 'retry_dead' or 'drop_dead', string.format('%d', n)) end
+  return { redis.call('HGET', k.h, 'state'), n }
+end
+
+local function retry_dead(K, A) return revive(K, A, true) end
+local function drop_dead(K, A) return revive(K, A, false) end
+
+-- status -> {server milliseconds, active, [field value]...} | {}
+local function status(K)
+  local k = open_keys(K)
+  local fields = { 'state', 'closed', 'submitted', 'cursor', 'ready', 'delayed', 'claimed', 'ok', 'dead', 'skipped',
+    'retried', 'batches', 'lost', 'batch_size', 'auto', 'max_workers', 'known_workers', 'last_batch', 'item_s',
+    'generation', 'created_at', 'started_at', 'finished_at', 'rows', 'finals' }
+  local v = redis.call('HMGET', k.h, unpack(fields))
+  if not v[1] then return {} end
+  return { now_ms(), redis.call('HLEN', k.c), v }
+end
+
+local function register(name, fn, flags)
+  redis.register_function { function_name = '__PREFIX__' .. name, callback = fn, flags = flags }
+end
+
+register('create', create)
+register('append', append)
+register('claim', claim)
+register('commit', commit, { 'allow-oom' })
+register('renew', renew, { 'allow-oom' })
+register('lost', lost, { 'allow-oom' })
+register('sweep', sweep, { 'allow-oom' })
+register('tickets', tickets, { 'allow-oom' })
+register('steer', steer, { 'allow-oom' })
+register('update', update, { 'allow-oom' })
+register('retry_dead', retry_dead)
+register('drop_dead', drop_dead, { 'allow-oom' })
+register('status', status, { 'no-writes' })

@@ -1,0 +1,78 @@
+"""Every key on the server: its type, who writes it, when it expires.
+
+All keys of run R share the hash tag ``{tk:R}``, hence one slot of a cluster. They live until the run's
+retention has passed after its end (for ever where retention is None).
+
+==========================  ========  ====================================================================
+key                         type      content (writer)
+==========================  ========  ====================================================================
+``{tk:R}:head``             hash      spec, function, kwargs, state, counters, settings (every transition)
+``{tk:R}:pages``            hash      first index -> encoded items; ``k`` + first index -> keys (append)
+``{tk:R}:page_index``       zset      first index of each page, scored by itself (append)
+``{tk:R}:ready``            list      ranges given back, next at the left (commit, lost, sweep)
+``{tk:R}:delayed``          zset      ranges waiting for a retry, scored by due time in ms (commit)
+``{tk:R}:claims``           hash      claim id -> claim text (claim, commit)
+``{tk:R}:leases``           zset      claim ids, scored by expiry in ms (claim, renew, commit)
+``{tk:R}:dead``             hash      index -> encoded dead letter (commit, lost)
+``{tk:R}:outputs``          list      one element a commit: its ok ranges and their results (commit)
+``{tk:R}:metrics:S``        string    metric rows of segment S, see `records.METRIC_FIELDS` (commit, lost)
+``{tk:R}:workers``          hash      worker identity -> code used in metric rows (claim)
+``{tk:R}:events``           stream    what happened, capped at about 10,000 (all)
+``{tk:R}:closed``           zset      last 4,096 closed claim ids; odd score: by commit (commit, lost)
+``{tk:R}:tickets``          zset      ticket ids on their way, scored by expiry in ms (tickets, claim)
+==========================  ========  ====================================================================
+
+Beside the runs, derived and repaired by the sweep:
+
+==========================  ========  ====================================================================
+``tk:runs``                 zset      run ids, scored by creation (before create)
+``tk:queues``               set       queue names that ever carried a ticket (before create)
+``tk:active:Q``             zset      unfinished runs of queue Q, scored by priority (create, sweep)
+``tk:nodes``                hash      node name -> encoded `records.NodeInfo` (each node, every second)
+``tk:sweeper``              string    name of the elected sweeper, expires after a few seconds
+==========================  ========  ====================================================================
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from toolkit.records import check_run_id
+
+RUNS = "tk:runs"
+QUEUES = "tk:queues"
+NODES = "tk:nodes"
+SWEEPER = "tk:sweeper"
+
+_NAMES = (
+    "head", "pages", "page_index", "ready", "delayed", "claims", "leases", "dead", "outputs", "metrics", "workers",
+    "events", "closed", "tickets",
+)  # fmt: skip
+
+
+def active(queue: str) -> str:
+    """Key of the unfinished runs of one queue."""
+    return f"tk:active:{queue}"
+
+
+@lru_cache(maxsize=1024)
+def of_run(run_id: str) -> tuple[bytes, ...]:
+    """Keys handed to every server-side function, in its order.
+
+    Raises
+    ------
+    InvalidInput
+        The run id is malformed.
+    """
+    check_run_id(run_id)
+    return tuple(f"{{tk:{run_id}}}:{name}".encode() for name in _NAMES)
+
+
+def of(run_id: str, name: str) -> bytes:
+    """One key of a run by its name in the table above."""
+    return of_run(run_id)[_NAMES.index(name)]
+
+
+def metrics_segment(run_id: str, segment: int) -> bytes:
+    """Key of one segment of metric rows."""
+    return of(run_id, "metrics") + f":{segment}".encode()

@@ -1,0 +1,506 @@
+"""The ledger of runs: one typed method per server-side transition."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit import codec
+from toolkit.errors import LedgerCorrupt, LedgerError, RunNotFound, RunStateError
+from toolkit.ledger import keys
+from toolkit.ledger.connection import Connection
+from toolkit.ledger.pages import Page
+from toolkit.records import RunSpec, RunState, RunStatus, WorkerIdentity
+from toolkit.settings import LedgerSettings, ServerAddress
+
+TICKET_EXPIRY_S = 60.0
+"""How long a ticket counts as outstanding, and how long its message lives on the broker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Item indexes ``start <= i < stop`` that share a history.
+
+    Attributes
+    ----------
+    start, stop : int
+        Indexes.
+    attempts : int
+        Executions so far that ended with an error.
+    suspicions : int
+        Process deaths it is suspected of.
+    alone : bool
+        Not to be gathered with other ranges.
+    """
+
+    start: int
+    stop: int
+    attempts: int = 0
+    suspicions: int = 0
+    alone: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Range:
+        """Read the form that the server keeps."""
+        try:
+            a, b, att, sus, solo = text.split(":")
+            return cls(int(a), int(b), int(att), int(sus), solo == "1")
+        except ValueError as error:
+            raise LedgerCorrupt(f"a stored range does not parse: {text[:60]!r}") from error
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A batch that this process holds under a lease.
+
+    Attributes
+    ----------
+    claim_id : bytes
+        128 random bits made by the claimer.
+    at : float
+        Seconds since the epoch by the server's clock.
+    worker : int
+        Code of the claimer's identity.
+    active, known_workers : int
+        Claims of the run and workers known at that moment.
+    left : int
+        Items nobody holds, after this claim.
+    spawn : bool
+        The claimer is to publish one more ticket, already counted.
+    item_s : float
+        The run's seconds per item, 0 when unknown.
+    last_batch : int
+        Batch size of the latest claim.
+    max_workers : int
+        The run's cap, 0 for none.
+    offset : int
+        Items committed from its start.
+    asked : int
+        Batch size before tapering.
+    ranges : tuple of Range
+        What to execute, from offset 0 on.
+    pages : tuple of (int, bytes, bytes)
+        Start, items, keys of each page touched; empty bytes for the one the claimer has.
+    batch_size : int
+        The run's own batch size, 0 when the controller chooses.
+    """
+
+    claim_id: bytes
+    at: float
+    worker: int
+    active: int
+    known_workers: int
+    left: int
+    spawn: bool
+    item_s: float
+    last_batch: int
+    max_workers: int
+    offset: int
+    asked: int
+    ranges: tuple[Range, ...]
+    pages: tuple[tuple[int, bytes, bytes], ...]
+    batch_size: int
+
+    def __len__(self) -> int:
+        return sum(len(r) for r in self.ranges)
+
+    def indexes(self) -> Sequence[int]:
+        """Item index of every position; a plain range in the common case."""
+        if len(self.ranges) == 1:
+            return range(self.ranges[0].start, self.ranges[0].stop)
+        return [i for r in self.ranges for i in range(r.start, r.stop)]
+
+    def attempts(self) -> list[int]:
+        """Attempt number (from 1) of every position."""
+        return [r.attempts + 1 for r in self.ranges for _ in range(len(r))]
+
+
+@dataclass(frozen=True, slots=True)
+class NoClaim:
+    """No batch, and why.
+
+    Attributes
+    ----------
+    reason : str
+        ``empty``, ``busy``, ``gone``, ``norun`` or the run's state.
+    left : int
+        Items nobody holds; for ``empty``, the delayed ones.
+    """
+
+    reason: str
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a worker says when it asks for a batch.
+
+    Attributes
+    ----------
+    claim_id : bytes
+        Fresh random id; repeat it to repeat the call.
+    identity : str
+        `WorkerIdentity.encode` of the claimer.
+    want, floor : int
+        Batch size, and the least that tapering may cut it to; 0 means the run's latest.
+    have : int
+        Start of the page that the worker keeps, -1 for none.
+    ticket : str
+        Id of the ticket that brought it here, empty after the first claim.
+    new_ticket : str
+        Id for one more ticket, should the run want one.
+    """
+
+    claim_id: bytes
+    identity: str
+    want: int = 0
+    floor: int = 1
+    have: int = -1
+    ticket: str = ""
+    new_ticket: str = ""
+
+    def arguments(self) -> tuple[Any, ...]:
+        """In the order of the server-side function."""
+        return (
+            self.claim_id, self.identity, self.want, self.floor, self.have, self.ticket, self.new_ticket,
+            int(TICKET_EXPIRY_S * 1000),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FailedItem:
+    """One failed item of a commit.
+
+    Attributes
+    ----------
+    position : int
+        Absolute offset in the claim.
+    kind : str
+        ``retry`` (attempt charged), ``again`` (not charged) or ``dead``.
+    delay_s : float
+        Before the next attempt.
+    letter : bytes
+        The dead letter, encoded; empty unless dead.
+    """
+
+    position: int
+    kind: str
+    delay_s: float = 0.0
+    letter: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The part of a claim that was executed since the previous commit.
+
+    Attributes
+    ----------
+    claim_id : bytes
+        Whose.
+    start, stop : int
+        Absolute offsets in the claim.
+    last : bool
+        Close the claim and give back what was not done.
+    split : bool
+        Give it back in halves, each to be claimed alone.
+    item_s : float
+        Seconds per item as this worker sees it, 0 to say nothing.
+    row : bytes
+        The metric row, with the last part.
+    output : bytes
+        `pages.pack_output` of the ok results, empty when there are none.
+    failed : tuple of FailedItem
+        In ascending position.
+    """
+
+    claim_id: bytes
+    start: int
+    stop: int
+    last: bool = True
+    split: bool = False
+    item_s: float = 0.0
+    row: bytes = b""
+    output: bytes = b""
+    failed: tuple[FailedItem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Answer to a commit.
+
+    Attributes
+    ----------
+    accepted : bool
+        False when the claim was taken away meanwhile: the work will be done elsewhere.
+    state : str
+        State of the run afterwards.
+    left : int
+        Items nobody holds.
+    claim : Claim, NoClaim or None
+        The next batch, when one was asked for.
+    """
+
+    accepted: bool
+    state: str
+    left: int
+    claim: Claim | NoClaim | None
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """Answer to a sweep: the run's state and the tickets it lacks."""
+
+    state: str
+    left: int
+    active: int
+    expired: int
+    delayed: int
+    tickets: int
+
+
+def new_claim_id() -> bytes:
+    """128 random bits."""
+    return os.urandom(16)
+
+
+class Ledger:
+    """Transitions of runs on one server.
+
+    Every method may be called again with the same arguments without a second effect.
+
+    Parameters
+    ----------
+    address : ServerAddress
+        The server.
+    settings : LedgerSettings, optional
+        Limits and periods.
+    """
+
+    def __init__(self, address: ServerAddress, settings: LedgerSettings | None = None) -> None:
+        self.connection = Connection(address, settings)
+        self.settings = self.connection.settings
+
+    def __repr__(self) -> str:
+        return f"Ledger({self.connection.address.url!r})"
+
+    def close(self) -> None:
+        """Close the connections of this process."""
+        self.connection.close()
+
+    # ------------------------------------------------------------------ input
+
+    def create(
+        self, spec: RunSpec, *, function: bytes = b"", kwargs: bytes = b"", batch_size: int, auto: bool,
+        max_workers: int, known_workers: int = 0,
+    ) -> None:  # fmt: skip
+        """Write the head of a run.
+
+        Parameters
+        ----------
+        batch_size : int
+            Items per batch; 0 with `auto` lets the controller choose.
+        auto : bool
+            Whether batches taper and the controller steers.
+        max_workers : int
+            Most batches at a time, 0 for no cap.
+
+        Raises
+        ------
+        RunStateError
+            A different run has this id.
+        """
+        answer = self.connection.call(
+            "create", keys.of_run(spec.run_id), codec.encode(spec.to_dict()), function, kwargs,
+            int(spec.lease_s * 1000), int((spec.retention_s or 0) * 1000), batch_size, int(auto), max_workers, 3,
+            known_workers,
+        )  # fmt: skip
+        if answer != b"ok":
+            raise RunStateError(f"run {spec.run_id} exists already with another description; choose another run_id")
+
+    def append(self, run_id: str, page: Page | None, *, expected: int, close: bool = False) -> int:
+        """Store one page of items and return how many the run has now.
+
+        Raises
+        ------
+        RunStateError
+            The run was cancelled or its input is closed.
+        LedgerFull
+            The server is out of memory; nothing was stored.
+        """
+        n, items, keyed = (page.stop - page.start, page.items, page.keys) if page else (0, b"", b"")
+        answer, submitted = self.connection.call(
+            "append", keys.of_run(run_id), expected, n, items, keyed, int(close)
+        )
+        if answer == b"norun":
+            raise _not_found(run_id)
+        if answer != b"ok":
+            raise RunStateError(
+                f"run {run_id} takes no more items: {answer.decode()} at {submitted} items (expected {expected})"
+            )
+        return int(submitted)
+
+    # ------------------------------------------------------------------ work
+
+    def claim(self, run_id: str, ask: Ask) -> Claim | NoClaim:
+        """Take a batch under a lease."""
+        return _parse_claim(ask.claim_id, self.connection.call("claim", keys.of_run(run_id), *ask.arguments()))
+
+    def commit(self, run_id: str, progress: Progress, ask: Ask | None = None) -> Committed:
+        """Account a finished prefix of a claim, and take the next batch in the same round trip."""
+        p = progress
+        failed = [
+            value for f in p.failed for value in (f.position, f.kind, int(f.delay_s * 1000), f.letter)
+        ]
+        answer = self.connection.call(
+            "commit", keys.of_run(run_id), p.claim_id, p.start, p.stop, int(p.last), int(p.split),
+            repr(p.item_s) if p.item_s > 0 else "", p.row, p.output, len(p.failed), *failed,
+            *(ask.arguments() if ask else ()),
+        )  # fmt: skip
+        following = answer[3] if len(answer) > 3 else None
+        claim = _parse_claim(ask.claim_id, following) if ask and following is not None else None
+        return Committed(answer[0] == b"ok", answer[1].decode(), int(answer[2]), claim)
+
+    def renew(self, run_id: str, known_workers: int, claim_ids: Sequence[bytes]) -> tuple[str, set[bytes]]:
+        """Extend leases; returns the run's state and the claims that are no longer held."""
+        answer = self.connection.call("renew", keys.of_run(run_id), known_workers, *claim_ids, retry_s=0.0)
+        return answer[0].decode(), set(answer[3:])
+
+    def lost(self, run_id: str, claim_id: bytes, blamed: int = -1, letter: bytes = b"") -> str:
+        """Report that the process holding a claim died while executing the item at offset `blamed`."""
+        _, state = self.connection.call("lost", keys.of_run(run_id), claim_id, blamed, letter)
+        return str(state.decode())
+
+    def sweep(self, run_id: str, *, known_workers: int, idle_workers: int, lease_s: float) -> Swept:
+        """Expire leases, promote due retries, end what is done, count missing tickets."""
+        answer = self.connection.call(
+            "sweep", keys.of_run(run_id), int(lease_s * 500), known_workers, idle_workers,
+            int(TICKET_EXPIRY_S * 1000), retry_s=0.0,
+        )  # fmt: skip
+        return Swept(answer[0].decode(), *(int(x) for x in answer[1:6]))
+
+    def register_tickets(self, run_id: str, ticket_ids: Sequence[str]) -> int:
+        """Count tickets as outstanding before they are published."""
+        if not ticket_ids:
+            return 0
+        return int(self.connection.call("tickets", keys.of_run(run_id), int(TICKET_EXPIRY_S * 1000), *ticket_ids))
+
+    # ------------------------------------------------------------------ commands
+
+    def steer(self, run_id: str, verb: str, reason: str = "") -> str:
+        """``cancel``, ``pause`` or ``resume`` a run; returns its state."""
+        state = self.connection.call("steer", keys.of_run(run_id), verb, reason).decode()
+        if state == "norun":
+            raise _not_found(run_id)
+        return str(state)
+
+    def update(
+        self, run_id: str, *, batch_size: int | None = None, auto: bool | None = None, max_workers: int | None = None,
+        detail: str = "",
+    ) -> None:  # fmt: skip
+        """Change what has not been claimed yet."""
+        values = [batch_size, None if auto is None else int(auto), max_workers]
+        state = self.connection.call(
+            "update", keys.of_run(run_id), *("" if v is None else v for v in values), detail
+        )
+        if state == b"norun":
+            raise _not_found(run_id)
+
+    def retry_dead(self, run_id: str, indexes: Sequence[int]) -> int:
+        """Send dead letters back to work; returns how many."""
+        return self._revive("retry_dead", run_id, indexes)
+
+    def drop_dead(self, run_id: str, indexes: Sequence[int]) -> int:
+        """Forget dead letters, counted as skipped; returns how many."""
+        return self._revive("drop_dead", run_id, indexes)
+
+    def _revive(self, verb: str, run_id: str, indexes: Sequence[int]) -> int:
+        done = 0
+        for at in range(0, len(indexes), 1000):
+            state, n = self.connection.call(verb, keys.of_run(run_id), *indexes[at : at + 1000])
+            if state == b"norun":
+                raise _not_found(run_id)
+            done += int(n)
+        return done
+
+    # ------------------------------------------------------------------ look
+
+    def status(self, run_id: str, spec: RunSpec | None = None) -> RunStatus:
+        """One consistent snapshot, one round trip.
+
+        Raises
+        ------
+        RunNotFound
+            There is no such run, or its data expired.
+        """
+        answer = self.connection.call("status", keys.of_run(run_id))
+        if not answer:
+            raise _not_found(run_id)
+        return _parse_status(run_id, spec, answer)
+
+    def spec(self, run_id: str) -> RunSpec:
+        """What the run was asked to be.
+
+        Raises
+        ------
+        RunNotFound, LedgerCorrupt
+        """
+        data = self.connection.command("HGET", keys.of(run_id, "head"), "spec")
+        if data is None:
+            raise _not_found(run_id)
+        try:
+            return RunSpec.from_dict(codec.decode(data))
+        except (LedgerError, TypeError, ValueError) as error:
+            raise LedgerCorrupt(f"run {run_id}: field spec of key head does not parse ({error})") from error
+
+    def function(self, run_id: str) -> tuple[bytes, bytes]:
+        """The shipped function and the shared keyword arguments, both encoded."""
+        function, kwargs = self.connection.command("HMGET", keys.of(run_id, "head"), "function", "kwargs")
+        return function or b"", kwargs or b""
+
+
+def _not_found(run_id: str) -> RunNotFound:
+    return RunNotFound(f"no run {run_id} on this server: a typing error, another server, or its retention has passed")
+
+
+def _parse_claim(claim_id: bytes, a: Any) -> Claim | NoClaim:
+    if a[0] != b"ok":
+        return NoClaim(a[0].decode(), int(a[1]))
+    pages = a[13]
+    return Claim(
+        claim_id=claim_id, at=int(a[1]) / 1000, worker=int(a[2]), active=int(a[3]), known_workers=int(a[4]),
+        left=int(a[5]), spawn=bool(a[6]), item_s=float(a[7] or 0), last_batch=int(a[8]), max_workers=int(a[9]),
+        offset=int(a[10]), asked=int(a[11]), ranges=tuple(Range.parse(r) for r in a[12].decode().split(",")),
+        pages=tuple((int(pages[i]), pages[i + 1], pages[i + 2]) for i in range(0, len(pages), 3)),
+        batch_size=int(a[14]),
+    )  # fmt: skip
+
+
+def _parse_status(run_id: str, spec: RunSpec | None, answer: Any) -> RunStatus:
+    at, active, v = answer
+    try:
+        state = RunState(v[0].decode())
+        (closed, submitted, cursor, ready, delayed, claimed, ok, dead, skipped, retried, batches, lost, batch_size,
+         auto, max_workers, known, last_batch) = (int(x) for x in v[1:18])  # fmt: skip
+        item_s = float(v[18])
+        generation, created, started, finished = (int(x) for x in v[19:23])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise LedgerCorrupt(f"run {run_id}: a counter of key head does not parse ({error})") from error
+    return RunStatus(
+        run_id=run_id, name=spec.name if spec else "", task=spec.task if spec else "", state=state,
+        closed=bool(closed), submitted=submitted, remaining=submitted - cursor if state is not RunState.CANCELLED else 0,
+        ready=ready, delayed=delayed, claimed=claimed, ok=ok, dead=dead, skipped=skipped, retried=retried,
+        batches=batches, active=int(active), known_workers=known, lost=lost, batch_size=batch_size or last_batch,
+        auto=bool(auto), max_workers=max_workers, item_s=item_s, generation=generation, created_at=created / 1000,
+        started_at=started / 1000, finished_at=finished / 1000, at=int(at) / 1000,
+    )  # fmt: skip
+
+
+__all__ = [
+    "Ask", "Claim", "Committed", "FailedItem", "Ledger", "NoClaim", "Progress", "Range", "Swept", "WorkerIdentity",
+    "new_claim_id",
+]  # fmt: skip

@@ -1,0 +1,118 @@
+"""What lies beside the runs: the index of runs, the nodes, the elected sweeper. All derived, all repairable."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from toolkit import codec
+from toolkit.errors import LedgerCorrupt, LedgerError
+from toolkit.ledger import keys
+from toolkit.ledger.connection import Connection
+from toolkit.records import PRIORITIES, NodeInfo, RunSpec
+
+NODE_ALIVE_S = 6.0
+"""A node that did not report for so long counts as gone."""
+_NODE_FORGET_S = 3600.0
+
+
+class Registry:
+    """The index of runs and of nodes on one server.
+
+    Parameters
+    ----------
+    connection : Connection
+        The door to the server.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def now(self) -> float:
+        """The server's clock, seconds since the epoch."""
+        seconds, micros = self._connection.command("TIME")
+        return int(seconds) + int(micros) / 1e6
+
+    # ------------------------------------------------------------------ runs
+
+    def add_run(self, spec: RunSpec) -> None:
+        """Index a run; called before it is created, so that nothing that exists is unknown."""
+        command = self._connection.command
+        command("ZADD", keys.RUNS, "NX", f"{self.now():.3f}", spec.run_id)
+        command("SADD", keys.QUEUES, spec.queue)
+        command("ZADD", keys.active(spec.queue), PRIORITIES.index(spec.priority), spec.run_id)
+
+    def run_ids(self) -> list[str]:
+        """Ids of all indexed runs, newest first."""
+        return [x.decode() for x in self._connection.command("ZREVRANGE", keys.RUNS, 0, -1)]
+
+    def forget_runs(self, run_ids: list[str]) -> None:
+        """Drop runs from the index whose data are gone."""
+        if run_ids:
+            self._connection.command("ZREM", keys.RUNS, *run_ids)
+
+    def queues(self) -> list[str]:
+        """Queues that ever carried a ticket."""
+        return sorted(x.decode() for x in self._connection.command("SMEMBERS", keys.QUEUES))
+
+    def active_runs(self, queue: str, retry_s: float | None = None) -> list[tuple[str, int]]:
+        """Unfinished runs of a queue with their priority (position in `PRIORITIES`), most pressing first."""
+        flat = self._connection.command(
+            "ZREVRANGEBYSCORE", keys.active(queue), "+inf", "-inf", "WITHSCORES", retry_s=retry_s
+        )
+        if flat and isinstance(flat[0], list | tuple):
+            return [(member.decode(), int(float(score))) for member, score in flat]
+        return [(flat[i].decode(), int(float(flat[i + 1]))) for i in range(0, len(flat), 2)]
+
+    def activate(self, spec: RunSpec) -> None:
+        """List a run as unfinished again."""
+        self._connection.command("ZADD", keys.active(spec.queue), PRIORITIES.index(spec.priority), spec.run_id)
+
+    def deactivate(self, queue: str, run_id: str) -> None:
+        """List a run as ended."""
+        self._connection.command("ZREM", keys.active(queue), run_id)
+
+    # ------------------------------------------------------------------ nodes
+
+    def report_node(self, node: NodeInfo) -> None:
+        """Write a node's own record."""
+        values = asdict(node)
+        values["queues"], values["tasks"] = list(node.queues), list(node.tasks)
+        self._connection.command("HSET", keys.NODES, node.node, codec.encode(values), retry_s=0.0)
+
+    def remove_node(self, name: str) -> None:
+        """Forget a node that stopped."""
+        self._connection.command("HDEL", keys.NODES, name, retry_s=0.0)
+
+    def nodes(self, *, alive_only: bool = True, retry_s: float | None = None) -> list[NodeInfo]:
+        """Nodes that report, oldest first."""
+        flat = self._connection.command("HGETALL", keys.NODES, retry_s=retry_s)
+        pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
+        now = self.now()
+        found = []
+        for name, data in pairs:
+            try:
+                values = codec.decode(data)
+                values["queues"], values["tasks"] = tuple(values["queues"]), tuple(values["tasks"])
+                node = NodeInfo(**{k: v for k, v in values.items() if k in NodeInfo.__dataclass_fields__})
+            except (LedgerError, TypeError, ValueError, KeyError) as error:
+                raise LedgerCorrupt(f"key {keys.NODES}, field {name!r} does not parse ({error})") from error
+            age = now - node.seen_at
+            if age > _NODE_FORGET_S:
+                self._connection.command("HDEL", keys.NODES, name)
+            elif age <= NODE_ALIVE_S or not alive_only:
+                found.append(node)
+        return sorted(found, key=lambda n: (n.started_at, n.node))
+
+    # ------------------------------------------------------------------ sweeper
+
+    def elect_sweeper(self, name: str, lease_s: float) -> bool:
+        """Whether `name` is the sweeper for the next `lease_s` seconds."""
+        command = self._connection.command
+        if command("SET", keys.SWEEPER, name, "NX", "PX", int(lease_s * 1000), retry_s=0.0):
+            return True
+        holder = command("GET", keys.SWEEPER, retry_s=0.0)
+        if holder is None or holder.decode() != name:
+            return False
+        command("SET", keys.SWEEPER, name, "XX", "PX", int(lease_s * 1000), retry_s=0.0)
+        return True
+

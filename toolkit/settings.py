@@ -1,0 +1,161 @@
+"""Settings: small frozen values, read once at the edge.
+
+Only `Settings.from_env` reads the environment. Everything else is handed a value.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from toolkit.errors import InvalidInput
+
+_SCHEMES = {"redis", "rediss", "valkey", "valkeys", "unix"}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """Where a Redis or Valkey server is, and how to authenticate; its repr shows no secret.
+
+    Attributes
+    ----------
+    url : str
+        ``redis://``, ``rediss://`` or ``unix://`` URL without credentials.
+    username : str or None
+        ACL user; None is the server's default user.
+    password : str or None
+        Password, kept out of repr.
+    password_file : pathlib.Path or None
+        A file that holds the password, read at each connect. Wins over `password`.
+    """
+
+    url: str
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    password_file: Path | None = None
+
+    @classmethod
+    def parse(cls, url: str) -> ServerAddress:
+        """Split a URL into address and credentials; ``valkey://`` is read as ``redis://``.
+
+        Raises
+        ------
+        InvalidInput
+            The scheme is none of redis, rediss, valkey, valkeys, unix.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in _SCHEMES:
+            raise InvalidInput(
+                f"ledger URL {redact_url(url)!r}: scheme must be one of {', '.join(sorted(_SCHEMES))}, "
+                "for example redis://127.0.0.1:6379/0"
+            )
+        scheme = {"valkey": "redis", "valkeys": "rediss"}.get(parts.scheme, parts.scheme)
+        username = unquote(parts.username) if parts.username else None
+        password = unquote(parts.password) if parts.password else None
+        host = parts.netloc.rpartition("@")[2]
+        return cls(urlunsplit((scheme, host, parts.path, parts.query, "")), username, password)
+
+    def read_password(self) -> str | None:
+        """Return the password, from the file where one is named."""
+        if self.password_file is not None:
+            return self.password_file.read_text().strip()
+        return self.password
+
+    def __str__(self) -> str:
+        return self.url
+
+
+def redact_url(url: str) -> str:
+    """Return `url` with any password replaced by ``***``."""
+    return re.sub(r"(?<=://)([^/@\s:]*):[^@\s]*@", lambda m: f"{m.group(1)}:***@", url)
+
+
+def url_with_password(address: ServerAddress) -> str:
+    """Return the URL with credentials, for libraries that take nothing else."""
+    password = address.read_password()
+    if not password and not address.username:
+        return address.url
+    scheme, rest = address.url.split("://", 1)
+    return f"{scheme}://{quote(address.username or '', safe='')}:{quote(password or '', safe='')}@{rest}"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSettings:
+    """Limits and periods of a ledger connection.
+
+    Attributes
+    ----------
+    lease_s : float
+        How long a claim lives without renewal.
+    retention_s : float or None
+        How long the data of an ended run stay; None keeps them for ever.
+    retry_s : float
+        How long a call is tried again while the server does not answer.
+    max_item_bytes, max_result_bytes : int
+        Largest encoded item and result.
+    """
+
+    lease_s: float = 10.0
+    retention_s: float | None = 7 * 86400.0
+    retry_s: float = 30.0
+    max_item_bytes: int = 16 * 1024 * 1024
+    max_result_bytes: int = 16 * 1024 * 1024
+
+
+def default_state_dir() -> Path:
+    """Directory of this user's LocalCluster: ``TOOLKIT_STATE_DIR``, else the XDG state directory."""
+    return Settings.from_env().state_dir
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says; nothing else in the package reads it.
+
+    Attributes
+    ----------
+    app : str or None
+        ``TOOLKIT_APP``: ``module:attribute`` of a Celery application.
+    ledger_url : str or None
+        ``TOOLKIT_LEDGER_URL``, kept out of repr.
+    state_dir : pathlib.Path
+        ``TOOLKIT_STATE_DIR``: where the LocalCluster keeps its data.
+    function_key_file : pathlib.Path or None
+        ``TOOLKIT_FUNCTION_KEY_FILE``: the key that signs functions typed in a cell.
+    server_binary : str or None
+        ``TOOLKIT_SERVER_BINARY``: a ``valkey-server`` or ``redis-server`` to start.
+    progress : bool
+        ``TOOLKIT_PROGRESS``: 0 silences progress bars and live panels.
+    disabled : bool
+        ``TOOLKIT_DISABLED``: 1 switches instrumentation off.
+    """
+
+    app: str | None = None
+    ledger_url: str | None = field(default=None, repr=False)
+    state_dir: Path = Path()
+    function_key_file: Path | None = None
+    server_binary: str | None = None
+    progress: bool = True
+    disabled: bool = False
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read the settings from `environ`, by default the process's own."""
+        env = os.environ if environ is None else environ
+        state = env.get("TOOLKIT_STATE_DIR")
+        if not state:
+            base = env.get("XDG_STATE_HOME") or str(Path(env.get("HOME") or Path.home()) / ".local" / "state")
+            state = str(Path(base) / "batch-analytics-toolkit")
+        key_file = env.get("TOOLKIT_FUNCTION_KEY_FILE")
+        return cls(
+            app=env.get("TOOLKIT_APP") or None,
+            ledger_url=env.get("TOOLKIT_LEDGER_URL") or None,
+            state_dir=Path(state).expanduser().absolute(),
+            function_key_file=Path(key_file) if key_file else None,
+            server_binary=env.get("TOOLKIT_SERVER_BINARY") or None,
+            progress=env.get("TOOLKIT_PROGRESS", "1") != "0",
+            disabled=env.get("TOOLKIT_DISABLED", "0") == "1",
+        )

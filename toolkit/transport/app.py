@@ -1,0 +1,43 @@
+"""An application of our own, for deployments that have none: the LocalCluster's."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+
+def make_app(broker_url: str, queue: str, name: str = "toolkit") -> Celery:
+    """Return a Celery application with the settings that tickets want.
+
+    Parameters
+    ----------
+    broker_url : str
+        Broker, without a secret where it can be seen.
+    queue : str
+        The one queue it uses.
+    """
+    app = Celery(name, broker=broker_url, set_as_current=False, fixups=[])
+    app.conf.update(
+        task_default_queue=queue,
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        worker_disable_prefetch=True,  # a ticket waits at the broker, not behind a busy worker
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=True,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=4.0,
+        broker_heartbeat=0,
+        broker_transport_options={
+            "socket_timeout": 10.0,
+            "socket_connect_timeout": 4.0,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "priority_steps": [0, 3, 6, 9],
+            "queue_order_strategy": "priority",
+        },
+        enable_utc=True,
+    )
+    return app

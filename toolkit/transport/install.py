@@ -1,0 +1,112 @@
+"""The worker side: one call beside an application's configuration makes its nodes serve runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from celery import Celery, bootsteps, signals
+
+from toolkit.errors import InvalidInput
+from toolkit.settings import ServerAddress, Settings
+from toolkit.transport.node import Keeper
+from toolkit.transport.servant import Installation, Servant
+from toolkit.transport.tickets import TICKET
+
+_ATTRIBUTE = "_toolkit_installation"
+
+
+def install(
+    app: Celery, ledger_url: str | ServerAddress | None = None, *, function_key_file: Path | str | None = None,
+    allow_imports: bool = False, keep_alive: Callable[[bool], None] | None = None,
+) -> None:  # fmt: skip
+    """Make the nodes of a Celery application serve runs.
+
+    Put it beside the application's configuration, in a module that both workers and clients import.
+
+    Parameters
+    ----------
+    app : celery.Celery
+        The application. Its own tasks, routes and settings stay as they are.
+    ledger_url : str or ServerAddress, optional
+        Server that holds the ledger, ``redis://``, ``rediss://``, ``valkey://`` or ``unix://``;
+        by default ``TOOLKIT_LEDGER_URL``. It may be the broker's server or another one.
+    function_key_file : path, optional
+        A 0600 file with the key of the clients whose functions typed in a cell may run here.
+        Without it they are refused.
+    allow_imports : bool
+        Whether a run may name a ``@toolkit.task`` of a module that is not imported yet.
+        By default only modules that the application imports itself can be named.
+    keep_alive : callable of bool, optional
+        Called about once a second in the node's main process with whether any run is unfinished.
+
+    Raises
+    ------
+    InvalidInput
+        No ledger URL, or the application has an installation already.
+
+    Examples
+    --------
+    >>> app = Celery("shop", broker="redis://127.0.0.1:6379/0")       # doctest: +SKIP
+    >>> toolkit.install(app, ledger_url="redis://127.0.0.1:6379/1")   # doctest: +SKIP
+    """
+    if getattr(app, _ATTRIBUTE, None) is not None:
+        raise InvalidInput(f"toolkit.install was called twice for the application {app.main!r}; keep one call")
+    settings = Settings.from_env()
+    url = ledger_url or settings.ledger_url
+    if not url:
+        raise InvalidInput("toolkit.install needs ledger_url=... or TOOLKIT_LEDGER_URL, e.g. redis://127.0.0.1:6379/1")
+    address = url if isinstance(url, ServerAddress) else ServerAddress.parse(url)
+    key_file = Path(function_key_file) if function_key_file else settings.function_key_file
+    installation = Installation(app, address, function_key_file=key_file, allow_imports=allow_imports)
+    setattr(app, _ATTRIBUTE, installation)
+    servants: dict[int, Servant] = {}
+
+    @app.task(name=TICKET, bind=True, ignore_result=True, acks_late=False, max_retries=0, typing=False)
+    def ticket(self: Any, run_id: str, ticket_id: str = "", hop: int = 0) -> None:
+        """A free worker may take batches of a run."""
+        servant = servants.get(os.getpid())
+        if servant is None:
+            servants.clear()  # what a fork inherited belongs to the parent
+            servant = servants[os.getpid()] = Servant(installation, str(self.request.hostname or "worker"))
+        servant.serve(str(run_id), str(ticket_id), int(hop))
+
+    app.steps["worker"].add(_keeper_step(installation, keep_alive))
+
+
+def installed(app: Celery) -> Installation | None:
+    """What `install` was told for this application, None when it was not called."""
+    return getattr(app, _ATTRIBUTE, None)
+
+
+def _keeper_step(installation: Installation, keep_alive: Callable[[bool], None] | None) -> type:
+    class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery is untyped
+        """Runs the keeper's thread beside the node's pool."""
+
+        name = "toolkit.Keeper"
+        requires = ("celery.worker.components:Pool",)
+
+        def __init__(self, worker: Any, **kwargs: Any) -> None:
+            super().__init__(worker, **kwargs)
+            self.keeper: Keeper | None = None
+
+        def start(self, worker: Any) -> None:
+            def describe() -> tuple[int, tuple[str, ...]]:
+                workers = getattr(worker.pool, "num_processes", None) or 1
+                return int(workers), tuple(sorted(worker.app.amqp.queues.consume_from))
+
+            self.keeper = keeper = Keeper(installation, str(worker.hostname), describe, keep_alive)
+
+            def drain(**_: Any) -> None:
+                installation.marker.drain()
+
+            def sign_off(**_: Any) -> None:
+                keeper.stop()
+
+            signals.worker_shutting_down.connect(drain, weak=False)
+            signals.worker_shutdown.connect(sign_off, weak=False)
+            keeper.start()
+
+    return KeeperStep

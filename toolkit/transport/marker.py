@@ -1,0 +1,142 @@
+"""A small shared memory that tells a node's main process what each of its workers is doing.
+
+The main process maps it before its workers are forked. A worker writes its own slot, without a lock and without a
+system call; the main process reads all slots, renews the leases, and knows exactly which item a dead worker was on.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+SLOTS = 1024
+_SLOT_BYTES = 192
+# active, stop | pid | position | item since | batch since | claim id | length of the run id, run id
+_HEAD = struct.Struct("<BB6xQqdd16sB")
+_MOMENT = struct.Struct("<qd")
+_RUN_ID_MAX = 64
+_AT_STOP = 1
+_AT_PID = 8
+_AT_MOMENT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one worker is doing.
+
+    Attributes
+    ----------
+    slot : int
+        Its slot.
+    pid : int
+        Its process.
+    run_id : str
+        The run.
+    claim_id : bytes
+        The claim.
+    position : int
+        Absolute offset in the claim of the item being executed, -1 when it cannot be told (one call per batch).
+    item_since, batch_since : float
+        `time.perf_counter` values.
+    """
+
+    slot: int
+    pid: int
+    run_id: str
+    claim_id: bytes
+    position: int
+    item_since: float
+    batch_since: float
+
+
+class Marker:
+    """Slots of all workers of a node."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, SLOTS * _SLOT_BYTES + 1)  # the last byte: the node shuts down
+        self._threads = threading.local()
+        self._next_thread = SLOTS - 1
+
+    def slot_of_process(self, index: int | None) -> int:
+        """Slot of pool process number `index`; a slot per thread where there is no such number."""
+        if index is not None and 0 <= index < SLOTS // 2:
+            return index
+        slot = getattr(self._threads, "slot", None)
+        if slot is None:
+            slot = self._threads.slot = self._next_thread
+            self._next_thread -= 1
+        return int(slot)
+
+    def begin(self, slot: int, run_id: str, claim_id: bytes, position: int) -> None:
+        """Note the claim that the worker starts on."""
+        base = slot * _SLOT_BYTES
+        self._memory[base] = 0  # a reader skips the slot while it is written
+        now = time.perf_counter()
+        encoded = run_id.encode("ascii")[:_RUN_ID_MAX]
+        _HEAD.pack_into(self._memory, base, 0, 0, os.getpid(), position, now, now, claim_id, len(encoded))
+        start = base + _HEAD.size
+        self._memory[start : start + len(encoded)] = encoded
+        self._memory[base] = 1
+
+    def stepper(self, slot: int, offset: int) -> Callable[[int], bool]:
+        """Return the call made before each item: notes it, and tells whether to stop before it.
+
+        Parameters
+        ----------
+        slot : int
+            The worker's slot.
+        offset : int
+            Absolute offset in the claim of position 0.
+        """
+        memory, pack, clock = self._memory, _MOMENT.pack_into, time.perf_counter
+        at, stop = slot * _SLOT_BYTES + _AT_MOMENT, slot * _SLOT_BYTES + _AT_STOP
+
+        def step(position: int) -> bool:
+            pack(memory, at, offset + position, clock())
+            return memory[stop] != 0
+
+        return step
+
+    def end(self, slot: int) -> None:
+        """The worker holds no claim any more."""
+        self._memory[slot * _SLOT_BYTES] = 0
+
+    def stop(self, slot: int, claim_id: bytes) -> None:
+        """Ask the worker to stop before its next item, if it still works on this claim."""
+        work = self._read(slot)
+        if work is not None and work.claim_id == claim_id:
+            self._memory[slot * _SLOT_BYTES + _AT_STOP] = 1
+
+    def end_dead(self, work: Work) -> None:
+        """Clear the slot of a worker that died, unless its successor already uses it."""
+        now = self._read(work.slot)
+        if now is not None and now.pid == work.pid and now.claim_id == work.claim_id:
+            self.end(work.slot)
+
+    def drain(self) -> None:
+        """Ask all workers to give their tickets back after the batch they are on."""
+        self._memory[SLOTS * _SLOT_BYTES] = 1
+
+    @property
+    def draining(self) -> bool:
+        """Whether the node shuts down."""
+        return self._memory[SLOTS * _SLOT_BYTES] != 0
+
+    def works(self) -> list[Work]:
+        """What the workers are doing now."""
+        return [w for s in range(SLOTS) if self._memory[s * _SLOT_BYTES] and (w := self._read(s)) is not None]
+
+    def _read(self, slot: int) -> Work | None:
+        base = slot * _SLOT_BYTES
+        active, _, pid, position, item_since, batch_since, claim_id, length = _HEAD.unpack_from(self._memory, base)
+        start = base + _HEAD.size
+        run_id = bytes(self._memory[start : start + length]).decode("ascii", "replace")
+        # read again: a slot rewritten meanwhile is skipped this time
+        if not active or not self._memory[base] or _HEAD.unpack_from(self._memory, base)[6] != claim_id:
+            return None
+        return Work(slot, pid, run_id, claim_id, position, item_since, batch_since)

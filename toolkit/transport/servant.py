@@ -1,0 +1,201 @@
+"""One worker process: turns a ticket into batches."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from billiard.process import current_process
+from celery import Celery
+
+from toolkit._version import PROTOCOL, __version__
+from toolkit.errors import FunctionNotAllowed, InvalidInput, LedgerError, RunNotFound, ToolkitError, TransportError
+from toolkit.execution import Task, load_function, read_key, resolve
+from toolkit.ledger import Connection, Ledger, Registry
+from toolkit.records import PRIORITIES, RunSpec
+from toolkit.settings import ServerAddress
+from toolkit.transport.adapters import adapt
+from toolkit.transport.loop import BatchLoop, Hooks, RunContext, make_context
+from toolkit.transport.marker import Marker
+from toolkit.transport.tickets import new_ticket_id, publish
+
+logger = logging.getLogger(__name__)
+
+_CONTEXTS_KEPT = 8
+MAX_HOPS = 20
+"""How many nodes may decline a ticket before it is dropped; a sweeper then sends a fresh one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What `install` was told; shared by a node's main process and its workers.
+
+    Attributes
+    ----------
+    app : celery.Celery
+        The application.
+    address : ServerAddress
+        The ledger's server.
+    marker : Marker
+        Shared memory, mapped before the workers are forked.
+    function_key_file : pathlib.Path or None
+        Key for functions typed in a cell; None refuses them.
+    allow_imports : bool
+        Whether a task's module may be imported because a run names it.
+    """
+
+    app: Celery
+    address: ServerAddress
+    marker: Marker = field(default_factory=Marker)
+    function_key_file: Path | None = None
+    allow_imports: bool = False
+
+
+class Declined(ToolkitError):
+    """This node cannot execute the run; another one may."""
+
+
+class Servant:
+    """The part of a worker process that serves tickets.
+
+    Parameters
+    ----------
+    installation : Installation
+        What the node was told.
+    node : str
+        Celery name of the node.
+    """
+
+    def __init__(self, installation: Installation, node: str) -> None:
+        self._installation = installation
+        self._node = node
+        self._host = socket.gethostname()
+        self._pid, self._parent = os.getpid(), os.getppid()
+        self.ledger = Ledger(installation.address)
+        self.registry = Registry(self.ledger.connection)
+        self._contexts: OrderedDict[str, RunContext] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def serve(self, run_id: str, ticket_id: str, hop: int) -> None:
+        """Take batches of a run until it needs this worker no more."""
+        try:
+            context = self._context(run_id)
+        except RunNotFound:
+            return  # a ticket that outlived its run
+        except (Declined, InvalidInput) as error:
+            self._decline(run_id, ticket_id, hop, error)
+            return
+        loop = BatchLoop(self.ledger, context, self._hooks(), new_ticket_id)
+        try:
+            ended = loop.serve(ticket_id)
+        except LedgerError:
+            logger.exception("run %s: the ledger failed, its lease will return what was claimed", run_id)
+            return
+        if ended.reason in ("finished", "cancelled", "norun"):
+            self.registry.deactivate(context.spec.queue, run_id)
+            self._contexts.pop(run_id, None)
+        elif ended.reason == "yield" and ended.left > 0:
+            self._spawn(context.spec, new_ticket_id(), register=True)
+
+    # ------------------------------------------------------------------ surroundings
+
+    def _hooks(self) -> Hooks:
+        marker = self._installation.marker
+        slot = marker.slot_of_process(getattr(current_process(), "index", None))
+        return Hooks(marker, slot, self._another_waits, self._draining, self._spawn)
+
+    def _draining(self) -> bool:
+        # A worker whose node died must not go on for ever: nobody renews its leases.
+        return self._installation.marker.draining or (self._pid == os.getpid() and os.getppid() != self._parent)
+
+    def _another_waits(self, spec: RunSpec) -> bool:
+        mine = PRIORITIES.index(spec.priority)
+        try:
+            return any(
+                run_id != spec.run_id and priority >= mine
+                for run_id, priority in self.registry.active_runs(spec.queue, retry_s=0.0)
+            )
+        except LedgerError:
+            return False
+
+    def _spawn(self, spec: RunSpec, ticket_id: str, *, register: bool = False) -> None:
+        try:
+            if not register or self.ledger.register_tickets(spec.run_id, [ticket_id]):
+                publish(self._installation.app, spec, [ticket_id])
+        except (TransportError, LedgerError) as error:
+            logger.warning("run %s: a ticket was not sent (%s); a sweeper will", spec.run_id, error)
+
+    # ------------------------------------------------------------------ what to execute
+
+    def _context(self, run_id: str) -> RunContext:
+        with self._lock:
+            context = self._contexts.get(run_id)
+            if context is not None:
+                self._contexts.move_to_end(run_id)
+                return context
+            spec = self.ledger.spec(run_id)
+            check_version(spec)
+            function, kwargs = self.ledger.function(run_id)
+            task = self._task(spec, function)
+            context = make_context(spec, task, kwargs, host=self._host, node=self._node)
+            self._contexts[run_id] = context
+            while len(self._contexts) > _CONTEXTS_KEPT:
+                self._contexts.popitem(last=False)
+            return context
+
+    def _task(self, spec: RunSpec, function: bytes) -> Task:
+        installation = self._installation
+        if spec.kind == "celery":
+            return adapt(installation.app, spec.task)
+        if spec.kind == "function":
+            if installation.function_key_file is None:
+                raise FunctionNotAllowed(
+                    f"node {self._node} runs no functions shipped by value; put the function in a module of the Celery "
+                    "application, or give tk.install(function_key_file=...) the client's key"
+                )
+            key = read_key(installation.function_key_file)
+            return load_function(function, spec.run_id, key, sys_path=spec.sys_path)
+        return resolve(spec.path or spec.task, allow_import=installation.allow_imports, sys_path=spec.sys_path)
+
+    def _decline(self, run_id: str, ticket_id: str, hop: int, error: ToolkitError) -> None:
+        logger.warning("run %s declined: %s", run_id, error)
+        if hop == 0:
+            note(self.ledger.connection, run_id, "declined", f"{self._node}: {error}")
+        if hop >= MAX_HOPS:
+            return
+        time.sleep(min(1.0, 0.05 * (hop + 1)))  # lets another node be first at the broker
+        try:
+            publish(self._installation.app, self.ledger.spec(run_id), [ticket_id], hop + 1)
+        except (ToolkitError, ValueError) as failed:
+            logger.warning("run %s: the declined ticket was not passed on (%s); a sweeper sends another", run_id, failed)
+
+
+def check_version(spec: RunSpec) -> None:
+    """Decline a run of another version of this package.
+
+    Raises
+    ------
+    Declined
+        Its protocol, or its major and minor version, differ from ours.
+    """
+    if spec.protocol != PROTOCOL or spec.toolkit_version.split(".")[:2] != __version__.split(".")[:2]:
+        raise Declined(
+            f"the run was submitted by version {spec.toolkit_version} (protocol {spec.protocol}), this node has "
+            f"{__version__} (protocol {PROTOCOL}); install the same minor version on both"
+        )
+
+
+def note(connection: Connection, run_id: str, kind: str, detail: str) -> None:
+    """Write a remark into a run's events, for people and for ``toolkit doctor``."""
+    from toolkit.ledger import keys
+
+    connection.command(
+        "XADD", keys.of(run_id, "events"), "MAXLEN", "~", 10_000, "*", "event", kind, "ok", 0, "dead", 0, "retried", 0,
+        "submitted", 0, "skipped", 0, "detail", detail[:1000].encode("utf-8", "replace"),
+    )  # fmt: skip

@@ -9,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit import frames
 from toolkit._version import PROTOCOL, __version__
 from toolkit.client.describe import Deployment, Described, describe, ship
+from toolkit.client.doctor import Finding, examine
 from toolkit.client.planner import Planner, plan_from_history
 from toolkit.client.replay import run_inline
 from toolkit.client.run import Run
@@ -222,6 +222,8 @@ class Client:
 
     def runs(self) -> pd.DataFrame:
         """One row per run, newest first."""
+        from toolkit import frames
+
         return frames.runs_frame(self._known_runs())
 
     def metrics(
@@ -238,6 +240,8 @@ class Client:
         tags : mapping, optional
             Only runs that carry all of these.
         """
+        from toolkit import frames
+
         wanted = None if task is None else _task_name(task)
         earliest = frames.timestamp(since) if since is not None else None
         found = []
@@ -253,10 +257,14 @@ class Client:
 
     def workers(self) -> pd.DataFrame:
         """One row per node that is alive."""
+        from toolkit import frames
+
         return frames.workers_frame(self._registry.nodes())
 
     def dead_letters(self) -> pd.DataFrame:
         """Dead letters of all runs."""
+        from toolkit import frames
+
         found = [
             frames.dead_letters_frame(spec.run_id, spec.task, Reader(self._ledger.connection, spec.run_id).dead_letters())
             for spec, status in self._known_runs()
@@ -319,6 +327,11 @@ class Client:
     def nodes(self) -> list[NodeInfo]:
         """Nodes that are alive, as records."""
         return self._registry.nodes()
+
+    def doctor(self, run_id: str | None = None) -> list[Finding]:
+        """Check server, nodes, queues and unfinished runs (or one run): why nothing moves, and what to do."""
+        queue = str(self._cluster.queue if self._cluster is not None else self._app.conf.task_default_queue)
+        return list(examine(self._ledger, self._registry, run_id and check_run_id(run_id), queue))
 
     def close(self) -> None:
         """Close connections and release the LocalCluster; runs go on."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from toolkit import frames, renderers
+from toolkit import renderers
 from toolkit.errors import (
     LedgerCorrupt,
     LedgerError,
@@ -256,11 +256,16 @@ class Run:
 
     def metrics(self) -> pd.DataFrame:
         """One row per executed batch; columns and units in `toolkit.frames`."""
+        from toolkit import frames  # pandas takes a second to import: only who asks for a frame pays
+
         rows, _ = self._reader.metric_rows()
-        return frames.metrics_frame(self._info(), rows, self._reader.workers())
+        info = frames.RunInfo(self.run_id, self.spec.task, self.spec.name, self.status().max_workers)
+        return frames.metrics_frame(info, rows, self._reader.workers())
 
     def items(self) -> pd.DataFrame:
         """One row per item: index, key, state, attempts, error."""
+        from toolkit import frames
+
         status = self.status()
         dead = {letter.index: letter for letter in self._reader.dead_letters()}
         ok = self._reader.output_ranges() if self.spec.keep_results else _ok_without_results(status, dead)
@@ -270,19 +275,20 @@ class Run:
 
     def dead_letters(self) -> pd.DataFrame:
         """One row per item that will not be tried again, with error, traceback, and what it printed."""
+        from toolkit import frames
+
         return frames.dead_letters_frame(self.run_id, self.spec.task, self._reader.dead_letters())
 
     def events(self) -> pd.DataFrame:
         """What happened to the run, in order."""
+        from toolkit import frames
+
         return frames.events_frame(self.run_id, self._reader.events())
 
     def logs(self, index: int) -> str:
         """Tail of what item `index` printed and logged before it failed."""
         letters = self._reader.dead_letters([index])
         return letters[0].logs if letters else ""
-
-    def _info(self) -> Any:
-        return frames.RunInfo(self.run_id, self.spec.task, self.spec.name, self.status().max_workers)
 
     # ------------------------------------------------------------------ steer
 

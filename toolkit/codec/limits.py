@@ -10,8 +10,8 @@ MAX_DEPTH: Final = 64
 MAX_ELEMENTS: Final = 16 * 1024 * 1024
 """Elements of all containers of one value together; the numbers inside an array do not count."""
 
-MAX_INT_BYTES: Final = 8 * 1024
-"""Longest integer, in bytes: 65,536 bits."""
+MAX_INT_BYTES: Final = 1024
+"""Longest integer, in bytes: 8,192 bits, so that Python still prints it (its own limit is 4,300 digits)."""
 
 MAX_VALUE_BYTES: Final = 64 * 1024 * 1024
 """Longest encoded value, whatever limit the caller sets."""
@@ -45,7 +45,10 @@ class Refused(Exception):
 
     def inside(self, step: Any) -> Refused:
         """Return the same refusal, one container further out."""
-        text = repr(step)
+        try:
+            text = repr(step)
+        except ValueError:  # an integer with too many digits to print
+            text = f"an {type(step).__name__}"
         self.steps.append(f"[{text[:40]}...]" if len(text) > 43 else f"[{text}]")
         return self
 

@@ -61,12 +61,9 @@ def results_of(returned: Any, n: int) -> tuple[list[Any], str]:
         forgot = "; does it return at all?" if returned is None else ""
         kind = type(returned).__name__
         return [], f"a batched task must return a list with a result for each of its {n} items, not {kind}{forgot}"
-    if len(rows) != n:
-        return (
-            [],
-            f"a batched task got {n} items and returned {len(rows)} results; it must return one for each, in order",
-        )
-    return rows, ""
+    if len(found) != n:
+        return [], f"a batched task got {n} items and returned {len(found)} results; one for each is needed, in order"
+    return found, ""
 
 
 def named_positions(error: BatchError, n: int) -> dict[int, Any]:

@@ -1,4 +1,7 @@
-"""What the runner hands over: parts of a batch, with outputs, failures and what was measured."""
+"""What the runner hands over: parts of a batch, with outputs, failures and what was measured.
+
+The codec is imported where it is used: a module that only marks its functions as tasks does not pay for it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from toolkit import codec
 from toolkit.errors import EncodeError
 from toolkit.execution.failures import MAX_MESSAGE_BYTES, Failure, clip, describe
 
@@ -166,6 +168,8 @@ class Outputs:
             start = end
 
     def _pages(self, results: list[Any]) -> list[tuple[int, bytes]]:
+        from toolkit import codec
+
         # Twice what makes a part due, since its size was estimated: a part of its own for a rest is not worth it.
         return codec.encode_pages(results, 0, self._max_item_bytes, 2 * self._max_output_bytes)
 
@@ -173,6 +177,8 @@ class Outputs:
         self, start: int, stop: int, results: list[Any], failures: list[Failure]
     ) -> tuple[list[Any], list[Failure]]:
         """Take out the results that cannot be encoded, as failures of their items."""
+        from toolkit import codec
+
         failed_at = {f.position for f in failures}
         positions = [p for p in range(start, stop) if p not in failed_at]
         good, failed = [], list(failures)
@@ -188,6 +194,8 @@ class Outputs:
 def _size(value: Any) -> int:
     if isinstance(value, bytes | str):
         return len(value)
+    from toolkit import codec
+
     try:
         return len(codec.encode(value))
     except Exception:  # noqa: BLE001 - it will become a failure when its part is encoded

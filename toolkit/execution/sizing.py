@@ -193,9 +193,11 @@ class Controller:
                 error = math.copysign(bound, error)
         else:
             self._surprises = 0
+        # Of the error, the part that noise explains: the rest is what was not known yet about the costs.
         relative = max(-1.0, min(2.0, error / predicted))
+        explained = relative * relative * self._noise * predicted * predicted / variance
         self._updates += 1
-        self._noise += max(_RATE, 1 / (self._updates + 1)) * (relative * relative - self._noise)
+        self._noise += max(_RATE, 1 / (self._updates + 1)) * (explained - self._noise)
         self._noise = max(self._noise, 1e-4)
         self._alpha += error * to_alpha / variance
         self._beta += error * to_beta / variance
@@ -277,7 +279,8 @@ class Controller:
         longest = max(limits.max_s, multiple * alpha)
         by_overhead = min(multiple * (alpha + self._gap), longest) / self._beta
         want = max(1.0, by_duration, by_overhead)
-        share = remaining / (limits.shares * workers)
+        # Where a fixed cost asks for long batches, leave the evenness of the end to tapering: half as many, half the cost.
+        share = remaining / ((limits.shares if by_overhead <= by_duration else limits.shares / 2) * workers)
         one_size = self._largest < 1.5 * self._smallest
         if one_size and self._alpha + self._beta * 2 * self._largest < 2 * limits.max_s:
             want = max(want, 2.0 * self._largest)  # one size only cannot tell fixed cost from item cost: try another

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from toolkit.ledger.ledger import Range
@@ -19,14 +20,9 @@ def check_structure(structure: dict[str, Any]) -> list[str]:
             placed.append((r.start, r.stop))
             sums[place] += len(r)
     for text in structure["claims"]:
-        fields = text.split(";")
-        skip = int(fields[0])
-        for r in (Range.parse(x) for x in fields[5].split(",")):
-            start = min(r.stop, r.start + skip)
-            skip -= start - r.start
-            if start < r.stop:
-                placed.append((start, r.stop))
-                sums["claims"] += r.stop - start
+        held = _held(text)
+        placed += held
+        sums["claims"] += sum(stop - start for start, stop in held)
     placed += [(i, i + 1) for i in structure["dead"]]
     for name, counter in (("ready", ready), ("delayed", delayed), ("claims", claimed)):
         if sums[name] != counter:
@@ -39,8 +35,21 @@ def check_structure(structure: dict[str, Any]) -> list[str]:
     if remaining + ready + delayed + claimed + ok + dead + skipped != submitted:
         problems.append("remaining + ready + delayed + claimed + ok + dead + skipped is not what was submitted")
     placed.sort()
-    if any(a[1] > b[0] for a, b in zip(placed, placed[1:], strict=False)):
+    if any(a[1] > b[0] for a, b in pairwise(placed)):
         problems.append("two ranges overlap")
-    if placed and placed[-1][1] > submitted:
-        problems.append("a range lies beyond what was submitted")
+    if placed and placed[-1][1] > cursor:
+        problems.append("a range lies beyond the cursor")
     return problems
+
+
+def _held(claim: str) -> list[tuple[int, int]]:
+    """Ranges of a claim that it has not committed yet."""
+    fields = claim.split(";")
+    skip = int(fields[0])
+    held = []
+    for r in (Range.parse(x) for x in fields[-1].split(",")):
+        start = min(r.stop, r.start + skip)
+        skip -= start - r.start
+        if start < r.stop:
+            held.append((start, r.stop))
+    return held

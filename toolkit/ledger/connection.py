@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from typing import Any
 
@@ -21,6 +22,7 @@ _PASSING = (
     redis.exceptions.ReadOnlyError,
     redis.exceptions.TryAgainError,
 )
+_CORRUPT = re.compile(r"CORRUPT <(.*?)> <(.*?)>")  # written by `corrupt` in functions/1_common.lua
 _PASSING_PREFIXES = ("MISCONF", "LOADING", "BUSY ", "MASTERDOWN", "CLUSTERDOWN", "UNBLOCKED")
 
 
@@ -100,21 +102,20 @@ class Connection:
                 return self.redis.execute_command(*args)
             except redis.exceptions.RedisError as error:
                 if "Function not found" in str(error):
-                    self.load_functions()
+                    self.load_functions(retry_s=max(0.0, deadline - time.monotonic()))
                 elif not _is_passing(error) or time.monotonic() + pause > deadline:
                     raise self._translate(error) from error
                 else:
                     time.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter, not a secret
                     pause = min(1.0, pause * 2)
 
-    def load_functions(self) -> None:
+    def load_functions(self, retry_s: float | None = None) -> None:
         """Install the function library where it is missing."""
         try:
-            self.redis.execute_command("FUNCTION", "LOAD", library.source())
-        except redis.exceptions.RedisError as error:
-            if "already exists" in str(error):
-                return
-            raise self._translate(error) from error
+            self.command("FUNCTION", "LOAD", library.source(), retry_s=retry_s)
+        except LedgerError as error:
+            if "already exists" not in str(error):
+                raise
 
     def check_server(self) -> str:
         """Return the server's version after checking that it can keep a ledger.
@@ -129,7 +130,7 @@ class Connection:
         info = self.command("INFO", "everything", retry_s=0.0)
         version = str(info.get("valkey_version") or info.get("redis_version") or "0")
         compatible = str(info.get("redis_version", "0"))
-        if int(compatible.split(".")[0]) < 7:
+        if int(compatible.split(".", maxsplit=1)[0]) < 7:
             raise LedgerUnsafe(
                 f"the server at {self.address} is version {version}; Redis 7.0 or Valkey 7.2 is needed. "
                 "Upgrade it, or use tk.LocalCluster()"
@@ -147,8 +148,10 @@ class Connection:
     def _translate(self, error: redis.exceptions.RedisError) -> LedgerError:
         text = str(error)
         where = f"the server at {self.address}"
-        if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM" in text.split(" ")[0]:
-            return LedgerFull(f"{where} is out of memory; nothing was stored. Free memory or raise maxmemory, then retry")
+        if isinstance(error, redis.exceptions.OutOfMemoryError) or text.startswith("OOM"):
+            return LedgerFull(
+                f"{where} is out of memory; nothing was stored. Free memory or raise maxmemory, then retry"
+            )
         if isinstance(
             error, redis.exceptions.AuthenticationError | redis.exceptions.NoPermissionError
         ) or text.startswith(("WRONGPASS", "NOAUTH", "NOPERM")):
@@ -156,8 +159,9 @@ class Connection:
                 f"{where} refused these credentials or a right is missing ({_safe(text)}). "
                 "Check user and password in the ledger URL"
             )
-        if "CORRUPT" in text:
-            return LedgerCorrupt(f"{where}: a stored {text.split('CORRUPT', 1)[1].strip()[:40]} does not parse")
+        corrupt = _CORRUPT.search(text)
+        if corrupt is not None:
+            return LedgerCorrupt(f"{where}: key {corrupt[1]} does not parse: {corrupt[2]!r}")
         if _is_passing(error):
             return LedgerUnavailable(
                 f"{where} does not answer ({type(error).__name__}: {_safe(text)}). "

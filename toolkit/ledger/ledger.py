@@ -294,7 +294,7 @@ class Ledger:
 
     # ------------------------------------------------------------------ input
 
-    def create(
+    def create(  # noqa: PLR0913 - one argument a field of the head
         self, spec: RunSpec, *, function: bytes = b"", kwargs: bytes = b"", batch_size: int, auto: bool,
         max_workers: int, known_workers: int = 0,
     ) -> None:  # fmt: skip
@@ -421,7 +421,7 @@ class Ledger:
     def _revive(self, verb: str, run_id: str, indexes: Sequence[int]) -> int:
         done = 0
         for at in range(0, len(indexes), 1000):
-            state, n = self.connection.call(verb, keys.of_run(run_id), *indexes[at : at + 1000])
+            state, n = self.connection.call(verb, keys.of_run(run_id), os.urandom(8).hex(), *indexes[at : at + 1000])
             if state == b"norun":
                 raise _not_found(run_id)
             done += int(n)
@@ -492,8 +492,8 @@ def _parse_status(run_id: str, spec: RunSpec | None, answer: Any) -> RunStatus:
         raise LedgerCorrupt(f"run {run_id}: a counter of key head does not parse ({error})") from error
     return RunStatus(
         run_id=run_id, name=spec.name if spec else "", task=spec.task if spec else "", state=state,
-        closed=bool(closed), submitted=submitted, remaining=submitted - cursor if state is not RunState.CANCELLED else 0,
-        ready=ready, delayed=delayed, claimed=claimed, ok=ok, dead=dead, skipped=skipped, retried=retried,
+        closed=bool(closed), submitted=submitted, remaining=submitted - cursor, ready=ready,
+        delayed=delayed, claimed=claimed, ok=ok, dead=dead, skipped=skipped, retried=retried,
         batches=batches, active=int(active), known_workers=known, lost=lost, batch_size=batch_size or last_batch,
         auto=bool(auto), max_workers=max_workers, item_s=item_s, generation=generation, created_at=created / 1000,
         started_at=started / 1000, finished_at=finished / 1000, at=int(at) / 1000,

@@ -95,11 +95,12 @@ class PageCache:
                 table[start] = self._pages[start]
             else:
                 raise LedgerCorrupt(f"page {start} was asked for as known and is not")
+        ordered = sorted(table.items())  # the server names a page where a range first touches it
         items: list[Any] = []
         all_keys: list[Any] = []
         size = 0.0
         for a, b in ranges:
-            for start, (values, keys_, length) in table.items():
+            for start, (values, keys_, length) in ordered:
                 low, high = max(a, start), min(b, start + len(values))
                 if low < high:
                     items += values[low - start : high - start]
@@ -108,9 +109,8 @@ class PageCache:
                     size += length * (high - low) / len(values)
         if len(items) != sum(b - a for a, b in ranges):
             raise LedgerCorrupt(f"pages hold {len(items)} of the items of {ranges}")
-        if table:
-            last = max(table)
-            self._pages = {last: table[last]}
+        if ordered:
+            self._pages = dict(ordered[-1:])
         return items, all_keys or None, int(size)
 
 

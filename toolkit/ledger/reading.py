@@ -107,7 +107,7 @@ class Reader:
             values = codec.decode(blob) if blob else dict(_LOST)
             item, key = (values.pop("item"), values.pop("key")) if "item" in values else self.item(index)
             return DeadLetter(index=index, item=item, key=key, **values)
-        except (LedgerError, TypeError, ValueError) as error:
+        except (LedgerError, LookupError, TypeError, ValueError) as error:
             raise LedgerCorrupt(f"run {self.run_id}: key dead, field {index} does not parse ({error})") from error
 
     def item(self, index: int) -> tuple[Any, Any]:

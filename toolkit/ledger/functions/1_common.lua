@@ -10,9 +10,9 @@
 -- A range is the text a:b:att:sus:solo
 --   [a, b) item indexes; att attempts made so far; sus process deaths it is suspected of;
 --   solo 1 when it must not be gathered with other ranges.
--- A claim is the text off;asked;at;worker;active;range,range,...
+-- A claim is the text off;asked;at;worker;active;ok;retried;dead;range,range,...
 --   off items already committed from its start; asked batch size; at milliseconds; worker identity code;
---   active claims of the run at that moment, this one included.
+--   active claims of the run at that moment, this one included; ok, retried, dead among the committed ones.
 
 local CLOSED_KEPT = 4096      -- closed claim ids remembered, so that a repeated call finds its answer
 local GATHERED = 64           -- ready ranges in one claim at most
@@ -29,9 +29,15 @@ local function now_ms()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
+-- Ends the call: what `where` names does not parse. The door reads both parts (connection.py).
+local function corrupt(where, text)
+  error('CORRUPT <' .. where .. '> <' .. (string.gsub(string.sub(text, 1, 40), '[^%w:;,. -]', '?')) .. '>')
+end
+
 local function num(k, field)
   local v = redis.call('HGET', k.h, field)
-  return v and tonumber(v) or 0
+  if not v then return 0 end
+  return tonumber(v) or corrupt(k.h .. ', field ' .. field, v)
 end
 
 local function add(k, field, n)
@@ -42,19 +48,21 @@ local function range_text(a, b, att, sus, solo)
   return string.format('%d:%d:%d:%d:%d', a, b, att, sus, solo)
 end
 
-local function range_parse(s)
+local function range_parse(s, key)
   local a, b, att, sus, solo = string.match(s, '^(%d+):(%d+):(%d+):(%d+):(%d+)$')
-  if not a then error('CORRUPT range') end
+  if not a then corrupt(key, s) end
   return { a = tonumber(a), b = tonumber(b), att = tonumber(att), sus = tonumber(sus), solo = tonumber(solo) }
 end
 
-local function claim_parse(s)
-  local off, asked, at, who, active, rest = string.match(s, '^(%d+);(%d+);(%d+);(%d+);(%d+);(.+)$')
-  if not off then error('CORRUPT claim') end
+local function claim_parse(k, s)
+  local off, asked, at, who, active, ok, retried, dead, rest =
+    string.match(s, '^(%d+);(%d+);(%d+);(%d+);(%d+);(%d+);(%d+);(%d+);(.+)$')
+  if not off then corrupt(k.c, s) end
   local c = { off = tonumber(off), asked = tonumber(asked), at = tonumber(at), who = tonumber(who),
-              active = tonumber(active), ranges = {}, total = 0, rest = rest }
+              active = tonumber(active), ok = tonumber(ok), retried = tonumber(retried), dead = tonumber(dead),
+              ranges = {}, total = 0, rest = rest }
   for r in string.gmatch(rest, '[^,]+') do
-    local g = range_parse(r)
+    local g = range_parse(r, k.c)
     c.ranges[#c.ranges + 1] = g
     c.total = c.total + g.b - g.a
   end
@@ -62,7 +70,8 @@ local function claim_parse(s)
 end
 
 local function claim_store(k, id, c)
-  redis.call('HSET', k.c, id, string.format('%d;%d;%d;%d;%d;', c.off, c.asked, c.at, c.who, c.active) .. c.rest)
+  redis.call('HSET', k.c, id, string.format('%d;%d;%d;%d;%d;%d;%d;%d;', c.off, c.asked, c.at, c.who, c.active,
+    c.ok, c.retried, c.dead) .. c.rest)
 end
 
 -- The parts of a claim's ranges from offset `off` on.
@@ -86,8 +95,7 @@ local function event(k, kind, detail)
 end
 
 local function available(k)
-  local v = redis.call('HMGET', k.h, 'submitted', 'cursor', 'ready')
-  return tonumber(v[1]) - tonumber(v[2]) + tonumber(v[3])
+  return num(k, 'submitted') - num(k, 'cursor') + num(k, 'ready')
 end
 
 -- Back to the ready list, or to the delayed set when `delay` milliseconds are given.

@@ -9,7 +9,7 @@ local function create(K, A)
     'state', 'running', 'closed', 0, 'submitted', 0, 'cursor', 0, 'ready', 0, 'delayed', 0, 'claimed', 0,
     'ok', 0, 'dead', 0, 'skipped', 0, 'retried', 0, 'batches', 0, 'rows', 0, 'lost', 0, 'generation', 0,
     'finals', 0, 'last_batch', 0, 'item_s', '0', 'created_at', now_ms(), 'started_at', 0, 'finished_at', 0,
-    'swept_at', 0, 'workers_n', 0)
+    'swept_at', now_ms(), 'workers_n', 0)
   event(k, 'created', '')
   return 'ok'
 end

@@ -18,34 +18,50 @@ local function batch_limit(k, want, floor, left, active)
   return math.max(1, math.min(size, taper)), size
 end
 
+-- Starts of the pages that a range touches.
+local function page_starts(k, r)
+  local first = redis.call('ZREVRANGEBYSCORE', k.pi, string.format('%d', r.a), '-inf', 'LIMIT', 0, 1)[1]
+  if not first then corrupt(k.pi, string.format('no page for item %d', r.a)) end
+  return redis.call('ZRANGEBYSCORE', k.pi, first, '(' .. string.format('%d', r.b))
+end
+
+-- Ranges from the left of the ready list -> ranges, items, bytes of their pages, whether nothing may join them.
 local function take_ready(k, limit)
-  local taken, n = {}, 0
-  while n < limit and #taken < GATHERED do
-    local s = redis.call('LINDEX', k.q, 0)
-    if not s then break end
-    local r = range_parse(s)
-    local alone = r.sus > 0 or r.solo > 0
+  local taken, n, bytes, seen, full, rest = {}, 0, 0, {}, false, nil
+  for _, s in ipairs(redis.call('LRANGE', k.q, 0, math.min(limit, GATHERED) - 1)) do
+    if n >= limit or full then break end
+    local r = range_parse(s, k.q)
+    local alone, more = r.sus > 0 or r.solo > 0, bytes
     if alone and n > 0 then break end
-    redis.call('LPOP', k.q)
-    add(k, 'ready', -(r.b - r.a))
+    for _, start in ipairs(page_starts(k, r)) do
+      if not seen[start] then more = more + redis.call('HSTRLEN', k.p, start) end
+      seen[start] = true
+    end
+    full = alone or more > CLAIM_BYTES
+    if n > 0 and full then break end
+    bytes = more
     if r.b - r.a > limit - n then
-      give_back(k, { a = r.a + limit - n, b = r.b, att = r.att, sus = r.sus, solo = r.solo }, 0, true)
-      r.b = r.a + limit - n
+      rest = { a = r.a + limit - n, b = r.b, att = r.att, sus = r.sus, solo = r.solo }
+      r.b = rest.a
     end
     taken[#taken + 1] = r
     n = n + r.b - r.a
-    if alone then return taken, n, true end
   end
-  return taken, n, false
+  -- everything is parsed; writes from here on
+  if #taken > 0 then
+    redis.call('LTRIM', k.q, #taken, -1)
+    add(k, 'ready', -n - (rest and rest.b - rest.a or 0))
+    if rest then give_back(k, rest, 0, true) end
+  end
+  return taken, n, bytes, full
 end
 
--- Next items from the cursor, cut where their pages would exceed one answer.
-local function take_fresh(k, limit)
+-- Next items from the cursor, cut where their pages, beside the `bytes` taken already, would exceed one answer.
+local function take_fresh(k, limit, bytes)
   local v = redis.call('HMGET', k.h, 'cursor', 'submitted')
   local a, hw = tonumber(v[1]), tonumber(v[2])
   if a >= hw or limit < 1 then return nil end
   local b = math.min(hw, a + limit)
-  local bytes = 0
   for _, start in ipairs(redis.call('ZRANGEBYSCORE', k.pi, '(' .. string.format('%d', a), '(' .. string.format('%d', b))) do
     bytes = bytes + redis.call('HSTRLEN', k.p, start)
     if bytes > CLAIM_BYTES then b = tonumber(start) break end
@@ -57,17 +73,14 @@ end
 local function pages_of(k, c, have)
   local out, seen = {}, {}
   for _, r in ipairs(ranges_from(c, c.off)) do
-    local first = redis.call('ZREVRANGEBYSCORE', k.pi, string.format('%d', r.a), '-inf', 'LIMIT', 0, 1)[1]
-    if not first then error('CORRUPT page_index') end
-    local starts = redis.call('ZRANGEBYSCORE', k.pi, first, '(' .. string.format('%d', r.b))
-    for _, start in ipairs(starts) do
+    for _, start in ipairs(page_starts(k, r)) do
       if not seen[start] then
         seen[start] = true
         out[#out + 1] = tonumber(start)
         if start == have then
           out[#out + 1] = '' out[#out + 1] = ''
         else
-          out[#out + 1] = redis.call('HGET', k.p, start) or error('CORRUPT pages')
+          out[#out + 1] = redis.call('HGET', k.p, start) or corrupt(k.p .. ', field ' .. start, 'missing')
           out[#out + 1] = redis.call('HGET', k.p, 'k' .. start) or ''
         end
       end
@@ -103,7 +116,7 @@ local function do_claim(k, A, i)
   local state = redis.call('HGET', k.h, 'state')
   if not state then return { 'norun', 0 } end
   local old = redis.call('HGET', k.c, id)
-  if old then return claim_answer(k, claim_parse(old), have, 0) end
+  if old then return claim_answer(k, claim_parse(k, old), have, 0) end
   if redis.call('ZSCORE', k.z, id) then return { 'gone', 0 } end
   if A[i + 5] ~= '' then redis.call('ZREM', k.t, A[i + 5]) end
   if state ~= 'running' then return { state, 0 } end
@@ -111,16 +124,16 @@ local function do_claim(k, A, i)
   if left <= 0 then return { 'empty', num(k, 'delayed') } end
   if cap > 0 and active >= cap then return { 'busy', left } end
   local limit, asked = batch_limit(k, want, floor, left, active)
-  local taken, n, alone = take_ready(k, limit)
-  if not alone and n < limit then
-    local fresh = take_fresh(k, limit - n)
+  local taken, n, bytes, full = take_ready(k, limit)
+  if not full and n < limit then
+    local fresh = take_fresh(k, limit - n, bytes)
     if fresh then taken[#taken + 1] = fresh n = n + fresh.b - fresh.a end
   end
   local parts = {}
   for j, r in ipairs(taken) do parts[j] = range_text(r.a, r.b, r.att, r.sus, r.solo) end
   local t = now_ms()
   local c = { off = 0, asked = asked, at = t, who = worker_code(k, A[i + 1]), active = active + 1,
-              ranges = taken, total = n, rest = table.concat(parts, ',') }
+              ok = 0, retried = 0, dead = 0, ranges = taken, total = n, rest = table.concat(parts, ',') }
   claim_store(k, id, c)
   redis.call('ZADD', k.l, t + num(k, 'lease_ms'), id)
   add(k, 'claimed', n)

@@ -27,7 +27,7 @@ local function commit(K, A)
     local score = redis.call('ZSCORE', k.z, id)
     if score and tonumber(score) % 2 == 1 then answer = 'ok' end
   else
-    local c = claim_parse(stored)
+    local c = claim_parse(k, stored)
     if from == c.off and upto >= from and upto <= c.total then
       local failed, previous = {}, from - 1
       for j = 0, nfail - 1 do
@@ -44,10 +44,13 @@ local function commit(K, A)
         local n = r.b - r.a
         while f[at] and f[at].pos < base + n do
           local index, g = r.a + f[at].pos - base, f[at]
-          if g.kind == 'dead' then bury(k, index, g.blob)
+          if g.kind == 'dead' then
+            bury(k, index, g.blob)
+            c.dead = c.dead + 1
           else
             local charge = g.kind == 'retry' and 1 or 0
-            if charge == 1 then add(k, 'retried', 1) end
+            add(k, 'retried', charge)
+            c.retried = c.retried + charge
             give_back(k, { a = index, b = index + 1, att = r.att + charge, sus = r.sus, solo = 0 }, g.delay)
           end
           at = at + 1
@@ -55,6 +58,7 @@ local function commit(K, A)
         base = base + n
       end
       add(k, 'ok', upto - from - nfail)
+      c.ok = c.ok + upto - from - nfail
       if A[8] ~= '' then redis.call('RPUSH', k.o, A[8]) end
       add(k, 'claimed', -(upto - from))
       c.off = upto

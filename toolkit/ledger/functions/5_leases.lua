@@ -12,24 +12,23 @@ local function renew(K, A)
   return out
 end
 
--- struct layout of a metric row, generated from records.METRIC_FIELDS
-local function cut_row(c, outcome_at, dead)
-  local left = c.total - c.off
+-- The metric row of a batch whose process died: all its items, and how those that it had committed ended.
+-- struct layout generated from records.METRIC_FIELDS
+local function cut_row(c, outcome_at)
   local att = 0
   for _, r in ipairs(c.ranges) do att = math.max(att, r.att + 1) end
   return struct.pack('__ROW_FORMAT__', c.who, __FLAG_CUT_OFF__, __OUTCOME_LOST__, __CATEGORY_LOST__, att, c.active, 0,
-    c.asked, left, 0, 0, dead, 0, 0, c.ranges[1].a, c.at / 1000, (outcome_at - c.at) / 1000, 0, 0, 0 / 0,
+    c.asked, c.total, c.ok, c.retried, c.dead, 0, 0, c.ranges[1].a, c.at / 1000, (outcome_at - c.at) / 1000, 0, 0, 0 / 0,
     0, 0, 0, 0, 0, 0, 0, 0)
 end
 
 local function lose(k, id, blamed, limit, blob)
   local stored = redis.call('HGET', k.c, id)
   if not stored then redis.call('ZREM', k.l, id) return 0 end
-  local c = claim_parse(stored)
+  local c = claim_parse(k, stored)
   local left = c.total - c.off
   close_claim(k, id, c, 0)
   add(k, 'lost', 1)
-  local dead = 0
   if blamed < c.off or blamed >= c.total then blamed = nil end
   if left == 1 then blamed = c.off end
   if blamed then
@@ -43,7 +42,7 @@ local function lose(k, id, blamed, limit, blob)
           parts[#parts + 1] = { a = a, b = bad, att = r.att, sus = 0, solo = 0 }
           if r.sus + 1 >= limit then
             bury(k, bad, blob)
-            dead = 1
+            c.dead = c.dead + 1
             event(k, 'item_dead', string.format('%d worker_lost', bad))
           else
             parts[#parts + 1] = { a = bad, b = bad + 1, att = r.att + 1, sus = r.sus + 1, solo = 1 }
@@ -59,7 +58,7 @@ local function lose(k, id, blamed, limit, blob)
   elseif left > 1 then
     give_back_halves(k, ranges_from(c, c.off), left, 0)
   end
-  row_append(k, cut_row(c, now_ms(), dead))
+  row_append(k, cut_row(c, now_ms()))
   event(k, 'worker_lost', string.format('%d items', left))
   return 1
 end
@@ -90,7 +89,7 @@ local function sweep(K, A)
     expired = expired + lose(k, id, -1, num(k, 'max_suspect') + 2, '')
   end
   for _, s in ipairs(redis.call('ZRANGEBYSCORE', k.d, 0, t, 'LIMIT', 0, 1000)) do
-    local r = range_parse(s)
+    local r = range_parse(s, k.d)
     redis.call('ZREM', k.d, s)
     add(k, 'delayed', -(r.b - r.a))
     give_back(k, r, 0, false)

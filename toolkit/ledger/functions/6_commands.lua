@@ -13,26 +13,34 @@ local function steer(K, A)
   return settle(k)
 end
 
--- update batch_size auto max_workers detail ('' leaves a value alone) -> state
+-- update batch_size auto max_workers detail ('' leaves a value alone) -> state; an event only where one changed
 local function update(K, A)
   local k = open_keys(K)
   local state = redis.call('HGET', k.h, 'state')
   if not state then return 'norun' end
-  if A[1] ~= '' then redis.call('HSET', k.h, 'batch_size', A[1]) end
-  if A[2] ~= '' then redis.call('HSET', k.h, 'auto', A[2]) end
-  if A[3] ~= '' then redis.call('HSET', k.h, 'max_workers', A[3]) end
-  event(k, 'updated', A[4])
+  local changed = false
+  for j, field in ipairs({ 'batch_size', 'auto', 'max_workers' }) do
+    if A[j] ~= '' and redis.call('HGET', k.h, field) ~= A[j] then
+      redis.call('HSET', k.h, field, A[j])
+      changed = true
+    end
+  end
+  if changed then event(k, 'updated', A[4]) end
   return state
 end
 
--- retry_dead index... -> {state, number sent back}; drop_dead index... -> {state, number dropped}
+-- retry_dead call index... -> {state, number sent back}; drop_dead call index... -> {state, number dropped}
+--   call: random id of the call; a repeated one gets its answer again, though the items may be dead once more
 local function revive(K, A, back)
   local k = open_keys(K)
   local state = redis.call('HGET', k.h, 'state')
   if not state then return { 'norun', 0 } end
   if back and (state == 'cancelling' or state == 'cancelled') then return { state, 0 } end
+  local call, done = string.match(redis.call('HGET', k.h, 'revived') or '', '^(%x+):(%d+)$')
+  if call == A[1] then return { state, tonumber(done) } end
   local n = 0
-  for _, index in ipairs(A) do
+  for j = 2, #A do
+    local index = A[j]
     if redis.call('HDEL', k.x, index) == 1 then
       n = n + 1
       add(k, 'dead', -1)
@@ -47,7 +55,10 @@ local function revive(K, A, back)
       for _, key in ipairs(keys_of(k)) do redis.call('PERSIST', key) end
     end
   end
-  if n > 0 then event(k, back and 'retry_dead' or 'drop_dead', string.format('%d', n)) end
+  if n > 0 then
+    redis.call('HSET', k.h, 'revived', string.format('%s:%d', A[1], n))
+    event(k, back and 'retry_dead' or 'drop_dead', string.format('%d', n))
+  end
   return { redis.call('HGET', k.h, 'state'), n }
 end
 

@@ -1,0 +1,101 @@
+# make demo    the whole tool on real data, on this machine, in a few minutes
+# make test    what CI runs: lint, types, imports, every test
+# make lab     the notebooks, in JupyterLab
+# make check   only lint, types and imports
+# make bench   how fast it is on this machine
+# make clean   remove everything that make made
+#
+# Needs make and a Python from 3.11 to 3.13, nothing else. All is installed into .venv from pinned, hash-checked
+# requirements: by uv where it is on PATH, else by pip. PYTHON=python3.12 picks the Python of a new .venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON := python3.13 python3.12 python3.11 python3
+UV := $(shell command -v uv 2>/dev/null)
+
+# The full installation has all that the demo needs, so the demo uses it where it is there.
+DEV := $(VENV)/.installed-dev
+DEMO := $(if $(wildcard $(DEV)),$(DEV),$(VENV)/.installed-demo)
+
+# The pins decide alone. A caller's indexes, links, proxies and certificates stay; his constraints and places do not.
+PINNED := env -u UV_CONSTRAINT -u UV_OVERRIDE -u UV_EXCLUDE_NEWER -u PIP_TARGET -u PIP_PREFIX -u PIP_ROOT \
+	-u PYTHONPATH -u PYTHONHOME PIP_CONSTRAINT=/dev/null PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
+	UV_PYTHON_DOWNLOADS=never
+ifdef UV
+INSTALL := $(PINNED) $(UV) pip install --quiet --python $(BIN)/python
+else
+INSTALL := $(PINNED) $(BIN)/python -m pip install --quiet --quiet --progress-bar off
+endif
+
+SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+
+.PHONY: help demo test check lab bench clean requirements
+
+help:
+	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
+
+demo: $(DEMO)
+	@$(BIN)/python -m toolkit.demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
+
+lab: $(DEV)
+	$(BIN)/jupyter lab notebooks
+
+bench: $(DEV)
+	$(BIN)/python -m pytest tests/benchmarks -s
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find toolkit tests notebooks -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is written last: an installation that failed or was interrupted is done again, and then puts every package
+# anew, because one of them may be half there.
+$(VENV)/.installed-%: requirements-%.txt pyproject.toml toolkit/_version.py
+	@rm -f $(VENV)/.installed-*
+	@$(call environment)
+	@echo "Installing requirements-$*.txt into $(VENV)$(if $(UV), with uv,: a minute or two, with uv on PATH seconds) ..."
+	@touch $(VENV)/.installing
+	@$(INSTALL) $(if $(wildcard $(VENV)/.installing),--force-reinstall) --require-hashes --only-binary :all: -r $<
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@rm $(VENV)/.installing && touch $@
+
+# An environment that works stays. One without a suitable Python, or whose making was interrupted, is made anew.
+define environment
+set -e; \
+if $(BIN)/python -c '$(SUITS)' 2>/dev/null; then \
+	if [ -n "$(UV)" ] || $(BIN)/python -m pip --version >/dev/null 2>&1; then exit 0; fi; \
+	if $(PINNED) $(BIN)/python -m ensurepip >/dev/null 2>&1; then exit 0; fi; \
+fi; \
+for candidate in $(PYTHON); do \
+	$$candidate -c '$(if $(UV),,import ensurepip, venv; )$(SUITS)' 2>/dev/null || continue; \
+	echo "Making $(VENV) with $$($$candidate --version) ..."; \
+	if [ -n "$(UV)" ]; then \
+		exec $(PINNED) $(UV) venv --quiet --clear --python "$$($$candidate -c 'import sys; print(sys.executable)')" $(VENV); \
+	else \
+		exec $(PINNED) $$candidate -m venv --clear $(VENV); \
+	fi; \
+done; \
+echo "No Python from 3.11 to 3.13$(if $(UV),, with its venv module (Debian: apt install python3-venv)) among: $(PYTHON)." >&2; \
+echo "Install one, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
+exit 1
+endef
+
+# Pin what pyproject.toml asks for; UPGRADE=--upgrade takes newer releases too. The files name no index, so they install
+# from whichever the reader uses.
+COMPILE = $(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --group build \
+	--no-emit-index-url --no-annotate --custom-compile-command "make requirements"
+
+requirements:
+ifndef UV
+	$(error make requirements needs uv on PATH: pip install uv)
+endif
+	$(COMPILE) $(UPGRADE) --extra all --extra dev -o requirements-dev.txt
+	$(COMPILE) --upgrade --extra cluster --extra tuning --extra demo --constraint requirements-dev.txt -o requirements-demo.txt

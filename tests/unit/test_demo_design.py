@@ -1,0 +1,118 @@
+"""The demo's small parts: settings, tables, arguments, verdicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from toolkit.demo.design import Setting, alternate, studies, worker_counts
+from toolkit.demo.flow import Options
+from toolkit.demo.grid import Judged
+from toolkit.demo.record import anonymous
+from toolkit.demo.table import seconds, text_table
+from toolkit.errors import InvalidInput
+
+MODEL = Path("model")
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4, 64])
+def test_worker_counts_differ_and_stay_small(cores):
+    counts = worker_counts(cores)
+    assert counts[0] == 1
+    assert sorted(set(counts)) == list(counts)
+    assert counts[-1] <= 9
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("n_items", [100, 400, 1_500, 26_000])
+def test_the_designed_set_tells_batch_cost_from_item_cost_and_contention(n_items, quick):
+    for study in studies(range(n_items), MODEL, 2, quick=quick):
+        sizes = {setting.batch_size for setting in study.settings}
+        assert len(set(study.settings)) == len(study.settings) == (4 if quick else 8)
+        assert max(sizes) >= 4 * min(sizes)
+        assert 5 * max(sizes) <= n_items
+        assert {s.workers for s in study.settings} >= {1, 2}
+        assert len(set(study.grid)) == 12
+        assert study.most_workers <= 3
+
+
+def test_too_few_items_are_refused():
+    with pytest.raises(InvalidInput, match="100"):
+        studies(range(99), MODEL, 2)
+
+
+def test_studies_alternate():
+    plan = studies(range(1_000), MODEL, 2)
+    pairs = alternate(plan)
+    assert len(pairs) == sum(len(study.settings) for study in plan)
+    assert [study.label for study, _ in pairs[:4]] == ["find_mentions", "classify_paragraphs"] * 2
+
+
+def test_a_table_aligns_numbers_right_and_text_left():
+    rows = [{"task": "a", "n": 5, "s": 0.12345}, {"task": "long", "n": 12_000, "s": None}]
+    assert text_table(rows, ["task", "n", "s"]).splitlines() == [
+        "  task       n      s",
+        "  ----  ------  -----",
+        "  a          5  0.123",
+        "  long  12,000",
+    ]
+
+
+def test_an_empty_table_has_its_header():
+    assert text_table([], ["task", "n"]).splitlines() == ["  task  n", "  ----  -"]
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0821, "82 ms"), (3.416, "3.42 s")])
+def test_seconds(value, text):
+    assert seconds(value) == text
+
+
+def judged(**changes) -> Judged:
+    facts = {
+        "task": "t", "best": Setting(100, 2), "best_s": 1.0, "recommended": Setting(90, 2), "predicted_s": 1.0,
+        "low_s": 0.9, "high_s": 1.15, "measured_s": 1.05,
+    }  # fmt: skip
+    return Judged(**(facts | changes))
+
+
+def test_the_goal_is_met():
+    assert judged().met
+    assert judged().regret == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"best_s": 0.9},
+        {"measured_s": 1.09, "high_s": 1.08},
+        {"measured_s": 0.89},
+        {"high_s": 1.25},
+    ],
+    ids=["slow", "above", "below", "wide"],
+)
+def test_the_goal_is_missed(changes):
+    assert not judged(**changes).met
+    assert judged(**changes).row()["goal"] == "MISSED"
+
+
+def test_recorded_metrics_name_no_machine():
+    frame = pd.DataFrame(
+        {
+            "host": pd.Categorical(["box.example", "box.example"]),
+            "node": pd.Categorical(["local-1@box", "local-1@box"]),
+            "worker": pd.Categorical(["local-1@box/12", "local-1@box/13"]),
+            "items": [1, 2],
+        }
+    )
+    changed = anonymous(frame)
+    assert changed.drop(columns="items").to_numpy().tolist() == [
+        ["host", "node", "worker-1"],
+        ["host", "node", "worker-2"],
+    ]
+    assert frame["host"].iloc[0] == "box.example"
+
+
+def test_options_have_the_documented_defaults():
+    assert Options() == Options(quick=False, grid=False, items=None, report=Path("report.html"), record=None)

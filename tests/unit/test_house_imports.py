@@ -1,0 +1,101 @@
+"""Rooms: imports between them go down only, and importing the package is cheap."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "toolkit"
+HEAVY = ("IPython", "celery", "ipywidgets", "kombu", "matplotlib", "numpy", "pandas", "redis", "scipy", "sklearn")
+
+# Which rooms may load a heavy package when they are imported; everywhere else the import stands inside a function.
+AT_MODULE_LEVEL = {
+    "IPython": {"notebook"},
+    "celery": {"transport", "cluster"},
+    "ipywidgets": {"notebook"},
+    "kombu": {"transport", "cluster"},
+    "matplotlib": {"notebook"},
+    "numpy": {"frames", "tuning", "notebook", "demo"},
+    "pandas": {"frames", "tuning", "notebook", "demo"},
+    "redis": {"ledger", "cluster"},
+    "scipy": {"tuning"},
+    "sklearn": {"tuning"},
+}
+
+
+def module_level_imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Top-level packages that importing a module loads, with their lines; not those for types or inside functions."""
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.partition(".")[0], node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").partition(".")[0], node.lineno
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+
+
+def test_imports_between_rooms_go_down_only(capfd: pytest.CaptureFixture[str]):
+    """The contracts stand in pyproject.toml."""
+    answer = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
+    assert answer == 0, capfd.readouterr().out
+
+
+def test_heavy_packages_are_imported_where_they_are_used():
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for package, line in module_level_imports(ast.parse(path.read_text())):
+            if package in HEAVY and room not in AT_MODULE_LEVEL.get(package, set()):
+                found.append(f"{path.relative_to(ROOT)}:{line} imports {package} when it is loaded")
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import pandas as pd", {"pandas"}),
+        ("try:\n    from redis.client import Redis\nexcept ImportError:\n    pass", {"redis"}),
+        ("class A:\n    import numpy", {"numpy"}),
+        ("def f():\n    import numpy", set()),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import pandas", {"typing"}),
+    ],
+)
+def test_the_search_tells_what_is_loaded_from_what_is_not(source: str, expected: set[str]):
+    assert {package for package, _ in module_level_imports(ast.parse(source))} == expected
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Heavy packages in a fresh interpreter after `statement`."""
+    program = f"import sys\n{statement}\nprint(*(name for name in {HEAVY!r} if name in sys.modules))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.split())
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert loaded_by("import toolkit") == set()
+
+
+def test_looking_around_loads_nothing_heavy():
+    """Completion in a notebook asks for the names, the version and the errors."""
+    assert loaded_by("import toolkit; dir(toolkit); toolkit.__version__; toolkit.errors.RunFailed") == set()
+
+
+def test_naming_a_task_loads_nothing_heavy():
+    """A module of tasks is imported by every worker, and by whatever else the user has."""
+    assert loaded_by("import toolkit as tk\n@tk.task\ndef double(x): return 2 * x") == set()
+
+
+def test_registering_renderers_loads_no_drawing():
+    assert not loaded_by("from toolkit import notebook; notebook.register()") & {"IPython", "ipywidgets", "matplotlib"}

@@ -1,0 +1,5 @@
+"""The same verbs from a shell: ``toolkit doctor``, ``toolkit runs``, ``toolkit status``, …"""
+
+from toolkit.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,125 @@
+"""Why nothing moves: checks from the server to one run, each with what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from toolkit._version import PROTOCOL, __version__
+from toolkit.errors import LedgerError, LedgerUnsafe, RunNotFound
+from toolkit.ledger import Ledger, Reader, Registry
+from toolkit.records import NodeInfo, RunSpec, RunState, RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One result of a check.
+
+    Attributes
+    ----------
+    level : str
+        ``ok``, ``note``, ``warning`` or ``problem``.
+    text : str
+        What was found, and what to do about it.
+    """
+
+    level: str
+    text: str
+
+
+def examine(ledger: Ledger, registry: Registry, run_id: str | None = None, queue: str | None = None) -> Iterator[Finding]:
+    """Yield findings about the server, the nodes, the queues, and unfinished runs (or just `run_id`).
+
+    Parameters
+    ----------
+    run_id : str, optional
+        Look at one run only.
+    queue : str, optional
+        Queue that a new run of this client would use.
+    """
+    try:
+        version = ledger.connection.check_server()
+        yield Finding("ok", f"server {ledger.connection.address} answers, version {version}, keeps what it is given")
+    except LedgerUnsafe as error:
+        yield Finding("problem", str(error))
+    except LedgerError as error:
+        yield Finding("problem", str(error))
+        return
+    nodes = registry.nodes(alive_only=False)
+    alive = {n.node for n in registry.nodes()}
+    yield from _about_nodes(nodes, alive)
+    living = [n for n in nodes if n.node in alive]
+    if queue is not None and run_id is None:
+        yield from _about_queue(queue, living)
+    if run_id is not None:
+        spec = ledger.spec(run_id)
+        yield from _about_run(ledger, spec, ledger.status(run_id, spec), living)
+        return
+    unfinished = 0
+    for name in registry.queues():
+        for listed, _ in registry.active_runs(name):
+            try:
+                spec = ledger.spec(listed)
+                status = ledger.status(listed, spec)
+            except RunNotFound:
+                continue
+            except LedgerError as error:
+                yield Finding("problem", f"run {listed}: {error}")
+                continue
+            unfinished += not status.state.final
+            yield from _about_run(ledger, spec, status, living)
+    if not unfinished:
+        yield Finding("note", "no run is unfinished")
+
+
+def _about_nodes(nodes: list[NodeInfo], alive: set[str]) -> Iterator[Finding]:
+    if not alive:
+        yield Finding(
+            "problem",
+            "no node is alive: nobody takes tickets. Start one (celery -A yourapp worker, beside tk.install), or use "
+            "tk.LocalCluster()",
+        )
+    for node in nodes:
+        if node.node not in alive:
+            yield Finding("warning", f"node {node.node} (pid {node.pid} on {node.host}) has not reported lately: it died or hangs")
+        elif node.protocol != PROTOCOL or node.toolkit_version.split(".")[:2] != __version__.split(".")[:2]:
+            yield Finding(
+                "warning",
+                f"node {node.node} has version {node.toolkit_version}, this client {__version__}: it declines this "
+                "client's runs. Install the same minor version on both",
+            )
+        else:
+            yield Finding(
+                "ok", f"node {node.node}: {node.busy} of {node.workers} workers busy, queues {', '.join(node.queues)}"
+            )
+
+
+def _about_queue(queue: str, nodes: list[NodeInfo]) -> Iterator[Finding]:
+    if not any(queue in n.queues for n in nodes):
+        yield Finding("problem", f"nobody listens to queue {queue!r}: start a node with -Q {queue}, or pass queue=...")
+
+
+def _about_run(ledger: Ledger, spec: RunSpec, status: RunStatus, nodes: list[NodeInfo]) -> Iterator[Finding]:
+    run = f"run {spec.run_id} ({spec.task})"
+    if status.state.final:
+        yield Finding("ok", f"{run} is {status.state}: {status.ok} ok, {status.dead} dead letters, {status.skipped} skipped")
+        return
+    yield from _about_queue(spec.queue, nodes)
+    if spec.kind == "celery" and nodes and not any(spec.task in n.tasks for n in nodes):
+        yield Finding("problem", f"{run}: no node that is alive knows the task; restart them with its module imported")
+    if spec.kind == "function" and nodes and not any(n.functions for n in nodes):
+        yield Finding("problem", f"{run}: its function is shipped by value, and no node has a function key")
+    declined = [f["detail"] for _, f in Reader(ledger.connection, spec.run_id).events() if f.get("event") == "declined"]
+    if declined:
+        yield Finding("warning", f"{run}: declined {len(declined)} times, last by {declined[-1]}")
+    if status.state is RunState.PAUSED:
+        yield Finding("note", f"{run} is paused; run.resume() goes on")
+    elif not status.closed:
+        yield Finding("note", f"{run}: its input is not complete, {status.submitted:,} items so far; is the client still submitting?")
+    elif status.active:
+        yield Finding("ok", f"{run}: {status.active} batches are being executed, {status.done:,}/{status.submitted:,} items done")
+    elif status.delayed and not status.remaining + status.ready:
+        yield Finding("note", f"{run}: {status.delayed:,} items wait for their next attempt")
+    elif nodes:
+        busy = sum(n.busy for n in nodes)
+        yield Finding("warning", f"{run}: {status.remaining + status.ready:,} items wait, {busy} workers are busy elsewhere")

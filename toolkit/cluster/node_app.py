@@ -1,0 +1,73 @@
+"""The Celery application of a LocalCluster's node: ``celery -A toolkit.cluster.node_app worker``.
+
+It belongs to the state directory in ``TOOLKIT_STATE_DIR`` and to the Python environment that runs it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+from typing import Any
+
+from celery import signals
+
+from toolkit.cluster.layout import StateDir, broker_url, node_key, queue_name, socket_address
+from toolkit.cluster.leases import NodeKeepAlive
+from toolkit.errors import ClusterError
+from toolkit.settings import Settings
+from toolkit.transport import install, make_app
+
+GRACE_S = 30.0  # how long batches may go on once the guard has died
+
+_state = StateDir(Settings.from_env().state_dir)
+_key = node_key()
+_socket = _state.server().get("socket")
+if not _socket:
+    raise ClusterError(f"no local cluster runs in {_state.path}; nodes are started by LocalCluster, not by hand")
+_keep_alive = NodeKeepAlive(_state.leases)
+
+app = make_app(broker_url(_state, _socket), queue_name(_key))
+install(
+    app,
+    socket_address(_state, _socket),
+    function_key_file=_state.function_key_file,
+    allow_imports=True,
+    keep_alive=_keep_alive,
+)
+
+
+def _watch_guard() -> None:
+    """Wait for the end of standard input, whose other end the guard holds and never writes to; then end the node."""
+    while not select.select([0], [], [], 1.0)[0]:
+        _keep_alive.lapse()
+    signal.setitimer(signal.ITIMER_REAL, GRACE_S)  # its signal ends the process, if nothing else does
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _die_with_node(node: int) -> None:
+    """Make the kernel kill this worker when the node's main process dies; it could not commit anything any more."""
+    if os.getppid() != node:
+        return  # a process that a task forked: not ours to kill
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != node:  # it died between fork and here
+        os._exit(1)
+
+
+def _before_fork(**_: Any) -> None:
+    node = os.getpid()
+    if sys.platform.startswith("linux"):
+        os.register_at_fork(after_in_child=lambda: _die_with_node(node))
+
+
+def _after_fork(**_: Any) -> None:
+    _state.node_file(_key, "ready").write_text(str(os.getpid()), encoding="ascii")
+    threading.Thread(target=_watch_guard, name="toolkit-guard-watch", daemon=True).start()
+
+
+signals.worker_init.connect(_before_fork)
+signals.worker_ready.connect(_after_fork)

@@ -1,0 +1,215 @@
+"""The demo from beginning to end: measure a few settings, learn, recommend, try the recommendation."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import toolkit as tk
+from toolkit.demo import summary
+from toolkit.demo.design import Setting, Study, alternate, studies
+from toolkit.demo.eras import ensure_model, model_dir
+from toolkit.demo.grid import evaluate
+from toolkit.demo.measure import Measured, measure
+from toolkit.demo.record import record, require_pyarrow
+from toolkit.demo.table import seconds, text_table, workers_text
+from toolkit.demo.texts import paragraphs
+from toolkit.notebook import write_report
+
+if TYPE_CHECKING:
+    from toolkit.client import Client
+    from toolkit.tuning import Recommendation, Recommender
+
+QUICK_ITEMS = 1_500
+"""Paragraphs of a quick demo."""
+
+WARM_UP = "warm-up"
+"""Tag of the runs that only warm the workers up."""
+
+WARM_UP_ITEMS = 60
+"""Items of such a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asked for.
+
+    Attributes
+    ----------
+    quick : bool
+        Fewer items and settings, for tests.
+    grid : bool
+        Also compare the recommendation with a measured grid.
+    items : int or None
+        How many paragraphs; None takes all, or `QUICK_ITEMS`.
+    report : pathlib.Path
+        Where the report goes.
+    record : pathlib.Path or None
+        Directory for the metrics as Parquet.
+    """
+
+    quick: bool = False
+    grid: bool = False
+    items: int | None = None
+    report: Path = Path("report.html")
+    record: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Advised:
+    """A recommendation, and what it took when it was run.
+
+    Attributes
+    ----------
+    study : Study
+        For which task and items.
+    recommendation : Recommendation
+        Made before the measurement.
+    measured : Measured
+        The run with the recommended setting.
+    """
+
+    study: Study
+    recommendation: Recommendation
+    measured: Measured
+
+    @property
+    def interval_s(self) -> tuple[float, float]:
+        """Interval of the makespan, seconds."""
+        low, high = self.recommendation.intervals["makespan_s"]
+        return float(low), float(high)
+
+    @property
+    def inside(self) -> bool:
+        """Whether the measured makespan is in its interval."""
+        low, high = self.interval_s
+        return low <= self.measured.makespan_s <= high
+
+
+def say(text: str) -> None:
+    """Print one line, at once."""
+    print(text, flush=True)
+
+
+def run_demo(options: Options) -> bool:
+    """Run the demo, printing as it goes.
+
+    Returns
+    -------
+    bool
+        False when a goal of the grid was missed, else True.
+
+    Raises
+    ------
+    MissingDependency
+        An extra is not installed.
+    ClusterError, LedgerError, RunError, TuningError
+        The cluster does not start, a run fails, or there is too little to learn from.
+    """
+    if options.record is not None:
+        require_pyarrow()
+    items = paragraphs(options.items or (QUICK_ITEMS if options.quick else None))
+    years = [item["year"] for item in items]
+    say(f"{len(items):,} paragraphs of State of the Union messages, {min(years)} to {max(years)}.")
+    if not model_dir().is_dir():
+        say("Training the text model of the second task (once, about 10 s) ...")
+    plan = studies(items, ensure_model(), os.cpu_count() or 1, quick=options.quick)
+    with tk.Client() as client, _enough_workers(client, max(study.most_workers for study in plan)):
+        return _run(client, plan, options)
+
+
+def _run(client: Client, plan: list[Study], options: Options) -> bool:
+    session = secrets.token_hex(4)
+    _warm_up(client, plan)
+    measured = _measure_design(client, plan, session)
+    frame = client.metrics(tags={"demo": session})
+    say(f"\nrun.metrics(): {len(frame):,} rows, one per batch, and {frame.shape[1]} columns. By setting:")
+    say(text_table(summary.cells(frame, measured), summary.CELL_COLUMNS))
+
+    model = tk.Recommender().fit(frame)
+    advised = [one for study in plan if (one := _try_advice(client, model, study, session)) is not None]
+    met = len(advised) == len(plan)
+    if options.grid:
+        met = evaluate(client, [(one.study, one.recommendation) for one in advised], session, say) and met
+
+    history = client.metrics(tags={"demo": session})
+    for one in advised[-1:]:
+        written = write_report(
+            options.report, frame=history, model=model, recommendation=one.recommendation,
+            measured=one.measured.makespan_s, title=f"Demo: {one.study.label}",
+        )  # fmt: skip
+        say(f"\nReport: {written}")
+    if options.record is not None:
+        runs = client.runs()
+        mine = runs[runs["run_id"].isin(history["run_id"].unique())].reset_index(drop=True)
+        for path in record(options.record, history, mine):
+            say(f"Recorded: {path}")
+    return met or not options.grid
+
+
+def _warm_up(client: Client, plan: Sequence[Study]) -> None:
+    """Let the workers import what they need, so that no measured run pays for it."""
+    say("\nWarming the workers up ...")
+    for study in plan:
+        few = replace(study, items=study.items[:WARM_UP_ITEMS])
+        measure(client, few, Setting(1, study.most_workers), WARM_UP)
+
+
+def _measure_design(client: Client, plan: Sequence[Study], session: str) -> list[Measured]:
+    pairs = alternate(plan)
+    say(f"Measuring {len(pairs)} settings:")
+    measured = []
+    for number, (study, setting) in enumerate(pairs, start=1):
+        one = measure(client, study, setting, session)
+        measured.append(one)
+        say(
+            f"  {number:2d}/{len(pairs)}  {study.label:<19}  batch size {setting.batch_size:>5,}, "
+            f"{workers_text(setting.workers)}: {seconds(one.makespan_s):>7}, {one.rate:>7,.0f} items/s"
+        )
+    return measured
+
+
+def _try_advice(client: Client, model: Recommender, study: Study, session: str) -> Advised | None:
+    """Ask for the best setting, run it, and print what was said and what happened."""
+    advice = model.recommend(task=study.task.name, n_items=len(study.items), max_workers=study.most_workers)
+    say(f"\n{study.label}, {len(study.items):,} items")
+    if advice.refused:
+        say(f"  no recommendation: {advice.refused}")
+        return None
+    low, high = advice.intervals["makespan_s"]
+    say(f"  recommended: batch size {advice.batch_size:,} with {workers_text(advice.workers)}")
+    for reason in advice.reasons:
+        say(f"    {reason}")
+    one = Advised(study, advice, measure(client, study, Setting(advice.batch_size, advice.workers), session))
+    error = one.measured.makespan_s / advice.makespan_s - 1
+    say(
+        f"  predicted {seconds(advice.makespan_s)} (90 % interval {seconds(low)} to {seconds(high)}, "
+        f"{advice.coverage_method}), measured {seconds(one.measured.makespan_s)}: "
+        f"{'inside' if one.inside else 'OUTSIDE'} the interval, {error:+.1%}"
+    )
+    say(summary.outcome(study, client.get_run(one.measured.run_id).results()))
+    return one
+
+
+@contextmanager
+def _enough_workers(client: Client, wanted: int) -> Iterator[None]:
+    """Have at least `wanted` workers on a LocalCluster meanwhile; another deployment is taken as it is."""
+    cluster = client.cluster
+    before = cluster.workers if cluster is not None else wanted
+    if cluster is None or before >= wanted:
+        if cluster is not None:
+            cluster.wait_ready()
+        yield
+        return
+    say(f"Scaling the local cluster from {workers_text(before)} to {wanted}; back at the end.")
+    cluster.scale(wanted)
+    try:
+        cluster.wait_ready()
+        yield
+    finally:
+        cluster.scale(before)

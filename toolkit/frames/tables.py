@@ -1,0 +1,118 @@
+"""Runs, items, workers, dead letters and events as frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from toolkit.frames import schema
+from toolkit.records import CATEGORIES, DeadLetter, NodeInfo, RunSpec, RunState, RunStatus
+
+
+def runs_frame(runs: Sequence[tuple[RunSpec, RunStatus]]) -> pd.DataFrame:
+    """One row per run."""
+    values = {
+        name: [getattr(status, name) for _, status in runs]
+        for name in (
+            "run_id", "name", "task", "submitted", "ok", "dead", "skipped", "retried", "batches", "lost", "batch_size",
+            "auto", "max_workers", "known_workers", "created_at", "started_at", "finished_at", "item_s",
+        )
+    }  # fmt: skip
+    values["state"] = [str(status.state) for _, status in runs]
+    values["makespan_s"] = [s.finished_at - s.started_at if s.finished_at and s.started_at else np.nan for _, s in runs]
+    for name in ("priority", "queue", "code_version"):
+        values[name] = [getattr(spec, name) for spec, _ in runs]
+    values["tags"] = [json.dumps(dict(spec.tags), sort_keys=True, ensure_ascii=False) for spec, _ in runs]
+    return schema.build(schema.RUNS, values, len(runs))
+
+
+def items_frame(
+    run_id: str, submitted: int, ok_ranges: Sequence[tuple[int, int]], dead: Mapping[int, DeadLetter], state: str,
+    keys: Sequence[object] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """One row per item of a run.
+
+    Parameters
+    ----------
+    run_id : str
+        The run.
+    submitted : int
+        Its items.
+    ok_ranges : sequence of (start, stop)
+        Items that ended ok.
+    dead : mapping of int to DeadLetter
+        Dead letters by index.
+    state : str
+        State of the run: in a cancelled one, or a finished one, what ended neither way was skipped.
+    keys : sequence, optional
+        The user's keys.
+    """
+    codes = np.full(submitted, schema.ITEM_STATES.index("pending"), dtype="int8")
+    if RunState(state).final:
+        codes[:] = schema.ITEM_STATES.index("skipped")
+    for a, b in ok_ranges:
+        codes[a:b] = schema.ITEM_STATES.index("ok")
+    attempts = pd.array([pd.NA] * submitted, dtype="Int64")
+    categories = np.zeros(submitted, dtype="int8")
+    types = np.full(submitted, None, dtype=object)
+    for index, letter in dead.items():
+        codes[index] = schema.ITEM_STATES.index("dead")
+        attempts[index] = letter.attempts
+        categories[index] = CATEGORIES.index(letter.category) if letter.category in CATEGORIES else -1
+        types[index] = letter.error_type
+    values = {
+        "run_id": run_id,
+        "index": np.arange(submitted, dtype="int64"),
+        "key": keys,
+        "state": pd.Categorical.from_codes(codes, categories=pd.Index(schema.ITEM_STATES, dtype=object)),
+        "attempts": attempts,
+        "error_category": pd.Categorical.from_codes(categories, categories=pd.Index(CATEGORIES, dtype=object)),
+        "error_type": types,
+    }
+    return schema.build(schema.ITEMS, values, submitted)
+
+
+def workers_frame(nodes: Sequence[NodeInfo]) -> pd.DataFrame:
+    """One row per node."""
+    names = ("node", "host", "pid", "workers", "busy", "toolkit_version", "protocol", "python", "functions")
+    values = {name: [getattr(n, name) for n in nodes] for name in (*names, "started_at", "seen_at")}
+    values["queues"] = [",".join(n.queues) for n in nodes]
+    values["n_tasks"] = [len(n.tasks) for n in nodes]
+    return schema.build(schema.WORKERS, values, len(nodes))
+
+
+def dead_letters_frame(run_id: str, task: str, letters: Sequence[DeadLetter]) -> pd.DataFrame:
+    """One row per dead letter."""
+    names = ("index", "key", "category", "error_type", "message", "attempts", "worker", "logs", "item", "at")
+    values: dict[str, object] = {name: [getattr(x, name) for x in letters] for name in names}
+    values["traceback"] = [x.traceback_text for x in letters]
+    values |= {"run_id": run_id, "task": task}
+    return schema.build(schema.DEAD_LETTERS, values, len(letters))
+
+
+def concat_dead_letters(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Stack dead letters of several runs."""
+    return schema.concat(schema.DEAD_LETTERS, frames)
+
+
+def events_frame(run_id: str, events: Sequence[tuple[str, Mapping[str, str]]]) -> pd.DataFrame:
+    """One row per event.
+
+    Parameters
+    ----------
+    events : sequence of (id, fields)
+        As the stream holds them; the id starts with milliseconds since the epoch.
+    """
+    values: dict[str, object] = {
+        "run_id": run_id,
+        "event_id": [event_id for event_id, _ in events],
+        "at": [int(event_id.split("-")[0]) / 1000 for event_id, _ in events],
+        "event": [fields.get("event", "") for _, fields in events],
+        "detail": [fields.get("detail", "") for _, fields in events],
+    }
+    for name in ("submitted", "ok", "dead", "retried"):
+        values[name] = [int(fields[name]) if fields.get(name, "").isdigit() else pd.NA for _, fields in events]
+    return schema.build(schema.EVENTS, values, len(events))

@@ -1,0 +1,111 @@
+"""The notebook room: draws runs, recommendations and reports. It holds no logic and asks no server by itself.
+
+==============  ==================================================================================
+`escape`        the one place where foreign text is made harmless
+`format`        numbers as people read them
+`view`          what a run looks like at one moment, as plain records
+`leaves`        pieces of markup made of a view
+`html`          static summaries, which survive saving and reopening
+`panel`         the live panel: widgets that show the pieces, and one thread per run that refreshes them
+`progress`      the progress bar in a terminal
+`heat`          the map of predicted makespans, as values and as an HTML table
+`theme`, `svg`  colours and figures; a figure as inline SVG
+`plots`         display objects of a recommendation; `timeline`: display objects of what was measured
+`report`        the self-contained HTML report
+==============  ==================================================================================
+
+Importing this package loads neither ipywidgets nor matplotlib; each view loads what it draws with when it is called.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from toolkit import renderers
+
+if TYPE_CHECKING:
+    from toolkit.notebook.html import recommendation_html, run_html
+    from toolkit.notebook.panel import RunPanel
+    from toolkit.notebook.plots import MakespanMap, PredictedVsMeasured, ThroughputPlot
+    from toolkit.notebook.progress import ProgressBar
+    from toolkit.notebook.report import write_report
+    from toolkit.notebook.timeline import TimeBreakdown, Timeline
+
+_HOMES: Final = {
+    "MakespanMap": "plots",
+    "PredictedVsMeasured": "plots",
+    "ProgressBar": "progress",
+    "RunPanel": "panel",
+    "ThroughputPlot": "plots",
+    "TimeBreakdown": "timeline",
+    "Timeline": "timeline",
+    "recommendation_html": "html",
+    "run_html": "html",
+    "write_report": "report",
+}
+
+__all__ = [
+    "MakespanMap",
+    "PredictedVsMeasured",
+    "ProgressBar",
+    "RunPanel",
+    "ThroughputPlot",
+    "TimeBreakdown",
+    "Timeline",
+    "recommendation_html",
+    "register",
+    "run_html",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def register() -> None:
+    """Register this room's renderers; cheap, because each imports its drawing library only when it is called."""
+    renderers.register("run_display", _run_display)
+    renderers.register("run_html", _run_html)
+    renderers.register("recommendation_html", _recommendation_html)
+    renderers.register("report", _report)
+    renderers.register("progress", _progress)
+
+
+def _run_display(run: Any) -> None:
+    from toolkit.notebook.panel import run_display
+
+    run_display(run)
+
+
+def _run_html(run: Any) -> str:
+    from toolkit.notebook.html import run_html
+
+    return run_html(run)
+
+
+def _recommendation_html(recommendation: Any) -> str:
+    from toolkit.notebook.html import recommendation_html
+
+    return recommendation_html(recommendation)
+
+
+def _report(path: str | Path, **parts: Any) -> Path:
+    from toolkit.notebook.report import write_report
+
+    return write_report(path, **parts)
+
+
+def _progress(stream: TextIO) -> ProgressBar:
+    from toolkit.notebook.progress import ProgressBar
+    from toolkit.settings import Settings
+
+    return ProgressBar(stream, silent=not Settings.from_env().progress)

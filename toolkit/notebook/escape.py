@@ -1,0 +1,62 @@
+"""The one place where foreign text is made harmless.
+
+Task names, errors, hosts, file names and column names are written by other people. Whatever a view shows goes through
+one of three doors, one per output: `html` for markup, `plain` for terminals and logs, `figure` for text inside a
+plot.
+"""
+
+from __future__ import annotations
+
+import html as _html
+import re
+from typing import Any, Final
+
+LIMIT: Final = 300
+"""Characters shown of one value, unless told otherwise."""
+
+# Control characters, line and paragraph separators, surrogates that no encoder takes, the two code points that XML
+# forbids, and the marks that reorder a line: they would let a name draw over its neighbours or break the document.
+_UNSAFE: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u2028\u2029\u200b-\u200f\u202a-\u202e\u2060-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
+)
+_SPACE: Final = re.compile(r"[\t\r\n\v\f\u2028\u2029]+")
+
+
+def plain(value: Any, limit: int = LIMIT) -> str:
+    """Return `value` as one line of printable text of at most `limit` characters.
+
+    Line breaks and tabs become a space, other control and bidirectional characters the replacement character, so
+    that no terminal sequence survives. A value whose ``str`` raises is named by its type.
+    """
+    try:
+        text = value if isinstance(value, str) else str(value)
+    except Exception:  # noqa: BLE001 - a hostile or broken __str__ must not take the view down
+        text = f"<{type(value).__name__}>"
+    # Cut before cleaning: a traceback of many megabytes costs no more than a short one.
+    cut = len(text) > limit
+    text = _UNSAFE.sub("\ufffd", _SPACE.sub(" ", text[:limit]))
+    return text[: max(0, limit - 1)] + "…" if cut else text
+
+
+def html(value: Any, limit: int = LIMIT) -> str:
+    """Return `value` as text that is safe inside an element and inside a quoted attribute."""
+    return _html.escape(plain(value, limit), quote=True)
+
+
+def figure(value: Any, limit: int = 60) -> str:
+    r"""Return `value` as text for a plot: dollar signs are shown, not read as mathematics.
+
+    matplotlib would parse ``$…$`` in any label, and raise on text that is no formula.
+    """
+    return plain(value, limit).replace("$", r"\$")
+
+
+def block(value: Any, limit: int = 8000) -> str:
+    """Return `value` as markup for a ``pre`` element: like `html`, with its line breaks kept.
+
+    Of a longer text the end is kept, because a traceback says at its end what went wrong.
+    """
+    text = value if isinstance(value, str) else plain(value, limit)
+    cut = len(text) > limit
+    lines = re.split(r"\r\n|[\n\r\v\f\u2028\u2029]", text[-limit:] if cut else text)
+    return ("…\n" if cut else "") + "\n".join(html(line.replace("\t", "    "), limit) for line in lines)

@@ -1,0 +1,141 @@
+"""Numbers as people read them: pure functions from plain values to short text.
+
+Every function takes NaN and None and answers with `UNKNOWN`; none raises on a number.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Final
+
+UNKNOWN: Final = "–"
+"""What stands where a number is not known."""
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration in seconds with the two units that matter, for example ``3 min 05 s``."""
+    if seconds is None or not math.isfinite(seconds):
+        return UNKNOWN
+    if seconds < 0:
+        return f"-{duration(-seconds)}"
+    if seconds == 0:
+        return "0 s"
+    if seconds < 0.9995e-3:
+        return f"{seconds * 1e6:.3g} µs"
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def count(value: float | None) -> str:
+    """Return a whole number with separators, for example ``12,345``."""
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    return f"{round(value):,}"
+
+
+def quantity(count_: int, singular: str, plural: str = "") -> str:
+    """Return a count with its noun, for example ``1 worker`` or ``2 workers``."""
+    return f"{count(count_)} {singular if count_ == 1 else plural or singular + 's'}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number with `digits` significant digits and no exponent up to 10¹⁵."""
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if size >= 15 or size < -5:
+        return f"{value:.{digits - 1}e}"
+    decimals = max(0, digits - 1 - size)
+    text = f"{round(value, digits - 1 - size):,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def percent(part: float | None) -> str:
+    """Return a share of 1 as a percentage, for example ``42 %``."""
+    if part is None or not math.isfinite(part):
+        return UNKNOWN
+    value = 100 * part
+    return f"{value:.1f} %" if 0 < abs(value) < 9.95 and abs(value - round(value)) > 0.05 else f"{value:,.0f} %"
+
+
+def progress(done: int, total: int) -> str:
+    """Return how much of a whole is done; 0 % and 100 % are said only when exact."""
+    if total <= 0:
+        return UNKNOWN
+    if done >= total:
+        return "100 %"
+    if 0 < done * 100 < total:
+        return "<1 %"
+    return f"{done * 100 // total} %"
+
+
+def rate(per_second: float | None, noun: str = "items") -> str:
+    """Return a throughput per second, or per minute or hour when that reads better."""
+    if per_second is None or not _known(per_second):
+        return UNKNOWN
+    if per_second == 0 or per_second >= 0.5:
+        return f"{number(per_second)} {noun}/s"
+    if per_second >= 0.5 / 60:
+        return f"{number(per_second * 60)} {noun}/min"
+    return f"{number(per_second * 3600)} {noun}/h"
+
+
+def size(value: float | None) -> str:
+    """Return a number of bytes in binary units, for example ``1.2 MiB``."""
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    amount = float(value)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(amount) < 1000:
+            return f"{number(amount)} {unit}"
+        amount /= 1024
+    return f"{number(amount)} TiB"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Return a range of seconds; the unit is said once where both ends share it."""
+    first, second = duration(low), duration(high)
+    if first == second:
+        return second
+    head, _, unit = first.rpartition(" ")
+    if head and unit == second.rpartition(" ")[2] and " " not in head and second.count(" ") == 1:
+        return f"{head}–{second}"
+    return f"{first} – {second}"
+
+
+def _utc(at: float | None, pattern: str) -> str:
+    if at is None or not at or not _known(at):
+        return UNKNOWN
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime(pattern)
+    except (OverflowError, OSError, ValueError):  # a moment outside the calendar, from a corrupt row
+        return UNKNOWN
+
+
+def clock(at: float | None) -> str:
+    """Return a moment, in seconds since the epoch, as ``14:03:22 UTC``."""
+    return _utc(at, "%H:%M:%S UTC")
+
+
+def moment(at: float | None) -> str:
+    """Return a moment, in seconds since the epoch, as ``2026-11-23 14:03:22 UTC``."""
+    return _utc(at, "%Y-%m-%d %H:%M:%S UTC")

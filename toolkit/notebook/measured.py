@@ -1,0 +1,170 @@
+"""What was measured, condensed: from a metrics frame of any length to a few records that tables and plots show.
+
+Everything is grouped in pandas before a record is made, so a million batches cost a second and a report stays small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STEADY: Final = 0.8
+"""Share of a run's items that one batch size must have for the run to count as a measurement of that size."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRun:
+    """One run of a metrics frame.
+
+    Attributes
+    ----------
+    run_id, task, name : str
+        Which run.
+    batch_size : int
+        The batch size, before tapering, under which most of its items were executed.
+    steady : bool
+        That size has at least `STEADY` of the items.
+    workers : int
+        Most batches at a time.
+    batches, items, failed : int
+        Batches executed, items that ended well, items that failed (retried or dead).
+    started_at : float
+        Seconds since the epoch of its first claim.
+    makespan_s : float
+        Seconds from its first claim to the end of its last batch.
+    busy : float
+        Share of `workers` times `makespan_s` that was spent in batches.
+    """
+
+    run_id: str
+    task: str
+    name: str
+    batch_size: int
+    steady: bool
+    workers: int
+    batches: int
+    items: int
+    failed: int
+    started_at: float
+    makespan_s: float
+    busy: float
+
+    @property
+    def rate(self) -> float:
+        """Items that ended well per second."""
+        return self.items / self.makespan_s if self.makespan_s > 0 else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredSetting:
+    """All steady runs of one batch size and worker count.
+
+    Attributes
+    ----------
+    batch_size, workers : int
+        The setting.
+    runs, items : int
+        Runs with it, and their items.
+    rate, rate_low, rate_high : float
+        Median and quartiles over the runs of items per second.
+    item_s : float
+        Median over the runs of worker seconds per item, in batches.
+    """
+
+    batch_size: int
+    workers: int
+    runs: int
+    items: int
+    rate: float
+    rate_low: float
+    rate_high: float
+    item_s: float
+
+
+def spent_s(frame: pd.DataFrame) -> pd.Series:
+    """Return the seconds that each batch took its worker: decoding, user code and storing."""
+    return frame["service_s"].fillna(0.0) + frame["decode_s"].fillna(0.0) + frame["store_s"].fillna(0.0)
+
+
+def epoch_s(moments: pd.Series) -> pd.Series:
+    """Return moments as float seconds since the epoch."""
+    return moments.dt.tz_convert(None).to_numpy(dtype="datetime64[us]").astype("int64") / 1e6  # type: ignore[no-any-return]
+
+
+def measured_runs(frame: pd.DataFrame) -> tuple[MeasuredRun, ...]:
+    """Return one record per run of a metrics frame, the latest first."""
+    if frame.empty:
+        return ()
+    spent = spent_s(frame)
+    start = epoch_s(frame["claimed_at"])
+    table = frame.assign(spent_s=spent, start_s=start, end_s=start + spent.to_numpy())
+    runs = table.groupby("run_id", observed=True).agg(
+        task=("task", "first"),
+        name=("name", "first"),
+        workers=("active_claims", "max"),
+        batches=("batch", "size"),
+        ok=("ok", "sum"),
+        items=("items", "sum"),
+        failed=("failed", "sum"),
+        spent_s=("spent_s", "sum"),
+        start_s=("start_s", "min"),
+        end_s=("end_s", "max"),
+    )
+    sizes = table.groupby(["run_id", "batch_size"], observed=True)["items"].sum().reset_index()
+    leading = sizes.sort_values("items", kind="stable").drop_duplicates("run_id", keep="last")
+    most = {
+        str(run_id): (int(size), int(items))
+        for run_id, size, items in zip(leading["run_id"], leading["batch_size"], leading["items"], strict=True)
+    }
+    found = []
+    for run_id, row in runs.sort_values("start_s", ascending=False).iterrows():
+        makespan = float(row["end_s"] - row["start_s"])
+        workers = max(1, int(row["workers"]))
+        batch_size, items = most[str(run_id)]
+        found.append(
+            MeasuredRun(
+                run_id=str(run_id),
+                task=str(row["task"]),
+                name=str(row["name"]),
+                batch_size=batch_size,
+                steady=bool(items >= STEADY * row["items"]),
+                workers=workers,
+                batches=int(row["batches"]),
+                items=int(row["ok"]),
+                failed=int(row["failed"]),
+                started_at=float(row["start_s"]),
+                makespan_s=makespan,
+                busy=min(1.0, float(row["spent_s"]) / (workers * makespan)) if makespan > 0 else float("nan"),
+            )
+        )
+    return tuple(found)
+
+
+def measured_settings(runs: tuple[MeasuredRun, ...]) -> tuple[MeasuredSetting, ...]:
+    """Return one record per batch size and worker count of the steady runs, by workers and size."""
+    groups: dict[tuple[int, int], list[MeasuredRun]] = {}
+    for run in runs:
+        if run.steady and run.makespan_s > 0:
+            groups.setdefault((run.workers, run.batch_size), []).append(run)
+    found = []
+    for (workers, batch_size), members in sorted(groups.items()):
+        low, middle, high = np.quantile([m.rate for m in members], [0.25, 0.5, 0.75])
+        cost = [m.busy * m.workers * m.makespan_s / m.items for m in members if m.items]
+        found.append(
+            MeasuredSetting(
+                batch_size=batch_size,
+                workers=workers,
+                runs=len(members),
+                items=sum(m.items for m in members),
+                rate=float(middle),
+                rate_low=float(low),
+                rate_high=float(high),
+                item_s=float(np.median(cost)) if cost else float("nan"),
+            )
+        )
+    return tuple(found)

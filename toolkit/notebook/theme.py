@@ -1,0 +1,153 @@
+"""How every figure looks, and what every figure can do: colours, axes, and the base of the display objects.
+
+Only matplotlib's object API is used: pyplot keeps global state, and its windows, that a library must leave alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import textwrap
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+
+from matplotlib.figure import Figure
+
+from toolkit.notebook import escape
+from toolkit.notebook.svg import inline_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito, "Color Universal Design" (2008): distinct to every kind of colour vision. Each also differs in
+# lightness or hatch from its neighbours in a figure, so a print in grey can be read.
+BLUE: Final = "#0072b2"
+SKY: Final = "#56b4e9"
+GREEN: Final = "#009e73"
+ORANGE: Final = "#e69f00"
+VERMILLION: Final = "#d55e00"
+PURPLE: Final = "#cc79a7"
+
+INK: Final = "#1b1f24"
+"""Text, axes and marks; becomes the text colour of the page where a figure is inlined."""
+
+GRID: Final = "#d3d7dc"
+"""Lines behind the data."""
+
+PAPER: Final = "#fefefe"
+"""The ground; becomes the ground of the page where a figure is inlined."""
+
+_WIDTH: Final = 7.6
+
+
+def new_axes(height: float) -> tuple[Figure, Axes]:
+    """Return a figure of the usual width and of `height` inches with one pair of axes, outside of pyplot."""
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def dress(axes: Axes, finding: str, x_label: str, y_label: str, grid: str = "y") -> None:
+    """Give axes their title, which states the finding, their labels, and the common look."""
+    axes.set_title(
+        "\n".join(textwrap.wrap(finding, 84)), loc="left", fontsize=10.5, color=INK, fontweight="bold", pad=9
+    )
+    axes.set_xlabel(x_label, fontsize=9, color=INK)
+    axes.set_ylabel(y_label, fontsize=9, color=INK)
+    axes.tick_params(colors=INK, labelsize=8.5, length=3)
+    axes.patch.set_alpha(0.0)
+    for side, spine in axes.spines.items():
+        spine.set_color(INK)
+        spine.set_visible(side in ("left", "bottom"))
+    axes.set_axisbelow(True)
+    if grid:
+        axes.grid(visible=True, axis=grid, color=GRID, linewidth=0.6)  # type: ignore[arg-type]  # one of x, y, both
+
+
+def legend(axes: Axes, columns: int = 4) -> None:
+    """Add the legend below the axes, where it hides no data."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure: Any = axes.figure
+        box = figure.legend(handles, labels, loc="outside lower left", ncols=columns, fontsize=8.5, frameon=False)
+        for text in box.get_texts():
+            text.set_color(INK)
+
+
+def empty(axes: Axes, why: str) -> None:
+    """Say in an empty figure why there is nothing to see."""
+    axes.text(0.5, 0.5, why, ha="center", va="center", fontsize=10, color=INK, transform=axes.transAxes)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+class Display:
+    """Base of the display objects: data attributes, `plot`, and pictures of it.
+
+    A subclass holds plain values, says its `finding` and its `caption`, and draws itself on axes.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        Where `plot` drew last; set by `plot`.
+    """
+
+    height: ClassVar[float] = 3.4
+    ax_: Axes
+    figure_: Any
+
+    def finding(self) -> str:
+        """Return what the figure shows, in one sentence without a full stop; it is the title."""
+        raise NotImplementedError
+
+    def caption(self) -> str:
+        """Return what a reader who does not see the figure has to know; it is the alternative text."""
+        raise NotImplementedError
+
+    def draw(self, axes: Axes) -> None:
+        """Draw on `axes`."""
+        raise NotImplementedError
+
+    def plot(self, ax: Axes | None = None) -> Self:
+        """Draw on `ax`, or on new axes of a figure outside of pyplot.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw.
+
+        Returns
+        -------
+        Display
+            The object itself, with `ax_` and `figure_` set.
+        """
+        axes = new_axes(self.height)[1] if ax is None else ax
+        self.draw(axes)
+        self.ax_, self.figure_ = axes, axes.figure
+        return self
+
+    def figure(self) -> Figure:
+        """Return a new figure of its own."""
+        figure, axes = new_axes(self.height)
+        self.draw(axes)
+        return figure
+
+    def png(self, dpi: int = 144) -> bytes:
+        """Return the figure as PNG on white, legible on a dark page as well."""
+        buffer = io.BytesIO()
+        self.figure().savefig(buffer, format="png", dpi=dpi, facecolor="#ffffff")
+        return buffer.getvalue()
+
+    def svg(self, ident: str) -> str:
+        """Return the figure as inline SVG whose ids begin with `ident`; its text takes the colour of the page."""
+        return inline_svg(self.figure(), ident, title=self.finding(), description=self.caption())
+
+    def _repr_html_(self) -> str:
+        # An image element with a data address survives the sanitiser of an untrusted notebook; inline SVG does not.
+        picture = base64.b64encode(self.png()).decode("ascii")
+        words = escape.html(self.caption(), 2000)
+        return (
+            f'<div style="max-width:760px"><img alt="{words}" style="width:100%" src="data:image/png;base64,{picture}">'
+            f'<div style="font-size:12px;opacity:.8">{words}</div></div>'
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.finding()}>"

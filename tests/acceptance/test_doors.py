@@ -31,6 +31,18 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.Compl
     )
 
 
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel as pip would, in a process of its own, with what is installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    result = run(
+        sys.executable, "-c", f"from hatchling.build import build_wheel; build_wheel({str(folder)!r})", cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr
+    [built] = folder.glob("*.whl")
+    return built
+
+
 # --------------------------------------------------------------------------- make
 
 
@@ -46,7 +58,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(checkout / "no-links"), "MAKEFLAGS": "", "MAKELEVEL": ""}
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(checkout / "links"), "MAKEFLAGS": "", "MAKELEVEL": ""}
     return run("make", "UV=", f"PYTHON={sys.executable}", *arguments, cwd=checkout, **offline)
 
 
@@ -88,7 +100,7 @@ def test_make_passes_over_a_python_that_does_not_work(checkout: Path):
 
 
 def test_a_failed_installation_is_tried_again(checkout: Path):
-    """Given an index without the packages, when make fails, then it leaves no stamp and does not believe itself next time."""
+    """Given an index without the packages, when make fails, then it leaves no stamp and tries once more."""
     (checkout / "requirements-demo.txt").write_text("no-such-package==1.0 --hash=sha256:" + "0" * 64 + "\n")
     for _ in range(2):
         result = make(checkout, "demo")
@@ -97,11 +109,15 @@ def test_a_failed_installation_is_tried_again(checkout: Path):
         assert stamps(checkout) == []
 
 
-def test_a_pin_without_its_hash_is_refused(checkout: Path):
-    (checkout / "requirements-demo.txt").write_text("no-such-package==1.0\n")
+@pytest.mark.parametrize("digest", ["", " --hash=sha256:" + "0" * 64], ids=["no-hash", "wrong-hash"])
+def test_a_package_that_does_not_match_its_pin_is_refused(checkout: Path, wheel: Path, digest: str):
+    (checkout / "requirements-demo.txt").write_text(f"batch-analytics-toolkit=={toolkit.__version__}{digest}\n")
+    shutil.copytree(wheel.parent, checkout / "links")
+
     result = make(checkout, "demo")
+
     assert result.returncode != 0
-    assert "hash" in result.stderr
+    assert "hash" in result.stderr.lower()
     assert stamps(checkout) == []
 
 
@@ -116,18 +132,6 @@ def test_a_full_installation_serves_the_demo(checkout: Path):
 
 
 # --------------------------------------------------------------------------- pip
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel as pip would, in a process of its own, with what is installed."""
-    folder = tmp_path_factory.mktemp("wheel")
-    result = run(
-        sys.executable, "-c", f"from hatchling.build import build_wheel; build_wheel({str(folder)!r})", cwd=ROOT
-    )
-    assert result.returncode == 0, result.stderr
-    [built] = folder.glob("*.whl")
-    return built
 
 
 def test_the_wheel_has_all_of_the_package_and_nothing_else(wheel: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from toolkit.tuning import Recommendation
+
+logger = logging.getLogger(__name__)
 
 
 class Client:
@@ -193,7 +196,10 @@ class Client:
             run_inline(self._ledger, spec, described.task, encoded_kwargs)
             self._registry.deactivate(spec.queue, spec.run_id)
         elif size.auto:
-            self._plan(spec)
+            try:
+                self._plan(spec)
+            except Exception:  # the items are submitted: a plan that fails must not look like a failed submission
+                logger.exception("run %s: not planned, its workers size the batches by themselves", spec.run_id)
         return run
 
     def _plan(self, spec: RunSpec) -> None:

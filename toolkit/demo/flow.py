@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 import toolkit as tk
 from toolkit.demo import summary
 from toolkit.demo.design import Setting, Study, alternate, studies
@@ -90,6 +92,19 @@ class Advised:
         low, high = self.interval_s
         return low <= self.measured.makespan_s <= high
 
+    def trial(self) -> pd.DataFrame:
+        """One row for the report: the prediction and what came of it, seconds."""
+        low, high = self.interval_s
+        row = {
+            "batch_size": self.recommendation.batch_size,
+            "workers": self.recommendation.workers,
+            "predicted_s": self.recommendation.makespan_s,
+            "low_s": low,
+            "high_s": high,
+            "measured_s": self.measured.makespan_s,
+        }
+        return pd.DataFrame([row])
+
 
 def say(text: str) -> None:
     """Print one line, at once."""
@@ -138,12 +153,9 @@ def _run(client: Client, plan: list[Study], options: Options) -> bool:
         met = evaluate(client, [(one.study, one.recommendation) for one in advised], session, say) and met
 
     history = client.metrics(tags={"demo": session})
-    for one in advised[-1:]:
-        written = write_report(
-            options.report, frame=history, model=model, recommendation=one.recommendation,
-            measured=one.measured.makespan_s, title=f"Demo: {one.study.label}",
-        )  # fmt: skip
-        say(f"\nReport: {written}")
+    say("")
+    for one in advised:
+        say(f"Report on {one.study.label}: {_report(one, options.report, history, model)}")
     if options.record is not None:
         runs = client.runs()
         mine = runs[runs["run_id"].isin(history["run_id"].unique())].reset_index(drop=True)
@@ -194,6 +206,20 @@ def _try_advice(client: Client, model: Recommender, study: Study, session: str) 
     )
     say(summary.outcome(study, client.get_run(one.measured.run_id).results()))
     return one
+
+
+def _report(one: Advised, path: Path, history: pd.DataFrame, model: Recommender) -> Path:
+    """Write the report on one task; that on the batched one, where sizes matter most, has the plain name."""
+    if not one.study.task.batched:
+        path = path.with_stem(f"{path.stem}-{one.study.label}")
+    return write_report(
+        path,
+        frame=history,
+        model=model,
+        recommendation=one.recommendation,
+        measured=one.trial(),
+        title=f"Batch tuning of {one.study.label}",
+    )
 
 
 @contextmanager

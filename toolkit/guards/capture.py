@@ -139,6 +139,7 @@ class _Switchboard:
         self._active: list[Capture] = []
         self._routers = {"stdout": _Router("stdout"), "stderr": _Router("stderr")}
         self._factory: _RecordFactory = logging.LogRecord
+        self._hooked = False
 
     def add(self, capture: Capture) -> None:
         with self._lock:
@@ -167,17 +168,22 @@ class _Switchboard:
     def _install(self) -> None:
         for name, router in self._routers.items():
             stream = getattr(sys, name)
-            if stream is not router:  # a router that user code put there itself keeps what it stands for
-                router.original = stream
+            # User code may have kept a router and put it there itself.
+            router.original = stream if stream is not router else getattr(sys, f"__{name}__")
             setattr(sys, name, router)
-        self._factory = logging.getLogRecordFactory()
-        logging.setLogRecordFactory(self._make_record)
+        if not self._hooked:
+            self._factory = logging.getLogRecordFactory()
+            logging.setLogRecordFactory(self._make_record)
+            self._hooked = True
 
     def _restore(self) -> None:
         for name, router in self._routers.items():
             setattr(sys, name, router.original)
             router.original = None
-        logging.setLogRecordFactory(self._factory)
+        # User code may have set a factory around this one: then this one stays where it is, and does nothing.
+        if logging.getLogRecordFactory() == self._make_record:
+            logging.setLogRecordFactory(self._factory)
+            self._hooked = False
 
     def _make_record(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         record = self._factory(*args, **kwargs)

@@ -84,7 +84,7 @@ class RunPanel:
             description="Cancel",
             icon="stop",
             tooltip="Cancel the run: nothing more is started, batches on a worker end",
-            layout=w.Layout(width="auto", margin="6px 0 0 0"),
+            layout=w.Layout(width="auto", align_self="flex-start", margin="8px 0 0 0"),
         )
         box = w.Layout(border="1px solid #8888", padding="10px 14px", max_width="820px", overflow="hidden")
         top = [self.leaves["head"], self.leaves["bar"], self.leaves["numbers"]]

@@ -1,0 +1,274 @@
+"""The public surface on real workers: submit, watch, read, steer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from tests.acceptance import shop
+from toolkit.client import Client
+from toolkit.cluster import LocalCluster
+from toolkit.errors import (
+    EncodeError,
+    InvalidInput,
+    RunCancelled,
+    RunFailed,
+    RunNotFound,
+    UnknownTask,
+    WaitTimeout,
+)
+from toolkit.execution import current_item
+from toolkit.records import Retry, RunState
+
+Eventually = Callable[..., None]
+
+
+def test_task_of_a_module_gives_results_in_input_order(client: Client) -> None:
+    run = client.map(shop.double, range(1000), batch_size=37)
+    assert run.results(60) == [2 * i for i in range(1000)]
+    frame = run.metrics()
+    assert frame["items"].sum() == 1000
+    assert frame["ok"].sum() == 1000
+    assert frame["items"].max() <= 37
+    run.verify()
+
+
+def test_function_typed_here_is_shipped_with_what_it_captures(client: Client) -> None:
+    offset = 7
+    run = client.map(lambda x: x + offset, [1, 2, 3])
+    assert run.results(60) == [8, 9, 10]
+    assert run.spec.kind == "function"
+
+
+def test_automatic_batches_grow_and_every_item_is_done_once(client: Client) -> None:
+    run = client.map(shop.double, range(20_000))
+    assert run.results(60) == [2 * i for i in range(20_000)]
+    frame = run.metrics()
+    assert frame["items"].iloc[0] < frame["items"].max()
+    assert run.status().generation == 0
+
+
+def test_setup_runs_in_the_worker_and_kwargs_are_shared(client: Client) -> None:
+    assert client.map(shop.with_setup, range(50), batch_size=10).results(60) == [True] * 50
+
+    def scaled(x: int, factor: int) -> int:
+        return x * factor
+
+    assert client.map(scaled, [1, 2], kwargs={"factor": 5}).results(60) == [5, 10]
+
+
+def test_args_and_kwargs_calls(client: Client) -> None:
+    def power(base: int, exponent: int) -> int:
+        return base**exponent
+
+    assert client.map(power, [(2, 3), (3, 2)], call="args").results(60) == [8, 9]
+    assert client.map(power, [{"base": 2, "exponent": 4}], call="kwargs").results(60) == [16]
+
+
+def test_failed_items_become_dead_letters_with_what_they_printed(client: Client) -> None:
+    def picky(x: int) -> int:
+        print("looking at", x)
+        if x == 3:
+            raise ValueError("three <script>")
+        return x
+
+    run = client.map(picky, range(5), batch_size=5, key=lambda x: f"key-{x}")
+    with pytest.raises(RunFailed, match="three <script>"):
+        run.results(60)
+    letters = run.dead_letters()
+    assert letters["index"].tolist() == [3]
+    assert letters["key"].tolist() == ["key-3"]
+    assert letters["category"].tolist() == ["fatal"]
+    assert "looking at 3" in run.logs(3)
+    assert "looking at 2" not in run.logs(3)
+    assert run.items()["state"].tolist() == ["ok", "ok", "ok", "dead", "ok"]
+    assert [type(r).__name__ for r in run.results(60, return_exceptions=True)] == ["int"] * 3 + ["RemoteError", "int"]
+
+
+def test_retryable_errors_are_tried_again_with_the_attempt_counted(client: Client) -> None:
+    def flaky(x: int) -> int:
+        item = current_item()
+        assert item is not None
+        if item.attempt < 3:
+            raise ConnectionError("not yet")
+        return item.attempt
+
+    run = client.map(flaky, range(4), retry=Retry(max_attempts=3, backoff_s=0.01))
+    assert run.results(60) == [3, 3, 3, 3]
+    assert run.status().retried == 8
+
+
+def test_dead_letters_go_back_to_work(client: Client, tmp_path: object) -> None:
+    flag = f"{tmp_path}/repaired"
+
+    def broken_until_repaired(x: int) -> int:
+        import os
+
+        if not os.path.exists(flag):
+            raise ValueError("broken")
+        return x
+
+    run = client.map(broken_until_repaired, range(3))
+    assert run.wait(60).dead == 3
+    open(flag, "w").close()
+    assert run.retry_dead() == 3
+    assert run.results(60) == [0, 1, 2]
+    assert run.status().generation == 1
+    run.verify()
+
+
+def test_cancel_ends_a_run_between_items(client: Client, eventually: Eventually) -> None:
+    import time as clock
+
+    run = client.map(lambda _x: clock.sleep(0.02), range(5000), batch_size=500)
+    eventually(lambda: run.status().active > 0)
+    run.cancel()
+    status = run.wait(30)
+    assert status.state is RunState.CANCELLED
+    assert status.ok + status.dead + status.skipped == 5000
+    with pytest.raises(RunCancelled, match="items are done"):
+        run.results()
+    run.verify()
+
+
+def test_pause_and_resume(client: Client, eventually: Eventually) -> None:
+    import time as clock
+
+    run = client.map(lambda x: clock.sleep(0.01) or x, range(300), batch_size=5)
+    run.pause()
+    eventually(lambda: run.status().active == 0)
+    done = run.status().done
+    assert run.status().state is RunState.PAUSED
+    assert done < 300
+    run.resume()
+    assert run.results(60) == list(range(300))
+
+
+def test_a_high_priority_run_overtakes_a_long_one(client: Client) -> None:
+    import time as clock
+
+    long = client.map(lambda x: clock.sleep(0.01) or x, range(2000), batch_size=10, priority="low")
+    short = client.map(shop.double, range(20), batch_size=5, priority="urgent")
+    short.wait(30)
+    assert not long.status().state.final
+    long.cancel()
+    long.wait(30)
+
+
+def test_as_completed_yields_every_item_once(client: Client) -> None:
+    run = client.map(shop.double, range(500), batch_size=50)
+    found = dict(run.as_completed())
+    assert found == {i: 2 * i for i in range(500)}
+
+
+def test_a_run_is_found_again_from_another_process(client: Client, cluster: LocalCluster) -> None:
+    run = client.map(shop.double, range(10))
+    code = (
+        "import sys; from pathlib import Path; from toolkit import Client, LocalCluster\n"
+        "client = Client(cluster=LocalCluster(state_dir=Path(sys.argv[1])))\n"
+        "print(client.get_run(sys.argv[2]).results(60, ))\n"
+    )
+    state = str(cluster.status().state_dir)
+    done = subprocess.run(
+        [sys.executable, "-c", code, state, run.run_id], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.strip() == str([2 * i for i in range(10)])
+
+
+def test_inline_is_the_same_run_in_this_process(client: Client) -> None:
+    threads = []
+    run = client.map(lambda x: threads.append(threading.current_thread().name) or x + 1, range(10), inline=True)
+    assert run.status().state is RunState.FINISHED
+    assert run.results() == list(range(1, 11))
+    assert threads == [threading.current_thread().name] * 10
+    assert len(run.metrics()) >= 1
+
+
+def test_replay_raises_the_real_error_here(client: Client) -> None:
+    run = client.map(shop.wrong_length, [1, 2], batch_size=2)
+    run.wait(60)
+    assert run.status().dead == 2
+    assert "1" in run.dead_letters()["message"].iloc[0]
+    with pytest.raises(IndexError):
+        run.replay(0)
+
+
+def test_a_results_timeout_leaves_the_run_alone(client: Client) -> None:
+    import time as clock
+
+    run = client.map(lambda x: clock.sleep(0.3) or x, range(4), batch_size=1)
+    with pytest.raises(WaitTimeout, match="it goes on"):
+        run.results(0.05)
+    assert run.results(60) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("items", "hint"),
+    [
+        ("text", "put it in a list"),
+        (b"bytes", "put it in a list"),
+        ({"a": 1}, "list\\(d.items"),
+        (pd.DataFrame({"a": [1]}), "to_dict"),
+        ({1, 2}, "sorted"),
+        ([], "nothing to run"),
+        (iter(()), "nothing to run"),
+        (5, "not iterable"),
+    ],
+)
+def test_bad_items_are_refused_with_a_hint_and_nothing_is_stored(client: Client, items: object, hint: str) -> None:
+    before = len(client.runs())
+    with pytest.raises(InvalidInput, match=hint):
+        client.map(shop.double, items)
+    assert len(client.runs()) == before
+
+
+def test_an_item_that_cannot_be_stored_is_named_and_nothing_is_stored(client: Client) -> None:
+    before = len(client.runs())
+    with pytest.raises(EncodeError, match="item 1500"):
+        client.map(shop.double, [*range(1500), object()])
+    assert len(client.runs()) == before
+
+
+def test_a_bad_item_late_in_a_stream_cancels_the_run(client: Client) -> None:
+    with pytest.raises(EncodeError, match="item 5000") as caught:
+        client.map(shop.double, (object() if i == 5000 else i for i in range(6000)))
+    assert any("cancelled" in note for note in caught.value.__notes__)
+
+
+def test_bad_options(client: Client) -> None:
+    for options in (
+        {"batch_size": 0}, {"batch_size": "big"}, {"max_workers": -1}, {"priority": "asap"}, {"call": "star"},
+        {"tags": {"a": 1}}, {"name": "a\nb"}, {"retry": 3}, {"kwargs": {"a": object()}},
+    ):  # fmt: skip
+        with pytest.raises(InvalidInput):
+            client.map(shop.double, [1], **options)  # type: ignore[arg-type]
+
+
+def test_unknown_tasks_and_runs(client: Client) -> None:
+    with pytest.raises(UnknownTask, match="registered"):
+        client.map("no.such.task", [1])
+    with pytest.raises(RunNotFound):
+        client.get_run("20200101-000000-00000000")
+    with pytest.raises(InvalidInput):
+        client.get_run("../../etc")
+
+
+def test_results_that_cannot_be_stored_are_dead_letters_of_their_items(client: Client) -> None:
+    run = client.map(lambda x: object() if x == 1 else x, range(3), batch_size=3)
+    assert run.wait(60).dead == 1
+    assert run.dead_letters()["category"].tolist() == ["bad_payload"]
+
+
+def test_client_frames_and_doctor(client: Client) -> None:
+    run = client.map(shop.double, range(10), tags={"kind": "frames"}, name="framed")
+    run.wait(60)
+    assert client.runs().set_index("run_id").loc[run.run_id, "name"] == "framed"
+    assert set(client.metrics(tags={"kind": "frames"})["run_id"]) == {run.run_id}
+    assert client.workers()["workers"].tolist() == [2]
+    assert not [f for f in client.doctor() if f.level == "problem"]
+    assert "finished" in str(run)

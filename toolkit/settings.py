@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from toolkit.errors import InvalidInput
 
@@ -57,7 +57,8 @@ class ServerAddress:
         username = unquote(parts.username) if parts.username else None
         password = unquote(parts.password) if parts.password else None
         host = parts.netloc.rpartition("@")[2]
-        return cls(urlunsplit((scheme, host, parts.path, parts.query, "")), username, password)
+        query = f"?{parts.query}" if parts.query else ""
+        return cls(f"{scheme}://{host}{parts.path}{query}", username, password)
 
     def read_password(self) -> str | None:
         """Return the password, from the file where one is named."""

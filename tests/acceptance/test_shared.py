@@ -1,0 +1,140 @@
+"""An existing Celery deployment: its own application, its own workers, our ledger."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from tests.acceptance import shop
+from toolkit.client import Client
+from toolkit.errors import FunctionNotAllowed, LedgerRefused, LedgerUnavailable, UnknownTask
+from toolkit.settings import ServerAddress, url_with_password
+
+Eventually = Callable[..., None]
+
+
+@contextmanager
+def node(name: str, environment: dict[str, str], log: Path, queues: str = "celery,special") -> Iterator[int]:
+    """One real ``celery worker``."""
+    command = [
+        sys.executable, "-m", "celery", "-A", "tests.acceptance.shared_app", "worker", "-c", "2", "-l", "WARNING",
+        "-n", f"{name}@%h", "-Q", queues, "--without-gossip", "--without-mingle",
+    ]  # fmt: skip
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=out, stderr=out, start_new_session=True,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        try:
+            yield process.pid
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture(scope="module")
+def environment(server: object) -> Iterator[dict[str, str]]:
+    """Broker and ledger on the session's server, in different databases."""
+    address: ServerAddress = server.address  # type: ignore[attr-defined]
+    path = address.url.removeprefix("unix://").split("?")[0]
+    password = quote(address.password or "", safe="")
+    values = {
+        "SHARED_BROKER": f"redis+socket://:{password}@{path}?virtual_host=1",
+        "SHARED_LEDGER": url_with_password(address),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(name, value)
+        yield values
+
+
+@pytest.fixture(scope="module")
+def client(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A client of a deployment with one node."""
+    log = tmp_path_factory.mktemp("node") / "node.log"
+    with node("first", environment, log), Client(app="tests.acceptance.shared_app:app") as made:
+        import time
+
+        deadline = time.monotonic() + 60
+        while not made.nodes():
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        yield made
+
+
+def test_registered_tasks_run_by_name_or_object(client: Client) -> None:
+    from tests.acceptance.shared_app import square
+
+    assert client.map("shop.square", range(100)).results(60) == [i * i for i in range(100)]
+    assert client.map(square, [3], inline=True).results() == [9]
+
+
+def test_a_task_keeps_its_own_route(client: Client) -> None:
+    run = client.map("shop.routed", [1, 2])
+    assert run.spec.queue == "special"
+    assert run.results(60) == [-1, -2]
+
+
+def test_celerys_own_retry_means_a_retry_of_the_item(client: Client) -> None:
+    assert client.map("shop.retrying", [5, 6]).results(60) == [(5, 2), (6, 2)]
+    run = client.map("shop.auto", [1])
+    assert run.wait(60).dead == 1
+    assert run.dead_letters()["attempts"].tolist() == [2]
+
+
+def test_toolkit_tasks_of_imported_modules_run(client: Client) -> None:
+    assert client.map(shop.double, range(10)).results(60) == [2 * i for i in range(10)]
+
+
+def test_functions_by_value_are_refused_before_anything_is_stored(client: Client) -> None:
+    before = len(client.runs())
+    with pytest.raises(FunctionNotAllowed, match="function_key_file"):
+        client.map(lambda x: x, [1])
+    with pytest.raises(UnknownTask, match=r"Did you mean shop\.square"):
+        client.map("shop.squares", [1])
+    assert len(client.runs()) == before
+
+
+def test_a_node_of_another_version_declines_and_the_run_goes_on_elsewhere(
+    client: Client, environment: dict[str, str], tmp_path: Path, eventually: Eventually
+) -> None:
+    old = {**environment, "SHARED_VERSION": "0.0.9"}
+    with node("old", old, tmp_path / "old.log"):
+        eventually(lambda: len(client.nodes()) == 2, 60)
+        for _ in range(5):
+            run = client.map("shop.square", range(200), batch_size=5)
+            assert run.results(60) == [i * i for i in range(200)]
+            assert not run.metrics()["node"].str.startswith("old@").any()
+        assert any("declines" in f.text for f in client.doctor() if f.level == "warning")
+
+
+def test_wrong_password_and_no_server_say_what_to_do(environment: dict[str, str], tmp_path: Path) -> None:
+    from toolkit.settings import LedgerSettings
+
+    address = ServerAddress.parse(environment["SHARED_LEDGER"])
+    quick = LedgerSettings(retry_s=0.2)
+    with pytest.raises(LedgerRefused, match="Check user and password"):
+        Client("tests.acceptance.shared_app:app", address.url.replace("unix://", "unix://:wrong@"), settings=quick)
+    with pytest.raises(LedgerUnavailable, match="does not answer"):
+        Client("tests.acceptance.shared_app:app", f"unix://{tmp_path}/nobody", settings=quick)
+
+
+def test_no_secret_is_shown(client: Client, environment: dict[str, str]) -> None:
+    password = ServerAddress.parse(environment["SHARED_LEDGER"]).password
+    assert password
+    run = client.map("shop.square", [1])
+    run.wait(60)
+    shown = repr(client) + repr(run) + repr(run.status()) + str(client.doctor()) + repr(client._ledger.connection.address)
+    assert password not in shown

@@ -97,7 +97,13 @@ def jupyter_lab(home: Path, extra_env: dict[str, str]) -> Iterator[Lab]:
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps({"windowingMode": "none"}))
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
-    env = {**os.environ, **{k: str(v) for k, v in places.items()}, "JUPYTER_TOKEN": token, "PYTHONPATH": path, **extra_env}
+    env = {
+        **os.environ,
+        **{k: str(v) for k, v in places.items()},
+        "JUPYTER_TOKEN": token,
+        "PYTHONPATH": path,
+        **extra_env,
+    }
     options = [
         "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", f"--ServerApp.root_dir={root}",
         "--ServerApp.open_browser=False", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=",

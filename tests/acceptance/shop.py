@@ -20,7 +20,7 @@ def journal(x: int, folder: str, pause_s: float = 0.0) -> int:
     """Note on disk that the item was executed, apart from any ledger."""
     item = current_item()
     assert item is not None
-    with open(Path(folder) / f"{x}", "a", encoding="ascii") as file:
+    with (Path(folder) / f"{x}").open("a", encoding="ascii") as file:
         file.write(f"{item.attempt} {os.getpid()}\n")
     time.sleep(pause_s)
     return x

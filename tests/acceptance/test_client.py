@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -107,15 +108,13 @@ def test_dead_letters_go_back_to_work(client: Client, tmp_path: object) -> None:
     flag = f"{tmp_path}/repaired"
 
     def broken_until_repaired(x: int) -> int:
-        import os
-
-        if not os.path.exists(flag):
+        if not Path(flag).exists():
             raise ValueError("broken")
         return x
 
     run = client.map(broken_until_repaired, range(3))
     assert run.wait(60).dead == 3
-    open(flag, "w").close()
+    Path(flag).touch()
     assert run.retry_dead() == 3
     assert run.results(60) == [0, 1, 2]
     assert run.status().generation == 1

@@ -37,7 +37,9 @@ def started(client: Client, folder: Path, n: int) -> Run:
     return client.map(shop.journal, range(n), kwargs={"folder": str(folder), "pause_s": 0.01}, batch_size=20)
 
 
-def test_worker_children_are_killed(client: Client, cluster: LocalCluster, tmp_path: Path, eventually: Eventually) -> None:
+def test_worker_children_are_killed(
+    client: Client, cluster: LocalCluster, tmp_path: Path, eventually: Eventually
+) -> None:
     run = started(client, tmp_path, 600)
     for done in (50, 200, 350):
         eventually(lambda done=done: run.status().done >= done)

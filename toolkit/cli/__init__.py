@@ -1,4 +1,4 @@
-"""The same verbs from a shell: ``toolkit doctor``, ``toolkit runs``, ``toolkit status``, …"""
+"""The same verbs from a shell: ``toolkit doctor``, ``toolkit runs``, ``toolkit status`` and more."""
 
 from toolkit.cli.main import main
 

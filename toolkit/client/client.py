@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from toolkit._version import PROTOCOL, __version__
 from toolkit.client.describe import Deployment, Described, describe, ship
@@ -33,8 +32,8 @@ from toolkit.settings import LedgerSettings, ServerAddress, Settings
 
 if TYPE_CHECKING:
     import pandas as pd
-    from celery import Celery
 
+    from toolkit.transport import App
     from toolkit.tuning import Recommendation
 
 logger = logging.getLogger(__name__)
@@ -67,13 +66,13 @@ class Client:
 
     Examples
     --------
-    >>> client = Client()                                    # doctest: +SKIP
-    >>> client.map(len, ["one", "three"]).results()          # doctest: +SKIP
+    >>> client = Client()  # doctest: +SKIP
+    >>> client.map(len, ["one", "three"]).results()  # doctest: +SKIP
     [3, 5]
     """
 
     def __init__(
-        self, app: Celery | str | None = None, ledger_url: str | None = None, *, cluster: LocalCluster | None = None,
+        self, app: App | str | None = None, ledger_url: str | None = None, *, cluster: LocalCluster | None = None,
         function_key_file: Path | str | None = None, settings: LedgerSettings | None = None,
     ) -> None:  # fmt: skip
         env = Settings.from_env()
@@ -95,6 +94,8 @@ class Client:
 
             self._app = make_app(self._cluster.broker_url, self._cluster.queue)
         else:
+            from toolkit.transport import load_app
+
             self._app = load_app(app)
             address = _ledger_address(self._app, ledger_url, env)
         self.settings = settings or LedgerSettings()
@@ -105,7 +106,7 @@ class Client:
 
     # ------------------------------------------------------------------ submit
 
-    def map(
+    def map(  # noqa: PLR0913 - one call says all about a run; every option has a default
         self,
         task: Any,
         items: Iterable[Any],
@@ -192,7 +193,7 @@ class Client:
         send = (lambda _n: None) if inline else (lambda n: self._try_send(spec, n))
         Submission(self._ledger, self._registry, spec, size, send).write(items, key, function, encoded_kwargs)
         if inline:
-            assert described.task is not None  # noqa: S101 - narrowed above
+            assert described.task is not None
             run_inline(self._ledger, spec, described.task, encoded_kwargs)
             self._registry.deactivate(spec.queue, spec.run_id)
         elif size.auto:
@@ -272,7 +273,9 @@ class Client:
         from toolkit import frames
 
         found = [
-            frames.dead_letters_frame(spec.run_id, spec.task, Reader(self._ledger.connection, spec.run_id).dead_letters())
+            frames.dead_letters_frame(
+                spec.run_id, spec.task, Reader(self._ledger.connection, spec.run_id).dead_letters()
+            )
             for spec, status in self._known_runs()
             if status.dead
         ]
@@ -346,7 +349,7 @@ class Client:
         if self._cluster is not None:
             self._cluster.close()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -397,30 +400,7 @@ class Client:
         return replace(described, task=adapt(self._app, described.name))
 
 
-def load_app(app: Celery | str) -> Celery:
-    """Return an application, imported when it is given by name.
-
-    Raises
-    ------
-    InvalidInput
-        It cannot be imported, or is no Celery application.
-    """
-    if not isinstance(app, str):
-        return app
-    from celery.app.utils import find_app
-
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        return find_app(app)
-    except (ImportError, AttributeError) as error:
-        raise InvalidInput(
-            f"Client(app={app!r}): cannot import it ({error}); expected 'package.module:attribute' of a Celery "
-            "application, importable from here"
-        ) from error
-
-
-def _ledger_address(app: Celery, ledger_url: str | None, env: Settings) -> ServerAddress:
+def _ledger_address(app: App, ledger_url: str | None, env: Settings) -> ServerAddress:
     from toolkit.transport import installed
 
     if ledger_url:
@@ -447,5 +427,3 @@ def _task_name(task: Any) -> str:
 
         return as_task(task).name
     raise UnknownTask(f"{type(task).__name__} is no task; pass a function, a task, or a task's name")
-
-

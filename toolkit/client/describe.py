@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -151,5 +150,7 @@ def _celery(name: str, deployment: Deployment) -> Described:
 
 def _sys_path() -> tuple[str, ...]:
     """Where this process finds its modules, beyond what every process of the environment has."""
-    own = [os.getcwd() if entry == "" else entry for entry in sys.path]
-    return tuple(dict.fromkeys(e for e in own if e and not e.startswith((sys.prefix, sys.base_prefix)) and Path(e).is_dir()))
+    own = [str(Path.cwd()) if entry == "" else entry for entry in sys.path]
+    return tuple(
+        dict.fromkeys(e for e in own if e and not e.startswith((sys.prefix, sys.base_prefix)) and Path(e).is_dir())
+    )

@@ -27,7 +27,9 @@ class Finding:
     text: str
 
 
-def examine(ledger: Ledger, registry: Registry, run_id: str | None = None, queue: str | None = None) -> Iterator[Finding]:
+def examine(
+    ledger: Ledger, registry: Registry, run_id: str | None = None, queue: str | None = None
+) -> Iterator[Finding]:
     """Yield findings about the server, the nodes, the queues, and unfinished runs (or just `run_id`).
 
     Parameters
@@ -81,7 +83,9 @@ def _about_nodes(nodes: list[NodeInfo], alive: set[str]) -> Iterator[Finding]:
         )
     for node in nodes:
         if node.node not in alive:
-            yield Finding("warning", f"node {node.node} (pid {node.pid} on {node.host}) has not reported lately: it died or hangs")
+            yield Finding(
+                "warning", f"node {node.node} (pid {node.pid} on {node.host}) has not reported lately: it died or hangs"
+            )
         elif node.protocol != PROTOCOL or node.toolkit_version.split(".")[:2] != __version__.split(".")[:2]:
             yield Finding(
                 "warning",
@@ -102,7 +106,9 @@ def _about_queue(queue: str, nodes: list[NodeInfo]) -> Iterator[Finding]:
 def _about_run(ledger: Ledger, spec: RunSpec, status: RunStatus, nodes: list[NodeInfo]) -> Iterator[Finding]:
     run = f"run {spec.run_id} ({spec.task})"
     if status.state.final:
-        yield Finding("ok", f"{run} is {status.state}: {status.ok} ok, {status.dead} dead letters, {status.skipped} skipped")
+        yield Finding(
+            "ok", f"{run} is {status.state}: {status.ok} ok, {status.dead} dead letters, {status.skipped} skipped"
+        )
         return
     yield from _about_queue(spec.queue, nodes)
     if spec.kind == "celery" and nodes and not any(spec.task in n.tasks for n in nodes):
@@ -115,11 +121,18 @@ def _about_run(ledger: Ledger, spec: RunSpec, status: RunStatus, nodes: list[Nod
     if status.state is RunState.PAUSED:
         yield Finding("note", f"{run} is paused; run.resume() goes on")
     elif not status.closed:
-        yield Finding("note", f"{run}: its input is not complete, {status.submitted:,} items so far; is the client still submitting?")
+        yield Finding(
+            "note",
+            f"{run}: its input is not complete, {status.submitted:,} items so far; is the client still submitting?",
+        )
     elif status.active:
-        yield Finding("ok", f"{run}: {status.active} batches are being executed, {status.done:,}/{status.submitted:,} items done")
+        yield Finding(
+            "ok", f"{run}: {status.active} batches are being executed, {status.done:,}/{status.submitted:,} items done"
+        )
     elif status.delayed and not status.remaining + status.ready:
         yield Finding("note", f"{run}: {status.delayed:,} items wait for their next attempt")
     elif nodes:
         busy = sum(n.busy for n in nodes)
-        yield Finding("warning", f"{run}: {status.remaining + status.ready:,} items wait, {busy} workers are busy elsewhere")
+        yield Finding(
+            "warning", f"{run}: {status.remaining + status.ready:,} items wait, {busy} workers are busy elsewhere"
+        )

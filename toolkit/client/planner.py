@@ -26,7 +26,9 @@ def sizing_rows(chunks: list[bytes]) -> list[tuple[int, float, int, float, bool]
         for row in METRIC_ROW.iter_unpack(chunk):
             if row[_I["items"]] and not row[_I["flags"]] & FLAG_CUT_OFF:
                 first = bool(row[_I["flags"]] & FLAG_FIRST)
-                rows.append((row[_I["items"]], row[_I["service_s"]], row[_I["active_claims"]], row[_I["idle_s"]], first))
+                rows.append(
+                    (row[_I["items"]], row[_I["service_s"]], row[_I["active_claims"]], row[_I["idle_s"]], first)
+                )
     return rows
 
 

@@ -34,7 +34,7 @@ def local_task(spec: RunSpec, task: Task | None = None) -> Task:
     )
 
 
-def replay_item(ledger: Ledger, spec: RunSpec, index: int, item: Any, key: Any) -> Any:
+def replay_item(ledger: Ledger, spec: RunSpec, item: Any) -> Any:
     """Call the task on one item, as a worker would, and let its error rise."""
     task = local_task(spec)
     _, encoded = ledger.function(spec.run_id)

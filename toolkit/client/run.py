@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from html import escape
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from toolkit import renderers
@@ -90,7 +91,7 @@ class Run:
         if show is not None:
             show(self)
         else:
-            print(str(self))
+            print(str(self))  # noqa: T201 - this is how a handle shows itself without a notebook room
 
     def _repr_html_(self) -> str:
         render = renderers.get("run_html")
@@ -126,7 +127,7 @@ class Run:
                     raise WaitTimeout(f"run {self.run_id} did not end within {timeout} s; it goes on. {status.line()}")
                 if not hinted and not status.started_at and time.monotonic() - began > _NO_WORKER_HINT_S:
                     hinted = True
-                    print(self._why_not_started(status), file=sys.stderr)
+                    _say(self._why_not_started(status))
                 if bar is not None:
                     bar.update(status)
                 left = pause if deadline is None else min(pause, max(0.0, deadline - time.monotonic()))
@@ -134,9 +135,8 @@ class Run:
                 pause = min(0.1, pause * 1.3)
                 status = self.status()
         except KeyboardInterrupt:
-            print(
-                f"\nDetached. Run {self.run_id} goes on; client.get_run({self.run_id!r}) finds it, .cancel() stops it.",
-                file=sys.stderr,
+            _say(
+                f"\nDetached. Run {self.run_id} goes on; client.get_run({self.run_id!r}) finds it, .cancel() stops it."
             )
             raise
         finally:
@@ -235,7 +235,9 @@ class Run:
 
     def _need_results(self) -> None:
         if not self.spec.keep_results:
-            raise RunStateError(f"run {self.run_id} was submitted with keep_results=False: there are no results to read")
+            raise RunStateError(
+                f"run {self.run_id} was submitted with keep_results=False: there are no results to read"
+            )
 
     def _raise_for(self, status: RunStatus) -> None:
         if status.dead:
@@ -269,9 +271,7 @@ class Run:
         status = self.status()
         dead = {letter.index: letter for letter in self._reader.dead_letters()}
         ok = self._reader.output_ranges() if self.spec.keep_results else _ok_without_results(status, dead)
-        return frames.items_frame(
-            self.run_id, status.submitted, ok, dead, str(status.state), self._reader.item_keys()
-        )
+        return frames.items_frame(self.run_id, status.submitted, ok, dead, str(status.state), self._reader.item_keys())
 
     def dead_letters(self) -> pd.DataFrame:
         """One row per item that will not be tried again, with error, traceback, and what it printed."""
@@ -329,7 +329,9 @@ class Run:
         self._wake()
         return self._fresh()
 
-    def retry_dead(self, indexes: Sequence[int] | None = None, *, where: Callable[[DeadLetter], bool] | None = None) -> int:
+    def retry_dead(
+        self, indexes: Sequence[int] | None = None, *, where: Callable[[DeadLetter], bool] | None = None
+    ) -> int:
         """Send dead letters back to work: all, those of `indexes`, or those for which `where` is true."""
         n = self._ledger.retry_dead(self.run_id, self._choose(indexes, where))
         if n:
@@ -338,7 +340,9 @@ class Run:
             self._fresh()
         return n
 
-    def drop_dead(self, indexes: Sequence[int] | None = None, *, where: Callable[[DeadLetter], bool] | None = None) -> int:
+    def drop_dead(
+        self, indexes: Sequence[int] | None = None, *, where: Callable[[DeadLetter], bool] | None = None
+    ) -> int:
         """Forget dead letters; they count as skipped from then on."""
         return self._ledger.drop_dead(self.run_id, self._choose(indexes, where))
 
@@ -352,7 +356,8 @@ class Run:
         """
         from toolkit.client.replay import replay_item
 
-        return replay_item(self._ledger, self.spec, index, *self._reader.item(index))
+        item, _key = self._reader.item(index)
+        return replay_item(self._ledger, self.spec, item)
 
     def verify(self) -> None:
         """Check the ledger's invariants for this run.
@@ -390,7 +395,7 @@ def _ok_without_results(status: RunStatus, dead: dict[int, DeadLetter]) -> list[
     if status.state is not RunState.FINISHED:
         return []
     edges = [-1, *sorted(dead), status.submitted]
-    return [(a + 1, b) for a, b in zip(edges, edges[1:], strict=False) if b > a + 1]
+    return [(a + 1, b) for a, b in pairwise(edges) if b > a + 1]
 
 
 def _remote_error(letter: DeadLetter) -> RemoteError:
@@ -399,3 +404,9 @@ def _remote_error(letter: DeadLetter) -> RemoteError:
 
 def _wants_progress(asked: bool | None) -> bool:
     return Settings.from_env().progress if asked is None else asked
+
+
+def _say(text: str) -> None:
+    """Tell somebody who waits."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

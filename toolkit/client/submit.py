@@ -142,7 +142,9 @@ class Submission:
         Sends that many tickets.
     """
 
-    def __init__(self, ledger: Ledger, registry: Registry, spec: RunSpec, size: Size, send: Callable[[int], Any]) -> None:
+    def __init__(
+        self, ledger: Ledger, registry: Registry, spec: RunSpec, size: Size, send: Callable[[int], Any]
+    ) -> None:
         self._ledger = ledger
         self._registry = registry
         self._spec = spec

@@ -58,7 +58,9 @@ def metrics_frame(run: RunInfo, rows: bytes | Sequence[bytes], workers: Mapping[
     """
     data = rows if isinstance(rows, bytes) else b"".join(rows)
     if len(data) % METRIC_ROW.size:
-        raise LedgerCorrupt(f"run {run.run_id}: metric rows end inside a row ({len(data)} bytes, {METRIC_ROW.size} a row)")
+        raise LedgerCorrupt(
+            f"run {run.run_id}: metric rows end inside a row ({len(data)} bytes, {METRIC_ROW.size} a row)"
+        )
     raw = np.frombuffer(data, dtype=row_dtype())
     n = len(raw)
     kinds = {c.name: c.dtype for c in schema.METRICS}

@@ -215,11 +215,12 @@ def _series(column: Column, value: Any, n: int) -> Any:
         values = [value] * n if scalar else list(value)
         found = pd.Series([None] * n, dtype=object)  # a series: of an array, pandas 3 would infer another dtype
         for i, v in enumerate(values):  # one by one: an item may itself be a list or an array
-            found.iat[i] = v
+            found.iloc[i] = v
         return found
     if column.dtype == TIME:
         return _moments(value, n)
-    return pd.array([value] * n if scalar and value is not None else [] if value is None else value, dtype=column.dtype)
+    filled: Any = [value] * n if scalar and value is not None else [] if value is None else value
+    return pd.array(filled, dtype=column.dtype)
 
 
 def _moments(value: Any, n: int) -> Any:
@@ -227,7 +228,9 @@ def _moments(value: Any, n: int) -> Any:
     import numpy as np
 
     seconds = np.zeros(n) if value is None else np.asarray(value, dtype="float64")
-    micros = np.where(np.isfinite(seconds) & (seconds > 0), np.round(np.nan_to_num(seconds) * 1e6), np.iinfo("int64").min)
+    micros = np.where(
+        np.isfinite(seconds) & (seconds > 0), np.round(np.nan_to_num(seconds) * 1e6), np.iinfo("int64").min
+    )
     return pd.DatetimeIndex(micros.astype("int64").view("datetime64[us]")).tz_localize(UTC).array
 
 
@@ -265,6 +268,6 @@ def timestamp(moment: datetime | str) -> float:
         stamp = pd.Timestamp(moment)
     except (ValueError, TypeError) as error:
         raise InvalidInput(f"{moment!r} is not a date; pass a datetime or text like '2026-11-23 14:00'") from error
-    if stamp is pd.NaT:
+    if pd.isna(stamp):
         raise InvalidInput(f"{moment!r} is not a date")
     return float((stamp.tz_localize(UTC) if stamp.tzinfo is None else stamp).timestamp())

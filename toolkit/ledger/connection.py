@@ -99,7 +99,7 @@ class Connection:
         pause = 0.02
         while True:
             try:
-                return self.redis.execute_command(*args)
+                return self.redis.execute_command(*args)  # type: ignore[no-untyped-call]  # redis leaves it untyped
             except redis.exceptions.RedisError as error:
                 if "Function not found" in str(error):
                     self.load_functions(retry_s=max(0.0, deadline - time.monotonic()))

@@ -333,9 +333,7 @@ class Ledger:
             The server is out of memory; nothing was stored.
         """
         n, items, keyed = (page.stop - page.start, page.items, page.keys) if page else (0, b"", b"")
-        answer, submitted = self.connection.call(
-            "append", keys.of_run(run_id), expected, n, items, keyed, int(close)
-        )
+        answer, submitted = self.connection.call("append", keys.of_run(run_id), expected, n, items, keyed, int(close))
         if answer == b"norun":
             raise _not_found(run_id)
         if answer != b"ok":
@@ -353,9 +351,7 @@ class Ledger:
     def commit(self, run_id: str, progress: Progress, ask: Ask | None = None) -> Committed:
         """Account a finished prefix of a claim, and take the next batch in the same round trip."""
         p = progress
-        failed = [
-            value for f in p.failed for value in (f.position, f.kind, int(f.delay_s * 1000), f.letter)
-        ]
+        failed = [value for f in p.failed for value in (f.position, f.kind, int(f.delay_s * 1000), f.letter)]
         answer = self.connection.call(
             "commit", keys.of_run(run_id), p.claim_id, p.start, p.stop, int(p.last), int(p.split),
             repr(p.item_s) if p.item_s > 0 else "", p.row, p.output, len(p.failed), *failed,
@@ -404,9 +400,7 @@ class Ledger:
     ) -> None:  # fmt: skip
         """Change what has not been claimed yet."""
         values = [batch_size, None if auto is None else int(auto), max_workers]
-        state = self.connection.call(
-            "update", keys.of_run(run_id), *("" if v is None else v for v in values), detail
-        )
+        state = self.connection.call("update", keys.of_run(run_id), *("" if v is None else v for v in values), detail)
         if state == b"norun":
             raise _not_found(run_id)
 

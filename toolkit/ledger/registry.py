@@ -115,4 +115,3 @@ class Registry:
             return False
         command("SET", keys.SWEEPER, name, "XX", "PX", int(lease_s * 1000), retry_s=0.0)
         return True
-

@@ -1,8 +1,16 @@
-"""An application of our own, for deployments that have none: the LocalCluster's."""
+"""Celery applications: the user's, found by name, and one of our own for a LocalCluster."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from celery import Celery
+
+from toolkit.errors import InvalidInput
+
+App = Celery
+"""What other rooms call an application, without knowing whose it is."""
 
 
 def make_app(broker_url: str, queue: str, name: str = "toolkit") -> Celery:
@@ -41,3 +49,27 @@ def make_app(broker_url: str, queue: str, name: str = "toolkit") -> Celery:
         enable_utc=True,
     )
     return app
+
+
+def load_app(app: Celery | str) -> Celery:
+    """Return an application, imported when it is given by name.
+
+    Raises
+    ------
+    InvalidInput
+        It cannot be imported, or is no Celery application.
+    """
+    if not isinstance(app, str):
+        return app
+    from celery.app.utils import find_app
+
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Celery = find_app(app)
+    except (ImportError, AttributeError) as error:
+        raise InvalidInput(
+            f"Client(app={app!r}): cannot import it ({error}); expected 'package.module:attribute' of a Celery "
+            "application, importable from here"
+        ) from error
+    return found

@@ -58,7 +58,7 @@ class Installation:
 
 
 class Declined(ToolkitError):
-    """This node cannot execute the run; another one may."""
+    """A run that this node cannot execute; another one may."""
 
 
 class Servant:
@@ -173,7 +173,9 @@ class Servant:
         try:
             publish(self._installation.app, self.ledger.spec(run_id), [ticket_id], hop + 1)
         except (ToolkitError, ValueError) as failed:
-            logger.warning("run %s: the declined ticket was not passed on (%s); a sweeper sends another", run_id, failed)
+            logger.warning(
+                "run %s: the declined ticket was not passed on (%s); a sweeper sends another", run_id, failed
+            )
 
 
 def check_version(spec: RunSpec) -> None:

@@ -49,8 +49,8 @@ def install(
 
     Examples
     --------
-    >>> app = Celery("shop", broker="redis://127.0.0.1:6379/0")       # doctest: +SKIP
-    >>> toolkit.install(app, ledger_url="redis://127.0.0.1:6379/1")   # doctest: +SKIP
+    >>> app = Celery("shop", broker="redis://127.0.0.1:6379/0")  # doctest: +SKIP
+    >>> toolkit.install(app, ledger_url="redis://127.0.0.1:6379/1")  # doctest: +SKIP
     """
     if getattr(app, _ATTRIBUTE, None) is not None:
         raise InvalidInput(f"toolkit.install was called twice for the application {app.main!r}; keep one call")
@@ -64,7 +64,7 @@ def install(
     setattr(app, _ATTRIBUTE, installation)
     servants: dict[int, Servant] = {}
 
-    @app.task(name=TICKET, bind=True, ignore_result=True, acks_late=False, max_retries=0, typing=False)
+    @app.task(name=TICKET, bind=True, ignore_result=True, acks_late=False, max_retries=0, typing=False)  # type: ignore[untyped-decorator]  # celery is untyped
     def ticket(self: Any, run_id: str, ticket_id: str = "", hop: int = 0) -> None:
         """A free worker may take batches of a run."""
         servant = servants.get(os.getpid())

@@ -50,7 +50,9 @@ lab: $(DEV)
 	$(BIN)/jupyter lab notebooks
 
 bench: $(DEV)
-	$(BIN)/python -m pytest tests/benchmarks -s
+	@for file in tests/benchmarks/bench_*.py; do \
+		echo "== $$file"; $(BIN)/python -m tests.benchmarks.$$(basename $$file .py) || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

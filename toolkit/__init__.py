@@ -1,9 +1,9 @@
 """Run large batches of work from a notebook on Celery workers, and learn the batch size and worker count for next time.
 
 >>> import toolkit as tk
->>> client = tk.Client()                                        # doctest: +SKIP
->>> run = client.map(str.upper, ["a", "b"])                     # doctest: +SKIP
->>> run.results()                                               # doctest: +SKIP
+>>> client = tk.Client()  # doctest: +SKIP
+>>> run = client.map(str.upper, ["a", "b"])  # doctest: +SKIP
+>>> run.results()  # doctest: +SKIP
 ['A', 'B']
 
 Names are resolved when they are first used: importing the package loads neither Celery nor pandas.

@@ -105,8 +105,8 @@ def jupyter_lab(home: Path, extra_env: dict[str, str]) -> Iterator[Lab]:
         **extra_env,
     }
     options = [
-        "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", f"--ServerApp.root_dir={root}",
-        "--ServerApp.open_browser=False", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=",
+        "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0",
+        f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]  # fmt: skip
     with (home / "server.log").open("wb") as log:
@@ -167,10 +167,10 @@ class NotebookPage:
         self.problems: list[str] = []
         page.set_default_timeout(WAIT_MS)
         page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.on("dialog", lambda dialog: self._refuse(dialog))
+        page.on("dialog", self._answer)
         self.open()
 
-    def _refuse(self, dialog: Any) -> None:
+    def _answer(self, dialog: Any) -> None:
         if dialog.type != "beforeunload":
             self.problems.append(f"dialog: {dialog.message}")
         dialog.accept() if dialog.type == "beforeunload" else dialog.dismiss()
@@ -199,7 +199,8 @@ class NotebookPage:
     def wait_connected(self) -> None:
         """Wait until the page holds a connection to a kernel."""
         self.page.wait_for_function(
-            "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.connectionStatus === 'connected'"
+            "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.connectionStatus"
+            " === 'connected'"
         )
 
     def kernel_status(self) -> str:
@@ -246,7 +247,8 @@ class NotebookPage:
     def close(self) -> None:
         """Shut the kernel down and close the tab."""
         self.page.evaluate(
-            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.shutdown().then(() => null).catch(() => null)"
+            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.shutdown()"
+            ".then(() => null).catch(() => null)"
         )
         self.page.close()
 

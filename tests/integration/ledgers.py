@@ -188,7 +188,7 @@ class Run:
         stored |= {name: command("LRANGE", name, 0, -1) for name in ("ready", "outputs")}
         zsets = ("page_index", "delayed", "leases", "closed", "tickets")
         stored |= {name: _table(command("ZRANGE", name, 0, -1, "WITHSCORES")) for name in zsets}
-        stored["events"], stored["rows"] = self.reader.events(), self.rows()
+        stored["events"], stored["rows"] = self.reader.events(), self.reader.metric_rows()
         for name in but:
             stored["head"].pop(name.encode(), None)
             stored.pop(name, None)

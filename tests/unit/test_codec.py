@@ -14,6 +14,7 @@ import tracemalloc
 import types
 import zlib
 from datetime import UTC, datetime, tzinfo
+from decimal import InvalidOperation, localcontext
 from typing import Any, NamedTuple
 
 import msgspec
@@ -50,6 +51,10 @@ class Text(str):
     __slots__ = ()
 
 
+class Celsius(np.float64):
+    pass
+
+
 class OddZone(tzinfo):
     pass
 
@@ -68,7 +73,7 @@ REFUSED: list[tuple[Any, str]] = [
     (iter([1]), "pass list(item)"),
     ({}.keys(), "pass list(item)"),
     (memoryview(b"a"), "pass bytes(item)"),
-    (pathlib.Path("/tmp/x"), "pass str(item)"),
+    (pathlib.Path("a.pdf"), "pass str(item)"),
     (io.BytesIO(b"a"), "store it and pass a path"),
     (ValueError("x"), "pass str(item)"),
     (int, "pass its name"),
@@ -90,6 +95,7 @@ REFUSED: list[tuple[Any, str]] = [
     (np.array([object()]), "item.tolist()"),
     (np.zeros(1, [("a", "O")]), "item.tolist()"),
     (np.longdouble(1), "astype('float64')"),
+    (Celsius(1), "pass float(item)"),
     (np.zeros(1, "f8").astype(np.dtype("f8", metadata={"unit": "s"})), "metadata"),
     (np.zeros(1, np.dtypes.StringDType()), "item.astype"),
     (datetime(2020, 1, 1, tzinfo=OddZone()), "zoneinfo.ZoneInfo"),
@@ -181,7 +187,7 @@ def test_a_value_that_contains_itself_is_refused(monkeypatch: pytest.MonkeyPatch
     bush.update(a=bush, b=[bush])
     with pytest.raises(EncodeError, match="contains itself"):
         codec.encode(chain)
-    with pytest.raises(EncodeError, match="contains itself|elements"):
+    with pytest.raises(EncodeError, match=r"contains itself|elements"):
         codec.encode(bush)
 
 
@@ -217,7 +223,7 @@ def test_many_small_items_may_exceed_the_limit_of_one() -> None:
 def test_no_setting_lifts_the_largest_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "MAX_VALUE_BYTES", 100)
     for call in (codec.encode, lambda value: codec.encode_page([value], 3, 10**9)):
-        with pytest.raises(EncodeError, match="store it and pass a path$"):
+        with pytest.raises(EncodeError, match=r"store it and pass a path$"):
             call(b"a" * 200)
 
 
@@ -320,16 +326,62 @@ def test_extensions_inside_extensions_have_a_limit() -> None:
     data = b"\x90"
     for _ in range(codec.MAX_DEPTH + 1):
         data = msgspec.msgpack.encode([msgspec.msgpack.Ext(2, data)])
-    with pytest.raises(LedgerCorrupt, match="nested too deep|nested deeper"):
+    with pytest.raises(LedgerCorrupt, match="nested too deep"):
         codec.decode(data)
     assert codec.decode(codec.encode((1,))) == (1,)  # the count is back at zero
 
 
-@pytest.mark.parametrize("key", ["../../etc/passwd", "/etc/localtime", "Europe", "No/Such", "a\x00b", ""])
-def test_a_hostile_time_zone_reads_no_file_outside_the_database(key: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("../../etc/passwd", "malformed"),
+        ("/etc/localtime", "malformed"),
+        ("a\x00b", "malformed"),
+        ("", "malformed"),
+        ("Europe", "unknown on this machine"),
+        ("No/Such", "unknown on this machine"),
+    ],
+)
+def test_a_hostile_time_zone_reads_no_file_outside_the_database(key: str, reason: str) -> None:
     payload = codec.encode(datetime(2020, 1, 1, tzinfo=UTC))[3:15] + b"z" + key.encode()
-    with pytest.raises(LedgerCorrupt, match="time zone"):
+    with pytest.raises(LedgerCorrupt, match=f"time zone.*{reason}"):
         codec.decode(msgspec.msgpack.encode(msgspec.msgpack.Ext(7, payload)))
+
+
+def _numpy(code: int, spec: Any, elements: bytes) -> bytes:
+    header = msgspec.msgpack.encode(spec)
+    return msgspec.msgpack.encode(msgspec.msgpack.Ext(code, len(header).to_bytes(2, "little") + header + elements))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _numpy(21, ["|b1", [2]], b"\x01\x02"),
+        _numpy(21, ["<U1", [1]], b"\x00\x00\x11\x00"),
+        _numpy(21, [">U1", [1]], b"\x00\x11\x00\x00"),
+        _numpy(21, ["|O", [1]], bytes(8)),
+        _numpy(21, ["<f16", [1]], bytes(16)),
+        _numpy(21, ["f8,f8", [1]], bytes(16)),
+        _numpy(21, ["<f8", [-1]], bytes(8)),
+        _numpy(21, ["<f8", [2]], bytes(8)),
+        _numpy(21, ["<f8", [1] * 100], bytes(8)),
+        _numpy(20, "<f8", bytes(16)),
+        _numpy(20, "|b1", b"\x02"),
+        _numpy(20, ["<f8", [1]], bytes(8)),
+        _numpy(20, "U", b"\xff"),
+    ],
+)
+def test_what_is_no_array_gives_a_typed_error(data: bytes) -> None:
+    with pytest.raises(LedgerCorrupt, match="a stored value does not decode"):
+        codec.decode(data)
+
+
+@pytest.mark.parametrize("text", [b"1_0", b" 1", b"abc", b"", b"+1"])
+def test_a_hostile_decimal_is_refused_whatever_the_context(text: bytes) -> None:
+    with localcontext() as context:
+        context.traps[InvalidOperation] = False
+        with pytest.raises(LedgerCorrupt):
+            codec.decode(msgspec.msgpack.encode(msgspec.msgpack.Ext(11, text)))
 
 
 def _peak_bytes(data: bytes) -> int:
@@ -356,9 +408,7 @@ def test_nested_lengths_do_not_multiply() -> None:
 
 def test_a_claimed_shape_allocates_nothing() -> None:
     for spec in (["<f8", [10**12]], ["|V0", [10**12]], ["|V2000000000", [0]], ["<f8", [0, 10**12]]):
-        header = msgspec.msgpack.encode(spec)
-        ext = msgspec.msgpack.Ext(21, len(header).to_bytes(2, "little") + header)
-        assert _peak_bytes(b"\x01" + msgspec.msgpack.encode([ext])) < 1_000_000
+        assert _peak_bytes(b"\x01\x91" + _numpy(21, spec, b"")) < 1_000_000
 
 
 def test_a_compression_bomb_ends_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +417,7 @@ def test_a_compression_bomb_ends_at_the_limit(monkeypatch: pytest.MonkeyPatch) -
     assert _peak_bytes(bomb) < 5_000_000
 
 
-# --------------------------------------------------------------------------- imports
+# --------------------------------------------------------------------------- cost of import
 
 
 def test_importing_the_codec_loads_neither_numpy_nor_pandas() -> None:

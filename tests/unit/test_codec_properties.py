@@ -52,6 +52,8 @@ def _picture(value: Any) -> Any:
     """Text in which nothing that matters is lost."""
     if isinstance(value, datetime | time):
         return repr((value.replace(tzinfo=None), value.fold, value.tzinfo))
+    if isinstance(value, np.str_ | np.bytes_):  # numpy prints neither the trailing zeros nor the length
+        return f"{type(value).__name__} {list(value)} {len(value)}"
     if isinstance(value, uuid.UUID):
         return repr((value, value.is_safe))
     if isinstance(value, tuple | frozenset):
@@ -197,6 +199,9 @@ def test_pages_of_limited_size_hold_the_values_in_order(items: list[Any], page_b
     pages = codec.encode_pages(items, page_bytes=page_bytes)
     decoded = [codec.decode_page(page) for _, page in pages]
     assert [count for count, _ in pages] == [len(part) for part in decoded]
+    assert all(decoded)
+    sizes = [sum(len(codec.encode(value)) for value in part) for part in decoded]
+    assert all(size <= page_bytes or len(part) == 1 for size, part in zip(sizes, decoded, strict=True))
     assert same([value for part in decoded for value in part], items)
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 from importlinter.cli import lint_imports
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "toolkit"
@@ -29,6 +33,9 @@ AT_MODULE_LEVEL = {
     "sklearn": {"tuning"},
 }
 
+# Not asked for by name, because the version must be the one that its owner chose.
+BROUGHT_BY = {"billiard": "celery", "kombu": "celery", "IPython": "ipykernel", "traitlets": "ipywidgets"}
+
 
 def module_level_imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
     """Top-level packages that importing a module loads, with their lines; not those for types or inside functions."""
@@ -45,6 +52,19 @@ def module_level_imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
             waiting += ast.iter_child_nodes(node)
 
 
+def foreign_imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Packages of others that a module imports anywhere, with their lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            continue
+        for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"toolkit"}:
+            yield top, node.lineno
+
+
 def test_imports_between_rooms_go_down_only(capfd: pytest.CaptureFixture[str]):
     """The contracts stand in pyproject.toml."""
     answer = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
@@ -58,6 +78,22 @@ def test_heavy_packages_are_imported_where_they_are_used():
         for package, line in module_level_imports(ast.parse(path.read_text())):
             if package in HEAVY and room not in AT_MODULE_LEVEL.get(package, set()):
                 found.append(f"{path.relative_to(ROOT)}:{line} imports {package} when it is loaded")
+    assert not found, "\n".join(found)
+
+
+def test_every_package_that_is_imported_is_asked_for():
+    """Given a package that only another one brings along, its next release may leave it out."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    lines = project["dependencies"] + [line for name in extras if name not in {"all", "dev"} for line in extras[name]]
+    asked = {canonicalize_name(Requirement(line).name) for line in lines}
+    carriers = packages_distributions()
+    found = [
+        f"{path.relative_to(ROOT)}:{line} imports {package}, which pyproject.toml lacks"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for package, line in foreign_imports(ast.parse(path.read_text()))
+        if package not in BROUGHT_BY and not asked & set(map(canonicalize_name, carriers.get(package, [package])))
+    ]
     assert not found, "\n".join(found)
 
 

@@ -231,8 +231,8 @@ def end_leftover_server(home: Path, password: str) -> int:
     pid = int(left.get("pid") or 0)
     if (fd := wait_lock(path, 2.0)) is not None:  # on Linux it ends by itself, with its guard
         return fd
-    call(str(left.get("socket")), password, "SHUTDOWN")
-    if (fd := wait_lock(path, 10.0)) is not None:
+    answer = call(str(left.get("socket")), password, "SHUTDOWN", 2.0)
+    if (fd := wait_lock(path, 0.0 if answer == "silent" else 10.0)) is not None:
         return fd
     if pid > 1:
         signal_group(pid, signal.SIGKILL)  # the lock is held, so this is still the server and not a later process

@@ -233,7 +233,7 @@ class LocalCluster:
 
     def _node_argv(self, workers: int) -> list[str]:
         """Return the command of the node; tests put another one in its place."""
-        return nodes.celery_argv(self._key, workers)
+        return nodes.node_argv(workers)
 
     # ----------------------------------------------------------------- where things are
 

@@ -1,4 +1,4 @@
-"""The Celery application of a LocalCluster's node: ``celery -A toolkit.cluster.node_app worker``.
+"""The Celery application of a LocalCluster's nodes; ``celery -A toolkit.cluster.node_app inspect`` works too.
 
 It belongs to the state directory in ``TOOLKIT_STATE_DIR`` and to the Python environment that runs it.
 """

@@ -15,7 +15,7 @@ from typing import Any
 
 from toolkit.cluster import files
 from toolkit.cluster.children import looks_secret
-from toolkit.cluster.layout import StateDir, queue_name
+from toolkit.cluster.layout import StateDir
 from toolkit.errors import ClusterError
 
 # Not for nodes: they would talk to another server, or take themselves for a kernel.
@@ -33,11 +33,13 @@ def default_workers() -> int:
     return max(1, count)
 
 
-def celery_argv(key: str, workers: int) -> list[str]:
-    """Return the command of a node with `workers` workers, for the Python environment `key` of this process."""
-    options = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-O", "fair", "-l", "WARNING"]
-    worker = ["worker", "-n", f"toolkit-{key}@%h", "-c", str(workers), "-Q", queue_name(key), "-P", "prefork"]
-    return [sys.executable, "-m", "celery", "-q", "-A", "toolkit.cluster.node_app", *worker, *options]
+def node_argv(workers: int) -> list[str]:
+    """Return the command of a node with `workers` workers, for the Python environment of this process.
+
+    ``-P`` keeps files of the current directory from standing in for the modules that the node itself needs; tasks find
+    theirs by the run's ``sys_path``.
+    """
+    return [sys.executable, "-P", "-m", "toolkit.cluster.node", str(workers)]
 
 
 def stored_environment(state: StateDir, environ: Mapping[str, str]) -> dict[str, str]:

@@ -114,7 +114,7 @@ def _pack_scalar(value: Any) -> Ext:
     if header is not None:
         return Ext(NUMPY_SCALAR, header + value.tobytes())
     if kind is np.str_:
-        return Ext(NUMPY_SCALAR, _header("U") + pack_str(str(value)).encode())
+        return Ext(NUMPY_SCALAR, _header("U") + pack_str(value).encode())  # str() drops zeros
     if kind is np.bytes_:
         return Ext(NUMPY_SCALAR, _header("S") + bytes(value))
     if kind is not value.dtype.type:
@@ -193,7 +193,7 @@ def _check_elements(array: np.ndarray[Any, Any]) -> None:
 def _elements(dtype: np.dtype[Any], shape: tuple[int, ...], data: memoryview) -> np.ndarray[Any, Any]:
     import numpy as np
 
-    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data):
+    if dtype.hasobject or dtype.subdtype is not None or math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError("the elements of an array do not fit its dtype and shape")
     if _extent(shape, dtype.itemsize) > MAX_VALUE_BYTES:
         raise ValueError("an array is too large")
@@ -236,5 +236,5 @@ def unpack_scalar(data: memoryview) -> np.generic:
         return scalar
     scalar = _elements(dtype, (1,), elements)[0]
     if not isinstance(scalar, np.generic):
-        raise ValueError("a numpy scalar is malformed")
+        raise TypeError("a numpy scalar is malformed")
     return scalar

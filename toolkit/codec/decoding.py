@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, Final
 
+from msgspec import MsgspecError
 from msgspec.msgpack import Decoder
 
 from toolkit.codec import extensions
@@ -22,7 +23,15 @@ from toolkit.codec.extensions import UNPACKERS
 from toolkit.codec.limits import MAX_DEPTH, MAX_ELEMENTS, MAX_PAGE_BYTES, PAGE_RAW, PAGE_ZLIB, SCALARS
 from toolkit.errors import LedgerCorrupt
 
-MALFORMED: Final = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError, struct.error)
+MALFORMED: Final = (
+    MsgspecError,  # before msgspec 0.21 it is no ValueError
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    RecursionError,
+    struct.error,
+)
 """What reading malformed bytes may raise, in msgspec, in an extension or in numpy."""
 
 _SEQUENCES: Final = frozenset({list, tuple, set, frozenset})

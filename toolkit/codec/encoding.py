@@ -138,7 +138,8 @@ class _Rewriter:
         out: list[Any] = []
         try:
             for value in values:
-                out.append(value if type(value) in plain else self._rewrite(value, depth))
+                # One by one, so that the length says which one is refused.
+                out.append(value if type(value) in plain else self._rewrite(value, depth))  # noqa: PERF401
         except Refused as error:
             raise error.inside(len(out)) from None
         return out

@@ -97,8 +97,8 @@ def studies(items: Sequence[Any], model: Path, cores: int, *, quick: bool = Fals
     if len(items) < FEWEST_ITEMS:
         raise InvalidInput(f"the demo needs {FEWEST_ITEMS} paragraphs or more to tell settings apart, not {len(items)}")
     return [
-        _study(find_mentions, items, (20, 2_500), cores, quick),
-        _study(classify_paragraphs, items, (80, 5_000), cores, quick, model=str(model)),
+        _study(find_mentions, items, (40, 2_500), cores, quick),
+        _study(classify_paragraphs, items, (150, 5_000), cores, quick, model=str(model)),
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 import toolkit as tk
+from toolkit.cluster.nodes import default_workers
 from toolkit.demo import summary
 from toolkit.demo.design import Setting, Study, alternate, studies
 from toolkit.demo.eras import ensure_model, model_dir
@@ -128,12 +128,12 @@ def run_demo(options: Options) -> bool:
     """
     if options.record is not None:
         require_pyarrow()
-    items = paragraphs(options.items or (QUICK_ITEMS if options.quick else None))
+    items = paragraphs(QUICK_ITEMS if options.quick and options.items is None else options.items)
     years = [item["year"] for item in items]
     say(f"{len(items):,} paragraphs of State of the Union messages, {min(years)} to {max(years)}.")
     if not model_dir().is_dir():
         say("Training the text model of the second task (once, about 10 s) ...")
-    plan = studies(items, ensure_model(), os.cpu_count() or 1, quick=options.quick)
+    plan = studies(items, ensure_model(), default_workers(), quick=options.quick)
     with tk.Client() as client, _enough_workers(client, max(study.most_workers for study in plan)):
         return _run(client, plan, options)
 

@@ -72,9 +72,7 @@ def outcome(study: Study, results: Sequence[Any]) -> str:
         counts = ", ".join(f"{count:,} × {kind}" for kind, count in kinds.most_common())
         places = [text for (kind, text), _ in found.most_common(40) if kind == "place"]
         return f"  found {found.total():,} mentions ({counts}), most often {', '.join(places[:4])}"
-    old = [
-        item for item, result in zip(study.items, results, strict=True)
-        if result["label"] != era_of(item["year"]) and result["score"] > 0.9
-    ]  # fmt: skip
+    pairs = zip(study.items, results, strict=True)
+    unlike = sum(result["label"] != era_of(item["year"]) for item, result in pairs)
     eras = ", ".join(f"{count:,} {label}" for label, count in Counter(r["label"] for r in results).most_common())
-    return f"  classified {len(results):,} paragraphs ({eras}); {len(old):,} clearly sound like another era than theirs"
+    return f"  classified {len(results):,} paragraphs ({eras}); {unlike:,} sound like another era than theirs"

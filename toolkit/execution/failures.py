@@ -123,7 +123,7 @@ def judge(error: Any, retry: Retry) -> Verdict:
 
 def _is_named(error: BaseException, names: Collection[str]) -> bool:
     """Whether the error's class or one of its bases has one of the names."""
-    if any(qualified_name(cls) in names for cls in type(error).__mro__):
+    if any(_class_name(cls) in names for cls in type(error).__mro__):
         return True
     # A class is often re-exported: requests.ConnectionError lives in requests.exceptions.
     for name in names:
@@ -164,8 +164,12 @@ def describe(error: Any, own_files: Collection[str] = ()) -> Described:
 
 def type_name(value: Any) -> str:
     """Qualified name of the class of `value`, at most 200 bytes."""
+    return clip(_class_name(type(value)), 200)
+
+
+def _class_name(cls: type) -> str:
     try:
-        return clip(qualified_name(type(value)), 200)
+        return qualified_name(cls)
     except Exception:  # noqa: BLE001 - a metaclass may break even this
         return "unknown error"
 

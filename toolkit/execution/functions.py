@@ -126,23 +126,28 @@ def read_key(path: Path | str) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as exc:
         raise FunctionNotAllowed(f"function key {str(path)!r}: {exc.strerror}. {hint}") from exc
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         info = os.fstat(descriptor)  # of the open file: what is checked is what is read
-        if not stat.S_ISREG(info.st_mode):
-            raise FunctionNotAllowed(f"function key {str(path)!r}: not a regular file. {hint}")
-        if info.st_uid != os.geteuid():
-            raise FunctionNotAllowed(
-                f"function key {str(path)!r}: belongs to user {info.st_uid}, not to this one. {hint}"
-            )
-        if info.st_mode & 0o077:
-            raise FunctionNotAllowed(
-                f"function key {str(path)!r}: mode {stat.S_IMODE(info.st_mode):04o} lets others at it. "
-                "Whoever reads it can run code on the workers: chmod 600 it, and make a new key if others had access"
-            )
-        key = file.read(_MAX_KEY_BYTES).rstrip(b"\r\n")
+        problem = _key_problem(info)
+        if problem:
+            raise FunctionNotAllowed(f"function key {str(path)!r}: {problem}. {hint}")
+        key = os.read(descriptor, _MAX_KEY_BYTES).rstrip(b"\r\n")
+    finally:
+        os.close(descriptor)
     if len(key) < _MIN_KEY_BYTES:
         raise FunctionNotAllowed(f"function key {str(path)!r}: {len(key)} bytes, fewer than {_MIN_KEY_BYTES}. {hint}")
     return key
+
+
+def _key_problem(info: os.stat_result) -> str:
+    if not stat.S_ISREG(info.st_mode):
+        return "not a regular file"
+    if info.st_uid != os.geteuid():
+        return f"belongs to user {info.st_uid}, not to this one"
+    if info.st_mode & 0o077:
+        mode = f"{stat.S_IMODE(info.st_mode):04o}"
+        return f"mode {mode} lets others at it, and whoever read it can run code on the workers"
+    return ""
 
 
 # --------------------------------------------------------------------------- the blob

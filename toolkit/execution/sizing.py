@@ -279,7 +279,7 @@ class Controller:
         longest = max(limits.max_s, multiple * alpha)
         by_overhead = min(multiple * (alpha + self._gap), longest) / self._beta
         want = max(1.0, by_duration, by_overhead)
-        # Where a fixed cost asks for long batches, leave the evenness of the end to tapering: half as many, half the cost.
+        # Where a fixed cost asks for long batches, the end is left to tapering: half as many batches, half the cost.
         share = remaining / ((limits.shares if by_overhead <= by_duration else limits.shares / 2) * workers)
         one_size = self._largest < 1.5 * self._smallest
         if one_size and self._alpha + self._beta * 2 * self._largest < 2 * limits.max_s:

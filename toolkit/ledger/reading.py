@@ -104,7 +104,7 @@ class Reader:
 
     def _letter(self, index: int, blob: bytes) -> DeadLetter:
         try:
-            values = codec.decode(blob) if blob else dict(_LOST)
+            values = dict(codec.decode(blob) if blob else _LOST)
             item, key = (values.pop("item"), values.pop("key")) if "item" in values else self.item(index)
             return DeadLetter(index=index, item=item, key=key, **values)
         except (LedgerError, LookupError, TypeError, ValueError) as error:

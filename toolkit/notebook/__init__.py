@@ -106,6 +106,5 @@ def _report(path: str | Path, **parts: Any) -> Path:
 
 def _progress(stream: TextIO) -> ProgressBar:
     from toolkit.notebook.progress import ProgressBar
-    from toolkit.settings import Settings
 
-    return ProgressBar(stream, silent=not Settings.from_env().progress)
+    return ProgressBar(stream)

@@ -74,6 +74,8 @@ def percent(part: float | None) -> str:
     if part is None or not math.isfinite(part):
         return UNKNOWN
     value = 100 * part
+    if not math.isfinite(value):
+        return UNKNOWN
     return f"{value:.1f} %" if 0 < abs(value) < 9.95 and abs(value - round(value)) > 0.05 else f"{value:,.0f} %"
 
 

@@ -184,7 +184,8 @@ class HeatGrid:
             cells = "".join(self._cell(i, j, float(shares[i, j])) for j in range(len(self.batch_sizes)))
             body += f'<tr><th scope="row" style="{edge}">{fmt.count(self.workers[i])}</th>{cells}</tr>'
         return (
-            '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:12px"><caption style="text-align:left">'
+            '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:12px">'
+            '<caption style="text-align:left">'
             "Predicted makespan by workers (down) and batch size (across). "
             "★ recommended, ● measured, <i>~ extrapolated</i></caption>"
             f'<thead><tr><th scope="col" style="{edge}">workers</th>{head}</tr></thead>'

@@ -132,7 +132,7 @@ def _of_task(frame: pd.DataFrame, task: str | None) -> pd.DataFrame:
     """Return the rows of the recommendation's task; all of them when it names none."""
     if not task or frame.empty:
         return frame
-    part = frame[frame["task"].astype(str) == task]
+    part = frame[frame["task"] == task]
     return frame if part.empty else part
 
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
+import pandas as pd
 
 from toolkit.notebook import escape, theme
 from toolkit.notebook import format as fmt
 from toolkit.notebook.measured import epoch_s, spent_s
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
@@ -65,30 +65,33 @@ class Timeline(theme.Display):
         """Take one run of a metrics frame, by default the latest."""
         if run_id is None and not frame.empty:
             run_id = str(frame["run_id"].iloc[int(frame["claimed_at"].argmax())])
-        part = frame[frame["run_id"].astype(str) == run_id] if run_id is not None else frame
+        # Compared and counted as categories: as text, pandas would refuse half a surrogate pair in a name.
+        part = frame[frame["run_id"] == run_id] if run_id is not None else frame
         if part.empty:
             none = np.zeros(0)
             return cls(run_id or "", (), none.astype(np.int64), none, none, none.astype(bool), 0.0, 0.0, 0)
         length = spent_s(part).to_numpy(dtype=float)
         start = np.asarray(epoch_s(part["claimed_at"]), dtype=float)
         start = start - start.min()
-        worker = part["worker"].astype(str)
-        counts = worker.value_counts()
-        shown = sorted(counts.index[:MAX_ROWS], reverse=True)
+        codes, names = pd.factorize(part["worker"])
+        most = np.argsort(-np.bincount(codes), kind="stable")[:MAX_ROWS]
+        shown = sorted(most, key=lambda code: str(names[code]), reverse=True)
+        row = np.full(len(names), -1)
+        row[shown] = np.arange(len(shown))
+        place = row[codes]
+        keep = place >= 0
         span = float((start + length).max())
-        keep = worker.isin(shown).to_numpy()
-        place = worker.map({name: i for i, name in enumerate(shown)}).to_numpy()[keep].astype(np.int64)
-        bad = (part["outcome"].astype(str) != "ok").to_numpy()
+        bad = (part["outcome"] != "ok").to_numpy(dtype=bool)
         return cls(
             run_id=str(run_id),
-            labels=tuple(shown),
-            row=place,
+            labels=tuple(str(names[code]) for code in shown),
+            row=place[keep],
             start_s=start[keep],
             length_s=length[keep],
             bad=bad[keep],
             span_s=span,
-            busy=min(1.0, float(length.sum()) / (len(counts) * span)) if span > 0 else 0.0,
-            n_workers=len(counts),
+            busy=min(1.0, float(length.sum()) / (len(names) * span)) if span > 0 else 0.0,
+            n_workers=len(names),
         )
 
     @property

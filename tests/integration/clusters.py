@@ -1,0 +1,89 @@
+"""What tests of the LocalCluster share: a state directory that leaves no process behind, and other clients."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from toolkit.cluster import LocalCluster, files
+from toolkit.settings import ServerAddress
+
+ROOT = Path(files.__file__).parents[2]
+PATIENCE_S = 30.0
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Poll `condition` until it holds."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE_S:g} s: {what}"
+        time.sleep(0.005)
+
+
+def processes_of(*marks: str) -> list[psutil.Process]:
+    """Return the live processes that have one of `marks` in their command line."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                line = "\0".join(process.cmdline())
+                if any(mark in line for mark in marks):
+                    found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def connect(address: ServerAddress) -> redis.Redis:
+    return redis.Redis.from_url(address.url, password=address.read_password(), decode_responses=True)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A state directory, all of whose processes are gone after the test."""
+    path = tmp_path / f"state-{secrets.token_hex(4)}"
+    yield path
+    cluster = LocalCluster(state_dir=path, node=False)
+    cluster.stop(grace_s=0.0)
+    runtime = cluster._state.runtime_name
+    until(lambda: not processes_of(str(path), runtime), "every process of the cluster is gone")
+
+
+def server_only(home: Path, **kwargs: object) -> LocalCluster:
+    return LocalCluster(state_dir=home, node=False, **kwargs)  # type: ignore[arg-type]
+
+
+def run_python(code: str, home: Path, **kwargs: object) -> subprocess.Popen[str]:
+    """Start another client process; ``cluster`` is started in it."""
+    lines = [
+        "import os, sys, time",
+        "from pathlib import Path",
+        "from toolkit.cluster import LocalCluster",
+        "cluster = LocalCluster(state_dir=Path(sys.argv[1]), node=False, idle_s=float(sys.argv[2])).start()",
+        "print(cluster.status().server_pid, flush=True)",
+        code,
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-c", "\n".join(lines), str(home), str(kwargs.pop("idle_s", 300.0))],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        **kwargs,  # type: ignore[call-overload]
+    )

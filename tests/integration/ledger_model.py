@@ -1,0 +1,323 @@
+"""The ledger's transitions told a second time, in plain Python, for tests to compare with."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from toolkit.ledger import Ask, FailedItem, Range
+
+SUSPICIONS = 3
+GATHERED = 64
+
+
+@dataclass
+class Held:
+    """A live claim: what it took, and how far it is."""
+
+    ranges: list[Range]
+    asked: int
+    offset: int = 0
+    ok: int = 0
+    retried: int = 0
+    dead: int = 0
+
+    def __len__(self) -> int:
+        return sum(len(r) for r in self.ranges)
+
+    def indexes(self) -> list[int]:
+        return [i for r in self.ranges for i in range(r.start, r.stop)]
+
+    def rest(self) -> list[Range]:
+        """What is not committed yet."""
+        left, skip = [], self.offset
+        for r in self.ranges:
+            start = min(r.stop, r.start + skip)
+            skip -= start - r.start
+            left.append(replace(r, start=start))
+        return [r for r in left if len(r)]
+
+
+@dataclass
+class Model:
+    """A run's bookkeeping. Each method answers what the server is expected to answer."""
+
+    batch_size: int
+    auto: bool
+    cap: int
+    known: int
+    state: str = "running"
+    closed: bool = False
+    submitted: int = 0
+    cursor: int = 0
+    ok: set[int] = field(default_factory=set)
+    dead: set[int] = field(default_factory=set)
+    skipped: int = 0
+    retried: int = 0
+    lost: int = 0
+    batches: int = 0
+    buried: int = 0
+    generation: int = 0
+    finals: int = 0
+    last_batch: int = 0
+    ready: list[Range] = field(default_factory=list)
+    delayed: list[Range] = field(default_factory=list)
+    due: list[Range] = field(default_factory=list)
+    claims: dict[bytes, Held] = field(default_factory=dict)
+    expired: set[bytes] = field(default_factory=set)
+    ended: dict[bytes, bool] = field(default_factory=dict)  # claim id -> ended by its own commit
+    tickets: set[str] = field(default_factory=set)
+    away: bool = False
+
+    def view(self) -> Model:
+        """A copy to compare with later."""
+        return copy.deepcopy(self)
+
+    # ------------------------------------------------------------------ input and commands
+
+    def append(self, expected: int, n: int, close: bool) -> int | None:
+        """Items of the run afterwards, None when the page is refused."""
+        if self.submitted == expected + n and (n > 0 or self.closed) and (not close or self.closed):
+            return self.submitted
+        if self.state not in ("running", "paused") or self.closed or self.submitted != expected:
+            return None
+        self.submitted += n
+        if close:
+            self.closed = True
+            self.settle()
+        return self.submitted
+
+    def steer(self, verb: str) -> str:
+        edges = {
+            ("cancel", "running"): "cancelling", ("cancel", "paused"): "cancelling",
+            ("pause", "running"): "paused", ("resume", "paused"): "running",
+        }  # fmt: skip
+        self.state = edges.get((verb, self.state), self.state)
+        return self.settle()
+
+    def update(self, batch_size: int | None, auto: bool | None, max_workers: int | None) -> None:
+        self.batch_size = self.batch_size if batch_size is None else batch_size
+        self.auto = self.auto if auto is None else auto
+        self.cap = self.cap if max_workers is None else max_workers
+
+    def retry_dead(self, indexes: Sequence[int]) -> int:
+        if self.state in ("cancelling", "cancelled"):
+            return 0
+        chosen = [i for i in indexes if i in self.dead]
+        self.dead -= set(chosen)
+        self.ready += [Range(i, i + 1) for i in chosen]
+        if chosen:
+            self.generation += 1
+            self.state = "running" if self.state == "finished" else self.state
+        return len(chosen)
+
+    def drop_dead(self, indexes: Sequence[int]) -> int:
+        chosen = self.dead & set(indexes)
+        self.dead -= chosen
+        self.skipped += len(chosen)
+        return len(chosen)
+
+    # ------------------------------------------------------------------ work
+
+    def left(self) -> int:
+        return self.submitted - self.cursor + sum(len(r) for r in self.ready)
+
+    def claim(self, ask: Ask) -> Held | str:
+        """The claim, or why there is none."""
+        if ask.claim_id in self.claims:
+            return self.claims[ask.claim_id]
+        if ask.claim_id in self.ended:
+            return "gone"
+        self.tickets.discard(ask.ticket)
+        if self.state != "running":
+            return self.state
+        if not self.left():
+            return "empty"
+        if self.cap and len(self.claims) >= self.cap:
+            return "busy"
+        limit, asked = self.limit(ask)
+        taken, alone = self.take_ready(limit)
+        n = sum(len(r) for r in taken)
+        if not alone and n < limit and self.cursor < self.submitted:
+            stop = min(self.submitted, self.cursor + limit - n)
+            taken.append(Range(self.cursor, stop))
+            self.cursor = stop
+        self.claims[ask.claim_id] = Held(taken, asked)
+        self.last_batch = asked
+        if ask.new_ticket and self.left() and len(self.claims) + len(self.tickets) < self.desired():
+            self.tickets.add(ask.new_ticket)
+        return self.claims[ask.claim_id]
+
+    def desired(self) -> int:
+        """Workers that the run wants at a claim."""
+        if self.cap:
+            return min(self.cap, self.known) if self.known else self.cap
+        return max(1, self.known)
+
+    def limit(self, ask: Ask) -> tuple[int, int]:
+        """Items that a claim may take, and its batch size before tapering."""
+        if not self.auto:
+            return max(1, self.batch_size), max(1, self.batch_size)
+        size = self.batch_size or ask.want or max(1, self.last_batch)
+        workers = max(self.known, len(self.claims) + 1)
+        if self.cap:
+            workers = min(workers, self.cap)
+        return max(1, min(size, max(ask.floor, math.ceil(self.left() / (2 * workers))))), size
+
+    def take_ready(self, limit: int) -> tuple[list[Range], bool]:
+        taken: list[Range] = []
+        n = 0
+        while self.ready and n < limit and len(taken) < GATHERED:
+            r = self.ready[0]
+            alone = r.alone or r.suspicions > 0
+            if alone and taken:
+                break
+            cut = min(r.stop, r.start + limit - n)
+            self.ready[:1] = [replace(r, start=cut)] if cut < r.stop else []
+            taken.append(replace(r, stop=cut))
+            n += cut - r.start
+            if alone:
+                return taken, True
+        return taken, False
+
+    def commit(
+        self, claim_id: bytes, start: int, stop: int, last: bool, split: bool, failed: Sequence[FailedItem]
+    ) -> bool:  # fmt: skip
+        """Whether it is accepted. Settling comes later, after the next claim of the same call."""
+        held = self.claims.get(claim_id)
+        if held is None:
+            return self.ended.get(claim_id, False)
+        if start != held.offset or not start <= stop <= len(held):
+            return stop <= held.offset and not last
+        indexes = held.indexes()
+        attributes = [r for r in held.ranges for _ in range(len(r))]
+        for f in failed:
+            self.fail(held, f, indexes[f.position], attributes[f.position])
+        bad = {f.position for f in failed}
+        good = {indexes[p] for p in range(start, stop) if p not in bad}
+        assert not good & (self.ok | self.dead), "an index ends twice"
+        self.ok |= good
+        held.ok += len(good)
+        held.offset = stop
+        if last:
+            self.close(claim_id, by_commit=True)
+            rest = held.rest()
+            self.ready[:0] = halves(rest) if split and sum(len(r) for r in rest) > 1 else rest
+            self.batches += 1
+        else:
+            self.expired.discard(claim_id)
+        return True
+
+    def fail(self, held: Held, failure: FailedItem, index: int, r: Range) -> None:
+        if failure.kind == "dead":
+            self.bury(index)
+            held.dead += 1
+            return
+        charge = int(failure.kind == "retry")
+        self.retried += charge
+        held.retried += charge
+        back = Range(index, index + 1, r.attempts + charge, r.suspicions)
+        (self.delayed if failure.delay_s else self.ready).append(back)
+
+    def bury(self, index: int) -> None:
+        assert index not in self.dead | self.ok, "an index ends twice"
+        self.dead.add(index)
+        self.buried += 1
+
+    def close(self, claim_id: bytes, *, by_commit: bool) -> None:
+        del self.claims[claim_id]
+        self.expired.discard(claim_id)
+        self.ended[claim_id] = by_commit
+
+    def lose(self, claim_id: bytes, blamed: int, suspicions: int = SUSPICIONS) -> None:
+        held = self.claims.get(claim_id)
+        if held is None:
+            return
+        self.close(claim_id, by_commit=False)
+        self.lost += 1
+        self.batches += 1
+        rest = held.rest()
+        left = sum(len(r) for r in rest)
+        if left == 1:
+            blamed = held.offset
+        if not held.offset <= blamed < len(held):
+            self.ready[:0] = halves(rest) if left else []
+            return
+        bad = held.indexes()[blamed]
+        back: list[Range] = []
+        for r in rest:
+            back += self.blame(r, bad, suspicions, held) if r.start <= bad < r.stop else [r]
+        self.ready[:0] = back
+
+    def blame(self, r: Range, bad: int, suspicions: int, held: Held) -> list[Range]:
+        around = [Range(r.start, bad, r.attempts), Range(bad + 1, r.stop, r.attempts)]
+        suspect = Range(bad, bad + 1, r.attempts + 1, r.suspicions + 1, alone=True)
+        if suspect.suspicions >= suspicions:
+            self.bury(bad)
+            held.dead += 1
+            return [x for x in around if len(x)]
+        return [x for x in (around[0], suspect, around[1]) if len(x)]
+
+    def renew(self, known: int, claim_ids: Sequence[bytes]) -> tuple[str, set[bytes]]:
+        self.known = known
+        self.expired -= set(claim_ids)
+        return self.state, {c for c in claim_ids if c not in self.claims}
+
+    def sweep(self, known: int) -> tuple[Any, ...]:
+        self.known = known
+        if self.away:
+            self.expired.clear()
+        self.away = False
+        gone = sorted(self.expired)
+        for claim_id in gone:
+            self.lose(claim_id, -1, SUSPICIONS + 2)
+        self.delayed = [r for r in self.delayed if r not in self.due]
+        self.ready += sorted(self.due, key=lambda r: text(r))
+        self.due = []
+        state, left, wanted = self.settle(), self.left(), 0
+        if state == "running" and left:
+            desired = min(max(1, known), self.cap or known or 1, left)
+            wanted = max(0, desired - len(self.claims) - len(self.tickets))
+        return state, left, len(self.claims), len(gone), len(self.delayed), wanted
+
+    def register(self, ticket: str) -> int:
+        if self.state != "running":
+            return 0
+        self.tickets.add(ticket)
+        return 1
+
+    # ------------------------------------------------------------------ the end
+
+    def settle(self) -> str:
+        """End the run when nothing is left to do."""
+        over = self.closed and len(self.ok) + len(self.dead) + self.skipped == self.submitted
+        if self.claims or self.state in ("finished", "cancelled"):
+            return self.state
+        if self.state == "cancelling":
+            self.skipped = self.submitted - len(self.ok) - len(self.dead)
+            self.ready, self.delayed, self.due, self.cursor, self.closed = [], [], [], self.submitted, True
+        if self.state == "cancelling" or over:
+            self.state = "cancelled" if self.state == "cancelling" else "finished"
+            self.finals += 1
+            self.tickets.clear()
+        return self.state
+
+
+def halves(rest: Sequence[Range]) -> list[Range]:
+    """Two halves by item count, every part to be claimed alone."""
+    cut = sum(len(r) for r in rest) // 2
+    low, high = [], []
+    for r in rest:
+        middle = min(r.stop, r.start + max(0, cut))
+        cut -= len(r)
+        low.append(replace(r, stop=middle, alone=True))
+        high.append(replace(r, start=middle, alone=True))
+    return [r for r in low + high if len(r)]
+
+
+def text(r: Range) -> str:
+    """The form that the server keeps."""
+    return f"{r.start}:{r.stop}:{r.attempts}:{r.suspicions}:{int(r.alone)}"

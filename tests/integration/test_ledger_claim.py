@@ -1,0 +1,328 @@
+"""How a worker gets a batch: which items, how many, and when none; and the tickets that bring workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from tests.integration.ledgers import Run, items_of, spans
+from toolkit.ledger import TICKET_EXPIRY_S, FailedItem, Ledger, NoClaim, Page, PageCache, Range
+from toolkit.settings import ServerAddress
+
+
+@pytest.fixture
+def ledger(address: ServerAddress) -> Iterator[Ledger]:
+    with closing(Ledger(address)) as ledger:
+        yield ledger
+
+
+def failing(kind: str, *positions: int, delay_s: float = 0.0) -> list[FailedItem]:
+    return [FailedItem(p, kind, delay_s) for p in positions]
+
+
+# --------------------------------------------------------------------------- which items
+
+
+def test_a_batch_crosses_pages(ledger: Ledger) -> None:
+    run = Run(ledger, 10, page=4, batch_size=6)
+    first, second = run.claim(), run.claim()
+    assert (spans(first), items_of(first)) == ([(0, 6)], [0, 1, 2, 3, 4, 5])
+    assert [start for start, _, _ in first.pages] == [0, 4]
+    assert (spans(second), items_of(second)) == ([(6, 10)], [6, 7, 8, 9])
+    assert [start for start, _, _ in second.pages] == [4, 8]
+    assert (first.left, second.left) == (4, 0)
+    assert (first.active, second.active) == (1, 2)
+    run.check()
+
+
+def test_the_page_that_a_worker_keeps_is_not_sent_again(ledger: Ledger) -> None:
+    run, cache = Run(ledger, 10, page=4, batch_size=6), PageCache()
+    assert items_of(run.claim(have=cache.have), cache) == [0, 1, 2, 3, 4, 5]
+    assert cache.have == 4
+    claim = run.claim(have=cache.have)
+    assert [(start, blob == b"") for start, blob, _ in claim.pages] == [(4, True), (8, False)]
+    assert items_of(claim, cache) == [6, 7, 8, 9]
+
+
+def test_a_range_across_pages_keeps_its_order_behind_one_on_its_last_page(ledger: Ledger) -> None:
+    run = Run(ledger, 16, page=4, batch_size=6)
+    run.commit(run.claim())
+    ledger.update(run.run_id, batch_size=4)
+    low, high = run.claim(), run.claim()
+    run.commit(low, 0)  # 6..10 are given back
+    run.commit(high, 0)  # 10..14 before them
+    ledger.update(run.run_id, batch_size=8)
+    claim = run.claim()
+    assert spans(claim) == [(10, 14), (6, 10)]
+    assert items_of(claim) == list(claim.indexes()) == [10, 11, 12, 13, 6, 7, 8, 9]
+
+
+def test_a_claim_repeated_is_the_same_claim(ledger: Ledger) -> None:
+    run = Run(ledger, 10, known_workers=4)
+    ask = run.ask(new_ticket="t1")
+    claim = ledger.claim(run.run_id, ask)
+    assert claim.spawn
+    before = run.everything()
+    assert ledger.claim(run.run_id, ask) == replace(claim, spawn=False)
+    assert run.everything() == before
+
+
+def test_ready_ranges_come_first_and_are_gathered(ledger: Ledger) -> None:
+    run = Run(ledger, 12, batch_size=4)
+    run.commit(run.claim(), failed=failing("retry", 1, 3))
+    claim = run.claim()
+    assert claim.ranges == (Range(1, 2, 1), Range(3, 4, 1), Range(4, 6))
+    assert (list(claim.indexes()), claim.attempts()) == ([1, 3, 4, 5], [2, 2, 1, 1])
+    assert items_of(claim) == [1, 3, 4, 5]
+    run.check()
+
+
+def test_at_most_64_ranges_are_gathered(ledger: Ledger) -> None:
+    run = Run(ledger, 70, page=70, batch_size=70)
+    run.commit(run.claim(), failed=failing("retry", *range(70)))
+    claims = run.claim(), run.claim()
+    assert [len(c.ranges) for c in claims] == [64, 6]
+    assert [i for c in claims for i in c.indexes()] == list(range(70))
+    run.check()
+
+
+def test_a_ready_range_larger_than_the_batch_is_cut(ledger: Ledger) -> None:
+    run = Run(ledger, 8, batch_size=8)
+    run.commit(run.claim(), 1)
+    ledger.update(run.run_id, batch_size=3)
+    assert [spans(run.claim()) for _ in range(3)] == [[(1, 4)], [(4, 7)], [(7, 8)]]
+    run.check()
+
+
+def test_halves_are_never_gathered(ledger: Ledger) -> None:
+    run = Run(ledger, 8, batch_size=4)
+    run.lose(run.claim())  # nobody is blamed: two halves, each alone
+    ledger.update(run.run_id, batch_size=8)
+    claims = [run.claim() for _ in range(3)]
+    assert [c.ranges for c in claims] == [(Range(0, 2, alone=True),), (Range(2, 4, alone=True),), (Range(4, 8),)]
+    run.check()
+
+
+def test_a_half_larger_than_the_batch_is_cut_and_its_rest_stays_alone(ledger: Ledger) -> None:
+    run = Run(ledger, 8, batch_size=8)
+    run.lose(run.claim())
+    ledger.update(run.run_id, batch_size=3)
+    assert [run.claim().ranges[0] for _ in range(3)] == [
+        Range(0, 3, alone=True), Range(3, 4, alone=True), Range(4, 7, alone=True),
+    ]  # fmt: skip
+    run.check()
+
+
+def test_a_suspect_is_claimed_by_itself_even_after_a_retry(ledger: Ledger) -> None:
+    run = Run(ledger, 8, batch_size=8)
+    run.lose(run.claim(), blamed=2)
+    first, suspect, rest = run.claim(), run.claim(), run.claim()
+    assert [c.ranges for c in (first, suspect, rest)] == [(Range(0, 2),), (Range(2, 3, 1, 1, True),), (Range(3, 8),)]
+    run.commit(first, failed=failing("retry", 0))
+    run.commit(suspect, failed=failing("retry", 0))  # no longer cut out, still suspected
+    assert run.ready() == [Range(0, 1, 1), Range(2, 3, 2, 1)]
+    assert [run.claim().ranges for _ in range(2)] == [(Range(0, 1, 1),), (Range(2, 3, 2, 1),)]
+    run.check()
+
+
+def test_an_answer_holds_at_most_32_mib_of_pages(ledger: Ledger) -> None:
+    def submitted(run: Run) -> Run:
+        for i in range(5):
+            ledger.append(run.run_id, Page(i, i + 1, bytes(12 << 20)), expected=i, close=i == 4)
+        return run
+
+    fresh = submitted(Run(ledger, batch_size=5))
+    assert [len(fresh.claim()) for _ in range(2)] == [3, 2]
+    fresh.check()
+    fresh.reader.delete()
+    again = submitted(Run(ledger, batch_size=1))
+    for claim in [again.claim() for _ in range(4)]:
+        again.commit(claim, 0)
+    ledger.update(again.run_id, batch_size=5)
+    assert [list(again.claim().indexes()) for _ in range(2)] == [[3, 2], [1, 0, 4]]
+    again.check()
+    again.reader.delete()
+
+
+# --------------------------------------------------------------------------- how many
+
+
+@pytest.mark.parametrize(
+    ("items", "known", "cap", "floor", "expected"),
+    [
+        (100, 4, 0, 1, [10, 10, 10, 9, 7]),  # ceil(left / (2 workers)), at most the batch size
+        (20, 4, 0, 1, [3, 3, 2, 2, 1]),  # the fifth claimer counts as a fifth worker
+        (20, 4, 2, 1, [5, 4]),  # no more workers than the cap
+        (20, 0, 0, 1, [10, 3, 2]),  # claimers count when no worker is known
+        (20, 4, 0, 4, [4, 4, 4, 4, 4]),
+        (7, 4, 0, 9, [7]),  # never more than there are
+    ],
+)
+def test_automatic_sizes_taper(
+    ledger: Ledger, items: int, known: int, cap: int, floor: int, expected: list[int]
+) -> None:  # fmt: skip
+    run = Run(ledger, items, page=50, batch_size=10, auto=True, known_workers=known, max_workers=cap)
+    claims = [run.claim(floor=floor) for _ in expected]
+    assert [len(c) for c in claims] == expected
+    assert {c.asked for c in claims} == {10}
+    run.check()
+
+
+def test_a_fixed_size_does_not_taper(ledger: Ledger) -> None:
+    run = Run(ledger, 11, batch_size=5, known_workers=8)
+    assert [len(run.claim(want=1, floor=1)) for _ in range(3)] == [5, 5, 1]
+
+
+def test_the_controller_s_wish_counts_only_where_the_run_has_no_size(ledger: Ledger) -> None:
+    run = Run(ledger, 100, page=50, batch_size=0, auto=True, known_workers=1)
+    assert [(len(c), c.asked, c.last_batch) for c in (run.claim(), run.claim(want=7), run.claim())] == [
+        (1, 1, 1), (7, 7, 7), (7, 7, 7),  # no wish: as the latest claim of the run
+    ]  # fmt: skip
+    assert run.status().batch_size == 7
+    ledger.update(run.run_id, batch_size=3)
+    claim = run.claim(want=7)
+    assert (len(claim), claim.batch_size) == (3, 3)
+
+
+def test_a_claim_tells_what_the_controller_needs(ledger: Ledger) -> None:
+    run = Run(ledger, 20, batch_size=4, max_workers=3, known_workers=2)
+    run.commit(run.claim(), item_s=0.125)
+    claim = run.claim()
+    assert (claim.item_s, claim.known_workers, claim.max_workers, claim.last_batch) == (0.125, 2, 3, 4)
+    assert run.status().item_s == 0.125
+    run.commit(claim)
+    assert run.claim().item_s == 0.125  # a commit that says nothing leaves it
+
+
+# --------------------------------------------------------------------------- when none
+
+
+def test_no_more_batches_at_a_time_than_the_cap(ledger: Ledger) -> None:
+    run = Run(ledger, 20, max_workers=2)
+    claims, ask = [run.claim(), run.claim()], run.ask()
+    before = run.everything()
+    assert ledger.claim(run.run_id, ask) == NoClaim("busy", 12)
+    assert run.everything() == before
+    run.commit(claims[0])
+    assert spans(ledger.claim(run.run_id, ask)) == [(8, 12)]  # the same id may ask again
+
+
+def test_empty_says_how_many_wait_for_a_retry(ledger: Ledger) -> None:
+    run = Run(ledger, 4)
+    claim = run.claim()
+    assert run.refusal() == NoClaim("empty", 0)
+    run.commit(claim, failed=failing("retry", 0, 3, delay_s=60))
+    before = run.everything()
+    assert run.refusal() == NoClaim("empty", 2)
+    assert run.everything() == before
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_closed_claim_never_lives_again(ledger: Ledger, taken: bool) -> None:
+    run = Run(ledger, 8)
+    ask = run.ask()
+    claim = ledger.claim(run.run_id, ask)
+    if taken:
+        run.lose(claim)
+    else:
+        run.commit(claim)
+    before = run.everything()
+    assert ledger.claim(run.run_id, ask) == NoClaim("gone", 0)
+    assert run.everything() == before
+
+
+def test_no_batch_of_a_run_that_does_not_run(ledger: Ledger) -> None:
+    run = Run(ledger, 8)
+    held = run.claim()
+    ledger.steer(run.run_id, "pause")
+    assert run.refusal().reason == "paused"
+    assert ledger.steer(run.run_id, "cancel") == "cancelling"
+    assert run.refusal().reason == "cancelling"
+    run.commit(held)
+    assert run.refusal().reason == "cancelled"
+    finished = Run(ledger, 4)
+    finished.commit(finished.claim())
+    assert finished.refusal().reason == "finished"
+
+
+# --------------------------------------------------------------------------- tickets
+
+
+def test_a_claim_that_sees_more_work_than_workers_spawns_one_ticket(ledger: Ledger) -> None:
+    run = Run(ledger, 40, known_workers=3)
+    first = run.claim(new_ticket="a")
+    assert first.spawn
+    expiry = run.command("ZSCORE", "tickets", "a")
+    assert float(expiry) == round(first.at * 1000) + TICKET_EXPIRY_S * 1000
+    second = run.claim(ticket="a", new_ticket="b")  # it arrived: one claim, one ticket out, one more wanted
+    assert second.spawn
+    assert run.tickets() == {"b"}
+    third = run.claim(new_ticket="c")  # two claims and one ticket are enough for three workers
+    assert not third.spawn
+    assert run.tickets() == {"b"}
+    run.check()
+
+
+@pytest.mark.parametrize(
+    ("known", "cap", "spawns"),
+    [(4, 0, 3), (4, 2, 1), (2, 4, 1), (0, 3, 2), (0, 0, 0), (1, 0, 0)],
+)
+def test_as_many_tickets_as_workers_and_cap_allow(ledger: Ledger, known: int, cap: int, spawns: int) -> None:
+    run = Run(ledger, 80, page=50, known_workers=known, max_workers=cap)
+    spawned, ticket = 0, ""
+    for n in range(8):
+        claim = ledger.claim(run.run_id, run.ask(ticket=ticket, new_ticket=f"t{n}"))
+        if isinstance(claim, NoClaim) or not claim.spawn:
+            break
+        spawned, ticket = spawned + 1, f"t{n}"
+    assert spawned == spawns
+
+
+def test_nothing_left_or_no_new_id_spawns_nothing(ledger: Ledger) -> None:
+    run = Run(ledger, 8, known_workers=8)
+    assert not run.claim().spawn
+    assert not run.claim(new_ticket="t").spawn
+    assert run.tickets() == set()
+
+
+def test_a_ticket_that_never_arrives_is_forgotten_when_it_expires(ledger: Ledger) -> None:
+    run = Run(ledger, 40, known_workers=2)
+    assert run.claim(new_ticket="a").spawn
+    assert not run.claim(new_ticket="b").spawn
+    run = Run(ledger, 40, known_workers=2)
+    ledger.register_tickets(run.run_id, ["a"])
+    assert not run.claim(new_ticket="b").spawn
+    run = Run(ledger, 40, known_workers=2)
+    ledger.register_tickets(run.run_id, ["a"])
+    run.command("ZADD", "tickets", "XX", 1, "a")
+    assert run.claim(new_ticket="b").spawn
+    assert run.tickets() == {"b"}
+
+
+@pytest.mark.parametrize("verb", ["pause", ""])
+def test_a_ticket_has_arrived_even_when_it_gets_nothing(ledger: Ledger, verb: str) -> None:
+    run = Run(ledger, 4)
+    run.claim()
+    assert ledger.register_tickets(run.run_id, ["a", "b"]) == 2
+    if verb:
+        ledger.steer(run.run_id, verb)
+    assert run.refusal(ticket="a").reason == ("paused" if verb else "empty")
+    assert run.tickets() == {"b"}
+
+
+def test_tickets_are_counted_once_and_only_while_the_run_runs(ledger: Ledger) -> None:
+    run = Run(ledger, 4)
+    assert ledger.register_tickets(run.run_id, []) == 0
+    assert ledger.register_tickets(run.run_id, ["a", "b"]) == 2
+    assert ledger.register_tickets(run.run_id, ["a", "b"]) == 2
+    assert run.tickets() == {"a", "b"}
+    ledger.steer(run.run_id, "pause")
+    assert ledger.register_tickets(run.run_id, ["c"]) == 0
+    ledger.steer(run.run_id, "resume")
+    run.commit(run.claim())
+    assert run.tickets() == set()  # the end forgets them
+    assert ledger.register_tickets(run.run_id, ["d"]) == 0
+    assert run.tickets() == set()

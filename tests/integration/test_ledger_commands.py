@@ -1,0 +1,327 @@
+"""What people say to a run: pause, resume, cancel, update, retry and drop dead letters; and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from tests.integration.ledgers import LETTER, Run, new_run_id
+from toolkit import codec
+from toolkit.ledger import FailedItem, Ledger, NoClaim, Page, Range, Registry, keys
+from toolkit.records import NodeInfo, RunSpec, RunState
+from toolkit.settings import ServerAddress
+
+
+@pytest.fixture
+def ledger(address: ServerAddress) -> Iterator[Ledger]:
+    with closing(Ledger(address)) as ledger:
+        yield ledger
+
+
+# --------------------------------------------------------------------------- steer
+
+
+@pytest.mark.parametrize(
+    ("verbs", "state"),
+    [
+        (["pause"], "paused"),
+        (["pause", "resume"], "running"),
+        (["resume"], "running"),
+        (["cancel"], "cancelled"),
+        (["pause", "cancel"], "cancelled"),
+        (["cancel", "resume"], "cancelled"),
+        (["cancel", "pause"], "cancelled"),
+        (["dance"], "running"),
+        (["pause", "dance"], "paused"),
+    ],
+)
+def test_verbs_lead_to_states_and_repeating_them_leads_nowhere(ledger: Ledger, verbs: list[str], state: str) -> None:
+    run = Run(ledger, 8)
+    for verb in verbs:
+        answer = ledger.steer(run.run_id, verb, "because")
+        before = run.everything()
+        assert ledger.steer(run.run_id, verb, "because") == answer
+        assert run.everything() == before
+    assert answer == run.status().state == state
+    run.check()
+
+
+def test_a_cancelled_run_skips_all_at_once_when_nothing_is_claimed(ledger: Ledger) -> None:
+    run = Run(ledger, 8, close=False)
+    run.commit(run.claim(), failed=[FailedItem(1, "retry", 60), FailedItem(2, "dead", letter=LETTER)])
+    assert ledger.steer(run.run_id, "cancel", "enough") == "cancelled"
+    assert run.counts() == (2, 1, 5, 0)
+    assert ledger.steer(run.run_id, "cancel", "enough") == "cancelled"
+    assert run.counts() == (2, 1, 5, 0)
+    assert [fields["detail"] for _, fields in run.reader.events() if fields["event"] == "cancel"] == ["enough"]
+    run.check()
+
+
+def test_a_paused_run_lets_live_claims_end_and_may_finish(ledger: Ledger) -> None:
+    run = Run(ledger, 4)
+    claim = run.claim()
+    assert ledger.steer(run.run_id, "pause") == "paused"
+    assert run.commit(claim, 2, last=False).state == "paused"
+    assert run.commit(claim, start=2).state == "finished"
+    assert ledger.steer(run.run_id, "resume") == "finished"
+    assert ledger.steer(run.run_id, "cancel") == "finished"
+    assert run.counts() == (4, 0, 0, 0)
+    run.check()
+
+
+# --------------------------------------------------------------------------- update
+
+
+def test_an_update_changes_what_is_not_yet_claimed(ledger: Ledger) -> None:
+    run = Run(ledger, 20, batch_size=4, max_workers=1)
+    held = run.claim()
+    ledger.update(run.run_id, batch_size=6, detail="larger")
+    assert run.refusal().reason == "busy"
+    ledger.update(run.run_id, max_workers=2, auto=False)
+    assert (len(held), len(run.claim())) == (4, 6)
+    status = run.status()
+    assert (status.batch_size, status.max_workers, status.auto) == (6, 2, False)
+    ledger.update(run.run_id, auto=True, batch_size=0)
+    status = run.status()
+    assert (status.auto, status.batch_size) == (True, 6)  # 0 shows the latest one
+    run.check()
+
+
+def test_an_update_repeated_tells_nothing_new(ledger: Ledger) -> None:
+    run = Run(ledger, 20)
+    ledger.update(run.run_id, batch_size=6, max_workers=3, auto=True, detail="larger")
+    before = run.everything()
+    ledger.update(run.run_id, batch_size=6, max_workers=3, auto=True, detail="larger")
+    ledger.update(run.run_id, detail="nothing")
+    assert run.everything() == before
+    assert [fields["detail"] for _, fields in run.reader.events() if fields["event"] == "updated"] == ["larger"]
+
+
+# --------------------------------------------------------------------------- dead letters
+
+
+def test_dead_letters_go_back_to_work_while_the_run_runs(ledger: Ledger) -> None:
+    run = Run(ledger, 8)
+    run.die(1, 3)
+    assert ledger.retry_dead(run.run_id, [1, 2, 99]) == 1  # only what is dead
+    status = run.status()
+    assert (status.dead, status.ready, status.generation, status.state) == (1, 1, 1, RunState.RUNNING)
+    assert run.ready() == [Range(1, 2)]
+    assert [letter.index for letter in run.reader.dead_letters()] == [3]
+    assert run.commit(run.claim()).state == "running"
+    assert run.commit(run.claim()).state == "finished"
+    assert run.head("finals") == "1"
+    run.check()
+
+
+def test_a_finished_run_starts_again_and_ends_once_more(ledger: Ledger) -> None:
+    run = Run(ledger, 4, retention_s=3600)
+    run.die(0, 1, 3)
+    assert run.status().state is RunState.FINISHED
+    command = ledger.connection.command
+    for generation, indexes in ((1, [0, 1]), (2, [3])):
+        assert ledger.retry_dead(run.run_id, indexes) == len(indexes)
+        status = run.status()
+        assert (status.state, status.generation, status.finished_at) == (RunState.RUNNING, generation, 0)
+        assert {command("PTTL", key) for key in keys.of_run(run.run_id)} <= {-1, -2}  # nothing expires meanwhile
+        assert command("PTTL", keys.metrics_segment(run.run_id, 0)) == -1
+        claim = run.claim()
+        assert claim.attempts() == [1] * len(indexes)
+        assert run.commit(claim).state == "finished"
+        assert int(run.head("finals")) == generation + 1
+        assert command("PTTL", keys.of(run.run_id, "head")) > 0
+        assert command("PTTL", keys.metrics_segment(run.run_id, 0)) > 0
+        run.check()
+    assert run.counts() == (4, 0, 0, 0)
+    assert run.events("retry_dead", "finished") == ["finished", "retry_dead", "finished", "retry_dead", "finished"]
+
+
+def test_an_item_may_die_again_and_comes_back_with_a_clean_record(ledger: Ledger) -> None:
+    run = Run(ledger, 1)
+    for _ in range(3):
+        run.lose(run.claim())
+    assert ledger.retry_dead(run.run_id, [0]) == 1
+    assert run.ready() == [Range(0, 1)]
+    run.die(0)
+    assert run.counts() == (0, 1, 0, 0)
+    assert ledger.retry_dead(run.run_id, [0]) == 1
+    assert run.commit(run.claim()).state == "finished"
+    assert int(run.head("finals")) == 3
+    run.check()
+
+
+@pytest.mark.parametrize("verb", ["retry_dead", "drop_dead"])
+def test_a_revival_repeated_gets_its_answer_again_though_the_items_died_once_more(ledger: Ledger, verb: str) -> None:
+    run = Run(ledger, 2)
+    run.die(0, 1)
+    call = ("a1b2", 0, 1)
+    state, n = ledger.connection.call(verb, keys.of_run(run.run_id), *call)
+    assert n == 2
+    before = run.everything()
+    assert ledger.connection.call(verb, keys.of_run(run.run_id), *call) == [state, n]
+    assert run.everything() == before
+    if verb == "retry_dead":
+        run.die(0, 1)
+        before = run.everything()
+        assert ledger.connection.call(verb, keys.of_run(run.run_id), *call)[1] == 2
+        assert run.everything() == before
+    assert ledger.retry_dead(run.run_id, [0, 1]) == (2 if verb == "retry_dead" else 0)
+    run.check()
+
+
+def test_a_cancelled_run_keeps_its_dead_letters(ledger: Ledger) -> None:
+    run = Run(ledger, 12)
+    run.die(2)
+    held = run.claim()
+    ledger.steer(run.run_id, "cancel")
+    assert ledger.retry_dead(run.run_id, [2]) == 0
+    run.commit(held)
+    before = run.everything()
+    assert ledger.retry_dead(run.run_id, [2]) == 0
+    assert run.everything() == before
+    assert run.counts() == (7, 1, 4, 0)
+    assert ledger.drop_dead(run.run_id, [2]) == 1
+    assert run.counts() == (7, 0, 5, 0)
+    run.check()
+
+
+def test_dropped_letters_count_as_skipped(ledger: Ledger) -> None:
+    run = Run(ledger, 8)
+    run.die(0, 1, 2)
+    assert ledger.drop_dead(run.run_id, [0, 2, 5]) == 2
+    assert run.counts() == (1, 1, 2, 4)
+    assert ledger.drop_dead(run.run_id, [0, 2, 5]) == 0
+    assert ledger.retry_dead(run.run_id, [0]) == 0
+    assert run.commit(run.claim()).state == "finished"
+    assert ledger.drop_dead(run.run_id, [1]) == 1
+    assert run.counts() == (5, 0, 3, 0)
+    assert run.head("finals") == "1"
+    run.check()
+
+
+def test_many_dead_letters_go_back_in_bounded_calls(ledger: Ledger) -> None:
+    run = Run(ledger, 2500, page=1000, batch_size=2500)
+    run.die(*range(2500))
+    assert ledger.drop_dead(run.run_id, range(100)) == 100
+    assert ledger.retry_dead(run.run_id, list(range(2500))) == 2400
+    assert run.counts() == (0, 0, 100, 2400)
+    assert len(run.ready()) == 2400
+    run.check()
+
+
+# --------------------------------------------------------------------------- what a run answers
+
+
+def test_status_tells_every_counter(ledger: Ledger) -> None:
+    run = Run(ledger, 30, batch_size=5, known_workers=2)
+    claim = run.claim()
+    failed = [FailedItem(0, "dead", letter=LETTER), FailedItem(1, "retry"), FailedItem(2, "retry", 60)]
+    run.commit(claim, 4, failed=failed, item_s=0.5)
+    run.lose(run.claim(), blamed=0)
+    run.claim()  # the suspect
+    status = run.status()
+    counters = (status.remaining, status.ready, status.delayed, status.claimed, status.ok, status.dead, status.skipped)
+    assert counters == (22, 4, 1, 1, 1, 1, 0)
+    assert (status.submitted, status.retried, status.lost, status.batches, status.active) == (30, 2, 1, 2, 1)
+    assert (status.item_s, status.batch_size, status.known_workers, status.closed) == (0.5, 5, 2, True)
+    assert status.created_at <= status.started_at <= status.at
+    assert status.started_at == claim.at
+    run.check()
+
+
+def test_events_are_read_from_where_one_stopped(ledger: Ledger) -> None:
+    run = Run(ledger, 4)
+    ledger.steer(run.run_id, "pause", "lunch")
+    *_, (last, fields) = run.reader.events()
+    assert (fields["event"], fields["detail"], fields["submitted"]) == ("pause", "lunch", "4")
+    ledger.steer(run.run_id, "resume")
+    run.commit(run.claim())
+    assert [fields["event"] for _, fields in run.reader.events(after=last)] == ["resume", "finished"]
+
+
+def test_outputs_are_read_from_where_one_stopped(ledger: Ledger) -> None:
+    run = Run(ledger, 12)
+    for _ in range(3):
+        run.commit(run.claim())
+    assert [ranges[0][0] for ranges, _ in run.reader.outputs(first=1)] == [4, 8]
+    assert run.reader.output_ranges() == [(i, i + 1) for i in range(12)]
+    assert list(run.reader.outputs(first=3)) == []
+
+
+def test_items_and_keys_are_read_by_index(ledger: Ledger) -> None:
+    run = Run(ledger)
+    for start, stop in ((0, 3), (3, 4), (4, 9)):
+        items, names = list(range(start, stop)), [f"k{i}" for i in range(start, stop)]
+        page = Page(start, stop, codec.encode_page(items), codec.encode_page(names))
+        ledger.append(run.run_id, page, expected=start)
+    assert [run.reader.item(i) for i in (0, 2, 3, 8)] == [(i, f"k{i}") for i in (0, 2, 3, 8)]
+    assert run.reader.item_keys() == [f"k{i}" for i in range(9)]
+    assert Run(ledger, 4).reader.item_keys() is None
+
+
+def test_a_deleted_run_leaves_nothing(ledger: Ledger) -> None:
+    run = Run(ledger, 8)
+    run.die(1)
+    run.reader.delete()
+    every = [*keys.of_run(run.run_id), keys.metrics_segment(run.run_id, 0)]
+    assert ledger.connection.command("EXISTS", *every) == 0
+    assert run.refusal() == NoClaim("norun", 0)
+
+
+# --------------------------------------------------------------------------- beside the runs
+
+
+def test_unfinished_runs_are_listed_by_priority(ledger: Ledger) -> None:
+    registry, queue = Registry(ledger.connection), new_run_id()
+    specs = [RunSpec(new_run_id(), "t", queue=queue, priority=p) for p in ("normal", "urgent", "low")]
+    for spec in specs:
+        registry.add_run(spec)
+        registry.add_run(spec)
+    normal, urgent, low = (spec.run_id for spec in specs)
+    assert registry.active_runs(queue) == [(urgent, 3), (normal, 1), (low, 0)]
+    assert queue in registry.queues()
+    registry.deactivate(queue, urgent)
+    assert registry.active_runs(queue) == [(normal, 1), (low, 0)]
+    registry.activate(specs[1])
+    assert registry.active_runs(queue)[0] == (urgent, 3)
+    assert {normal, urgent, low} <= set(registry.run_ids())
+    registry.forget_runs([normal, urgent, low])
+    registry.forget_runs([])
+    assert not {normal, urgent, low} & set(registry.run_ids())
+
+
+def test_nodes_report_and_are_forgotten(ledger: Ledger) -> None:
+    registry, name = Registry(ledger.connection), new_run_id()
+
+    def report(seen_at: float) -> NodeInfo:
+        node = NodeInfo(name, "h", 1, 4, 1, ("q1", "q2"), ("t",), "1.0", 1, "3.11", True, seen_at - 5, seen_at)
+        registry.report_node(node)
+        return node
+
+    def mine(*, alive_only: bool = True) -> list[NodeInfo]:
+        return [node for node in registry.nodes(alive_only=alive_only) if node.node == name]
+
+    node = report(registry.now())
+    assert mine() == [node]
+    node = report(registry.now() - 60)
+    assert (mine(), mine(alive_only=False)) == ([], [node])
+    report(registry.now() - 7200)
+    assert mine(alive_only=False) == []
+    assert ledger.connection.command("HEXISTS", keys.NODES, name) == 0
+    report(registry.now())
+    registry.remove_node(name)
+    assert mine(alive_only=False) == []
+
+
+def test_one_sweeper_at_a_time(ledger: Ledger) -> None:
+    registry = Registry(ledger.connection)
+    ledger.connection.command("DEL", keys.SWEEPER)
+    assert registry.elect_sweeper("a", 60.0)
+    assert not registry.elect_sweeper("b", 60.0)
+    assert registry.elect_sweeper("a", 60.0)
+    assert 0 < ledger.connection.command("PTTL", keys.SWEEPER) <= 60_000
+    ledger.connection.command("DEL", keys.SWEEPER)
+    assert registry.elect_sweeper("b", 60.0)
+    ledger.connection.command("DEL", keys.SWEEPER)

@@ -1,0 +1,360 @@
+"""What happens when processes, nodes or the server die: leases, blame, halving, the sweep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from tests.integration.ledgers import LETTER, Run, spans
+from toolkit.ledger import TICKET_EXPIRY_S, Claim, FailedItem, Ledger, NoClaim, Range, Swept
+from toolkit.records import CATEGORIES, FLAG_CUT_OFF, METRIC_NAMES, OUTCOMES
+from toolkit.settings import ServerAddress
+
+
+@pytest.fixture
+def ledger(address: ServerAddress) -> Iterator[Ledger]:
+    with closing(Ledger(address)) as ledger:
+        yield ledger
+
+
+# --------------------------------------------------------------------------- leases
+
+
+def test_renewal_keeps_a_claim_alive_and_tells_which_are_gone(ledger: Ledger) -> None:
+    run = Run(ledger, 12)
+    one, two, three = run.claim(), run.claim(), run.claim()
+    run.expire(one, two)
+    assert ledger.renew(run.run_id, 5, [one.claim_id]) == ("running", set())
+    assert run.status().known_workers == 5
+    assert run.sweep(known_workers=5).expired == 1  # `two` was not renewed
+    gone = {two.claim_id, bytes(16)}
+    assert ledger.renew(run.run_id, 5, [one.claim_id, *gone, three.claim_id]) == ("running", gone)
+    assert run.status().active == 2
+    run.check()
+
+
+def test_renewal_tells_of_pause_and_cancel(ledger: Ledger) -> None:
+    run = Run(ledger, 8)
+    claim = run.claim()
+    ledger.steer(run.run_id, "pause")
+    assert ledger.renew(run.run_id, 1, [claim.claim_id]) == ("paused", set())
+    ledger.steer(run.run_id, "cancel")
+    assert ledger.renew(run.run_id, 1, [claim.claim_id]) == ("cancelling", set())
+
+
+def test_a_lease_lives_as_long_as_the_run_says(ledger: Ledger) -> None:
+    run = Run(ledger, 8, lease_s=2.5)
+    claim = run.claim()
+    assert float(run.command("ZSCORE", "leases", claim.claim_id)) == round(claim.at * 1000) + 2500
+
+
+# --------------------------------------------------------------------------- blame
+
+
+def test_blame_hits_the_item_alone(ledger: Ledger) -> None:
+    run = Run(ledger, 12, batch_size=8)
+    assert run.lose(run.claim(), blamed=3) == "running"
+    assert run.ready() == [Range(0, 3), Range(3, 4, 1, 1, alone=True), Range(4, 8)]
+    status = run.status()
+    assert (status.lost, status.active, status.claimed, status.retried, status.batches) == (1, 0, 0, 0, 1)
+    run.check()
+
+
+@pytest.mark.parametrize(
+    ("blamed", "expected"),
+    [
+        (0, [Range(1, 2, 2, 1, True), Range(3, 4, 1), Range(8, 10)]),
+        (1, [Range(1, 2, 1), Range(3, 4, 2, 1, True), Range(8, 10)]),
+        (2, [Range(1, 2, 1), Range(3, 4, 1), Range(8, 9, 1, 1, True), Range(9, 10)]),
+        (3, [Range(1, 2, 1), Range(3, 4, 1), Range(8, 9), Range(9, 10, 1, 1, True)]),
+    ],
+)
+def test_blame_is_exact_in_a_gathered_batch(ledger: Ledger, blamed: int, expected: list[Range]) -> None:
+    run = Run(ledger, 12, batch_size=8)
+    run.commit(run.claim(), failed=[FailedItem(1, "retry"), FailedItem(3, "retry")])
+    ledger.update(run.run_id, batch_size=4)
+    claim = run.claim()
+    assert spans(claim) == [(1, 2), (3, 4), (8, 10)]
+    run.lose(claim, blamed)
+    assert run.ready() == expected
+    run.check()
+
+
+def test_blame_counts_from_the_start_of_the_claim_and_spares_what_was_committed(ledger: Ledger) -> None:
+    run = Run(ledger, 8, batch_size=8)
+    claim = run.claim()
+    run.commit(claim, 3, last=False)
+    run.lose(claim, blamed=5)
+    assert run.ready() == [Range(3, 5), Range(5, 6, 1, 1, alone=True), Range(6, 8)]
+    assert run.counts() == (3, 0, 0, 5)
+    run.check()
+
+
+@pytest.mark.parametrize("blamed", [-1, 2, 8, 99])
+def test_blame_outside_of_what_is_open_is_no_blame(ledger: Ledger, blamed: int) -> None:
+    run = Run(ledger, 8, batch_size=8)
+    claim = run.claim()
+    run.commit(claim, 3, last=False)
+    run.lose(claim, blamed)
+    assert run.ready() == [Range(3, 5, alone=True), Range(5, 8, alone=True)]
+    run.check()
+
+
+def test_a_loss_repeated_counts_once(ledger: Ledger) -> None:
+    run = Run(ledger, 8)
+    claim = run.claim()
+    run.lose(claim, blamed=1)
+    before = run.everything()
+    assert run.lose(claim, blamed=1) == "running"
+    assert run.lose(claim) == "running"
+    assert run.everything() == before
+
+
+def test_a_committed_claim_cannot_be_lost(ledger: Ledger) -> None:
+    run = Run(ledger, 8)
+    claim = run.claim()
+    run.commit(claim)
+    before = run.everything()
+    run.lose(claim, blamed=1)
+    assert run.everything() == before
+
+
+def test_the_third_suspicion_buries_an_item_with_the_letter_given(ledger: Ledger) -> None:
+    run = Run(ledger, 4)
+    run.lose(run.claim(), blamed=2)
+    assert run.commit(run.claim(), last=True).state == "running"  # 0 and 1
+    suspect = run.claim()
+    assert suspect.ranges == (Range(2, 3, 1, 1, True),)
+    run.lose(suspect, blamed=0)
+    suspect = run.claim()
+    assert suspect.ranges == (Range(2, 3, 2, 2, True),)
+    run.lose(suspect, blamed=0, letter=LETTER)
+    (letter,) = run.reader.dead_letters()
+    assert (letter.index, letter.item, letter.message) == (2, 2, "bad item")
+    assert run.events("item_dead", "worker_lost") == ["worker_lost", "worker_lost", "item_dead", "worker_lost"]
+    assert run.commit(run.claim()).state == "finished"
+    assert run.counts() == (3, 1, 0, 0)
+    run.check()
+
+
+def test_a_burial_may_end_the_run(ledger: Ledger) -> None:
+    run = Run(ledger, 1)
+    assert [run.lose(run.claim()) for _ in range(3)] == ["running", "running", "finished"]
+    run.check()
+
+
+# --------------------------------------------------------------------------- halving
+
+
+@pytest.mark.parametrize("bad", [0, 5, 10])
+def test_without_blame_halving_finds_the_killer_and_no_other_item_suffers(ledger: Ledger, bad: int) -> None:
+    run = Run(ledger, 11, batch_size=11)
+    sizes = []
+    while isinstance(claim := ledger.claim(run.run_id, run.ask()), Claim):
+        if bad in claim.indexes():
+            sizes.append(len(claim))
+            run.lose(claim)
+        else:
+            assert set(claim.attempts()) == {1}
+            run.commit(claim)
+        run.check()
+    assert claim == NoClaim("finished", 0)
+    assert sizes[:2] in ([11, 5], [11, 6])
+    assert sizes[-4:] == [2, 1, 1, 1] or sizes[-4:] == [3, 1, 1, 1]
+    assert run.reader.dead_indexes() == [bad]
+    assert sorted(run.results()) == [i for i in range(11) if i != bad]
+    assert run.status().lost == len(sizes)
+
+
+def test_a_lost_claim_with_everything_committed_gives_nothing_back(ledger: Ledger) -> None:
+    run = Run(ledger, 4)
+    claim = run.claim()
+    run.commit(claim, 4, last=False)
+    assert run.lose(claim) == "finished"
+    assert run.counts() == (4, 0, 0, 0)
+    assert run.ready() == []
+    run.check()
+
+
+# --------------------------------------------------------------------------- its metric row
+
+
+def test_a_lost_claim_leaves_a_metric_row(ledger: Ledger) -> None:
+    run = Run(ledger, 20, batch_size=8)
+    run.commit(run.claim(), failed=[FailedItem(2, "retry")])
+    other, claim = run.claim("w2"), run.claim("w3")
+    ledger.update(run.run_id, batch_size=5)
+    failed = [FailedItem(1, "retry"), FailedItem(2, "dead", letter=LETTER), FailedItem(3, "again")]
+    run.commit(other, 5, last=False, failed=failed)
+    run.lose(other, blamed=6)
+    row = run.rows()[1]
+    assert tuple(row) == METRIC_NAMES
+    assert (row["flags"], OUTCOMES[row["outcome"]], CATEGORIES[row["category"]]) == (FLAG_CUT_OFF, "lost", "worker_lost")
+    assert run.reader.workers()[row["worker"]].split("\t")[1] == "w2"
+    assert (row["first_index"], row["items"], row["asked"], row["attempt"], row["active_claims"]) == (2, 8, 8, 2, 1)
+    assert (row["ok"], row["retried"], row["dead"]) == (2, 1, 1)  # of the part that was committed
+    assert row["claimed_at"] == pytest.approx(other.at)
+    assert row["service_s"] >= 0
+    assert math.isnan(row["idle_s"])
+    run.lose(claim)
+    assert run.rows()[2]["active_claims"] == 2
+    run.check()
+
+
+def test_the_metric_row_counts_a_burial(ledger: Ledger) -> None:
+    run = Run(ledger, 1)
+    for _ in range(3):
+        run.lose(run.claim())
+    assert [(row["items"], row["ok"], row["dead"], row["attempt"]) for row in run.rows()] == [
+        (1, 0, 0, 1), (1, 0, 0, 2), (1, 0, 1, 3),
+    ]  # fmt: skip
+
+
+# --------------------------------------------------------------------------- the sweep
+
+
+def test_a_sweep_takes_away_what_expired_and_nothing_else(ledger: Ledger) -> None:
+    run = Run(ledger, 12)
+    one, two = run.claim(), run.claim()
+    before = run.everything("swept_at")
+    assert run.sweep() == Swept("running", left=4, active=2, expired=0, delayed=0, tickets=0)
+    assert run.everything("swept_at") == before
+    run.expire(one)
+    assert run.sweep() == Swept("running", left=8, active=1, expired=1, delayed=0, tickets=0)
+    assert run.ready() == [Range(0, 2, alone=True), Range(2, 4, alone=True)]
+    before = run.everything("swept_at")
+    assert run.sweep().expired == 0
+    assert run.everything("swept_at") == before
+    assert run.commit(two).accepted
+    assert not run.commit(one).accepted
+    run.check()
+
+
+def test_whole_nodes_that_die_bury_an_item_later(ledger: Ledger) -> None:
+    run = Run(ledger, 1)
+    for suspicion in range(1, 5):
+        claim = run.claim()
+        run.expire(claim)
+        assert run.sweep().state == "running"
+        assert run.ready() == [Range(0, 1, suspicion, suspicion, alone=True)]
+    run.expire(run.claim())
+    assert run.sweep().state == "finished"
+    (letter,) = run.reader.dead_letters()
+    assert (letter.index, letter.item, letter.error_type, letter.category) == (0, 0, "WorkerLost", "worker_lost")
+    run.check()
+
+
+@pytest.mark.parametrize("seconds_ago", [6.0, 3600.0, -60.0])
+def test_leases_get_one_more_term_after_nobody_swept(ledger: Ledger, seconds_ago: float) -> None:
+    run = Run(ledger, 8, lease_s=10.0)
+    claims = run.claim(), run.claim()
+    run.sweep()
+    run.expire(*claims)
+    run.last_swept(seconds_ago)  # half a lease is 5 s; the clock may also have been set back
+    assert run.sweep().expired == 0
+    run.expire(claims[0])
+    assert run.sweep().expired == 1  # the grace is given once
+    assert run.commit(claims[1]).accepted
+    run.check()
+
+
+def test_a_first_sweep_that_comes_late_is_graceful_too(ledger: Ledger) -> None:
+    run = Run(ledger, 8)
+    claim = run.claim()
+    run.expire(claim)
+    created = int(run.head("created_at"))
+    assert int(run.head("swept_at")) >= created
+    run.last_swept(60)
+    assert run.sweep().expired == 0
+    assert run.commit(claim).accepted
+
+
+def test_recent_sweeps_grant_nothing(ledger: Ledger) -> None:
+    run = Run(ledger, 8, lease_s=1000.0)
+    claim = run.claim()
+    run.last_swept(400)
+    run.expire(claim)
+    assert run.sweep().expired == 1
+
+
+def test_a_sweep_is_bounded_and_goes_on_next_time(ledger: Ledger) -> None:
+    run = Run(ledger, 120, page=120, batch_size=1)
+    run.expire(*(run.claim() for _ in range(120)))
+    assert [run.sweep().expired for _ in range(3)] == [100, 20, 0]
+    run.check()
+
+
+def test_a_sweep_finishes_what_was_left_undone(ledger: Ledger) -> None:
+    run = Run(ledger, 4)
+    claim = run.claim()
+    run.commit(claim, 4, last=False)
+    run.expire(claim)
+    assert run.sweep().state == "finished"
+    before = run.everything("swept_at")
+    assert run.sweep().state == "finished"
+    assert run.everything("swept_at") == before
+    run.check()
+
+
+def test_a_cancelled_run_ends_when_its_last_lease_expires(ledger: Ledger) -> None:
+    run = Run(ledger, 12)
+    claim = run.claim()
+    ledger.steer(run.run_id, "cancel")
+    run.expire(claim)
+    assert run.sweep().state == "cancelled"
+    assert run.counts() == (0, 0, 12, 0)
+    assert run.events("cancelled") == ["cancelled"]
+    run.check()
+
+
+@pytest.mark.parametrize(
+    ("known", "cap", "claims", "outstanding", "wanted"),
+    [
+        (4, 0, 0, 0, 4),
+        (4, 0, 1, 1, 2),
+        (4, 2, 1, 0, 1),
+        (4, 0, 2, 3, 0),
+        (0, 0, 0, 0, 1),  # nobody reports yet, one ticket waits for the first
+        (0, 5, 0, 0, 1),
+        (9, 0, 0, 0, 6),  # no more than there are items left
+    ],
+)
+def test_a_sweep_counts_missing_tickets(
+    ledger: Ledger, known: int, cap: int, claims: int, outstanding: int, wanted: int
+) -> None:  # fmt: skip
+    run = Run(ledger, 6, batch_size=1, max_workers=cap)
+    for _ in range(claims):
+        run.claim()
+    ledger.register_tickets(run.run_id, [f"t{n}" for n in range(outstanding)])
+    assert run.sweep(known_workers=known).tickets == wanted
+    assert run.status().known_workers == known
+    ledger.steer(run.run_id, "pause")
+    assert run.sweep(known_workers=known).tickets == 0
+
+
+def test_tickets_that_are_late_while_workers_idle_count_as_lost(ledger: Ledger) -> None:
+    run = Run(ledger, 8, batch_size=1)
+    ledger.register_tickets(run.run_id, ["late", "expired"])
+    now = run.status().at * 1000
+    run.command("ZADD", "tickets", "XX", int(now + TICKET_EXPIRY_S * 1000 - 2500), "late")
+    run.command("ZADD", "tickets", "XX", 1, "expired")
+    ledger.register_tickets(run.run_id, ["new"])
+    run.command("ZADD", "tickets", "XX", int(now + TICKET_EXPIRY_S * 1000 + 60_000), "new")
+    assert run.sweep(known_workers=4).tickets == 2
+    assert run.tickets() == {"late", "new"}
+    assert run.sweep(known_workers=4, idle_workers=1).tickets == 3
+    assert run.tickets() == {"new"}
+
+
+def test_a_paused_run_still_promotes_retries_and_expires_leases(ledger: Ledger) -> None:
+    run = Run(ledger, 8)
+    run.commit(run.claim(), failed=[FailedItem(0, "retry", 60)])
+    claim = run.claim()
+    ledger.steer(run.run_id, "pause")
+    run.make_due()
+    run.expire(claim)
+    assert run.sweep() == Swept("paused", left=5, active=0, expired=1, delayed=0, tickets=0)
+    run.check()

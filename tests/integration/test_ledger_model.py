@@ -1,0 +1,341 @@
+"""Random histories on the real server, step by step beside a model; and an audit from outside at their end."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from tests.conftest import Server
+from tests.integration.ledger_model import Held, Model, text
+from tests.integration.ledgers import LETTER, Run, identity, items_of, metric_row, page_of
+from toolkit import codec
+from toolkit.errors import LedgerError, RunStateError
+from toolkit.ledger import Ask, Claim, FailedItem, Ledger, NoClaim, PageCache, Progress, keys, pack_output
+
+EXAMPLES = {"valkey": 100, "redis": 25}
+STEPS = 40
+FAR = 10**5  # seconds: longer than any test, so that only the test itself moves time
+HOUR = 3600.0
+
+picks = st.integers(0, 99)
+
+
+@pytest.fixture
+def ledger(server: Server) -> Iterator[Ledger]:
+    with closing(Ledger(server.address)) as ledger:
+        yield ledger
+
+
+class Machine(RuleBasedStateMachine):
+    """Each rule says the same to the server and to the model, and compares their answers."""
+
+    ledger: ClassVar[Ledger]
+
+    @initialize(
+        batch_size=st.integers(0, 7), auto=st.booleans(), cap=st.sampled_from([0, 0, 2, 3]), known=st.integers(0, 4),
+        pages=st.lists(st.integers(1, 7), min_size=2, max_size=6), close=st.booleans(),
+    )  # fmt: skip
+    def begin(self, batch_size: int, auto: bool, cap: int, known: int, pages: list[int], close: bool) -> None:
+        self.run_ = Run(
+            self.ledger, batch_size=batch_size, auto=auto, max_workers=cap, known_workers=known, lease_s=FAR
+        )  # fmt: skip
+        self.model = Model(batch_size, auto, cap, known)
+        self.history: list[Callable[[], None]] = []
+        self.asks: list[Ask] = []
+        self.caches = {"w1": PageCache(), "w2": PageCache()}
+        self.numbers = 0
+        for n, size in enumerate(pages):
+            self.append(size, 0, close and n == len(pages) - 1, again=False)
+
+    def say(self, call: Callable[[], None], *, again: bool) -> None:
+        """Make a call, and perhaps repeat it at once: then nothing may change."""
+        call()
+        if again:
+            before = self.model.view()
+            call()
+            assert self.model == before
+        self.history.append(call)
+
+    # ------------------------------------------------------------------ input and commands
+
+    @rule(n=st.integers(0, 7), shift=st.sampled_from([0, 0, 0, -1, 1]), close=st.sampled_from([False, False, True]),
+          again=st.booleans())  # fmt: skip
+    def append(self, n: int, shift: int, close: bool, again: bool) -> None:
+        start = max(0, self.model.submitted + shift)
+        if not n and not close:
+            return
+
+        def call() -> None:
+            expected = self.model.append(start, n, close)
+            page = page_of(start, start + n) if n else None
+            if expected is None:
+                with pytest.raises(RunStateError):
+                    self.ledger.append(self.run_.run_id, page, expected=start, close=close)
+            else:
+                assert self.ledger.append(self.run_.run_id, page, expected=start, close=close) == expected
+
+        self.say(call, again=again)
+
+    @precondition(lambda self: len(self.history) > 12)
+    @rule(verb=st.sampled_from(["pause", "resume", "resume", "resume", "cancel", "nonsense"]), rare=st.integers(0, 3),
+          again=st.booleans())  # fmt: skip
+    def steer(self, verb: str, rare: int, again: bool) -> None:
+        if verb == "cancel" and rare:
+            return
+
+        def call() -> None:
+            assert self.ledger.steer(self.run_.run_id, verb) == self.model.steer(verb)
+
+        self.say(call, again=again)
+
+    @rule(batch_size=st.none() | st.integers(0, 9), auto=st.none() | st.booleans(),
+          cap=st.none() | st.sampled_from([0, 0, 2]), again=st.booleans())  # fmt: skip
+    def update(self, batch_size: int | None, auto: bool | None, cap: int | None, again: bool) -> None:
+        def call() -> None:
+            self.ledger.update(self.run_.run_id, batch_size=batch_size, auto=auto, max_workers=cap)
+            self.model.update(batch_size, auto, cap)
+
+        self.say(call, again=again)
+
+    @rule(verb=st.sampled_from(["retry_dead", "retry_dead", "drop_dead"]), pick=picks, some=st.integers(1, 3),
+          again=st.booleans())  # fmt: skip
+    def revive(self, verb: str, pick: int, some: int, again: bool) -> None:
+        dead = sorted(self.model.dead)
+        indexes = [*dead[pick % (len(dead) + 1) :][:some], self.model.submitted + 7]
+
+        def call() -> None:
+            assert getattr(self.ledger, verb)(self.run_.run_id, indexes) == getattr(self.model, verb)(indexes)
+
+        self.say(call, again=again)
+
+    # ------------------------------------------------------------------ work
+
+    def ask(self, worker: str, want: int, floor: int) -> Ask:
+        self.numbers += 1
+        ticket = sorted(self.model.tickets)[0] if self.model.tickets and self.numbers % 2 else ""
+        number = f"{random.Random(self.numbers).getrandbits(128):032x}"  # ids sort otherwise than they were made
+        return Ask(
+            bytes.fromhex(number), identity(worker), want, floor, self.caches[worker].have, ticket,
+            f"t{number}" if self.numbers % 3 else "",
+        )  # fmt: skip
+
+    def compare_claim(self, answer: Claim | NoClaim | None, expected: Held | str, tickets: set[str]) -> None:
+        if isinstance(expected, str):
+            assert isinstance(answer, NoClaim)
+            assert answer.reason == expected
+            return
+        assert isinstance(answer, Claim)
+        assert list(answer.ranges) == expected.ranges
+        assert (answer.offset, answer.asked, answer.left) == (expected.offset, expected.asked, self.model.left())
+        assert answer.spawn == bool(self.model.tickets - tickets)
+
+    @rule(worker=st.sampled_from(["w1", "w2"]), want=st.integers(0, 5), floor=st.integers(1, 3), again=st.booleans())
+    def claim(self, worker: str, want: int, floor: int, again: bool) -> None:
+        ask = self.ask(worker, want, floor)
+        self.asks.append(ask)
+        self.say(lambda: self.make_claim(ask), again=again)
+        if ask.claim_id in self.model.claims:
+            self.execute(worker, self.ledger.claim(self.run_.run_id, ask))
+
+    def make_claim(self, ask: Ask) -> None:
+        tickets = set(self.model.tickets)
+        expected = self.model.claim(ask)
+        self.compare_claim(self.ledger.claim(self.run_.run_id, ask), expected, tickets)
+
+    def execute(self, worker: str, claim: Claim | NoClaim | None) -> None:
+        """What a worker reads from its pages are the items of the claim."""
+        assert isinstance(claim, Claim)
+        assert items_of(claim, self.caches[worker]) == list(claim.indexes())
+
+    def pick_ask(self, pick: int) -> Ask | None:
+        """A live claim, mostly."""
+        live = [a for a in self.asks if a.claim_id in self.model.claims]
+        chosen = live if live and pick % 10 else self.asks
+        return chosen[pick % len(chosen)] if chosen else None
+
+    @rule(pick=picks, part=st.sampled_from([0.0, 0.3, 0.6, 1.0, 1.0, 1.0, 1.4]), last=st.booleans(), split=st.booleans(),
+          from_start=st.sampled_from([False] * 9 + [True]), then=st.booleans(), again=st.booleans(), data=st.data())
+    def commit(  # fmt: skip
+        self, pick: int, part: float, last: bool, split: bool, from_start: bool, then: bool, again: bool, data: Any
+    ) -> None:
+        ask = self.pick_ask(pick)
+        if ask is None:
+            return
+        held = self.model.claims.get(ask.claim_id) or Held([], 0)
+        start = 0 if from_start else held.offset
+        stop = start + round(part * (len(held) - held.offset))
+        failures = data.draw(st.dictionaries(
+            st.integers(start, stop - 1), st.sampled_from(["retry", "retry", "again", "dead"]), max_size=3,
+        )) if stop > start else {}  # fmt: skip
+        delay = data.draw(st.sampled_from([0.0, HOUR])) if failures else 0.0
+        failed = tuple(FailedItem(p, kind, delay, LETTER) for p, kind in sorted(failures.items()))
+        progress = replace(self.progress(held, start, stop, failed), claim_id=ask.claim_id, last=last, split=split)
+        following = self.ask("w1", 0, 1) if then else None
+        if following:
+            self.asks.append(following)
+        self.say(lambda: self.make_commit(progress, following), again=again)
+
+    def progress(self, held: Held, start: int, stop: int, failed: tuple[FailedItem, ...]) -> Progress:
+        bad = {f.position for f in failed}
+        indexes = held.indexes()
+        good = [indexes[p] for p in range(start, min(stop, len(held))) if p not in bad]
+        output = pack(good) if good else b""
+        kinds = [f.kind for f in failed]
+        row = metric_row(
+            items=len(held), ok=held.ok + len(good), retried=held.retried + kinds.count("retry"),
+            dead=held.dead + kinds.count("dead"),
+        )  # fmt: skip
+        return Progress(b"", start, stop, row=row, output=output, failed=failed)
+
+    def make_commit(self, p: Progress, following: Ask | None) -> None:
+        answer = self.ledger.commit(self.run_.run_id, p, following)
+        accepted = self.model.commit(p.claim_id, p.start, p.stop, p.last, p.split, p.failed)
+        tickets = set(self.model.tickets)
+        if following:
+            expected = self.model.claim(following)
+            self.compare_claim(answer.claim, expected, tickets)
+        assert (answer.accepted, answer.state, answer.left) == (accepted, self.model.settle(), self.model.left())
+
+    @rule(pick=picks, wrong=st.sampled_from(["order", "beyond", "kind"]))
+    def commit_badly(self, pick: int, wrong: str) -> None:
+        ask = self.pick_ask(pick)
+        held = self.model.claims.get(ask.claim_id) if ask else None
+        if ask is None or held is None or len(held) - held.offset < 2:
+            return
+        at = held.offset
+        failed = {
+            "order": (FailedItem(at + 1, "retry"), FailedItem(at, "dead")),
+            "beyond": (FailedItem(at, "retry"), FailedItem(len(held), "retry")),
+            "kind": (FailedItem(at, "retry"), FailedItem(at + 1, "lost")),
+        }[wrong]
+        bad = Progress(ask.claim_id, at, len(held), output=b"x", row=metric_row(), failed=failed)
+        with pytest.raises(LedgerError, match="bad failure list"):
+            self.ledger.commit(self.run_.run_id, bad)
+
+    # ------------------------------------------------------------------ deaths and time
+
+    @rule(pick=picks, blamed=st.integers(-1, 8), again=st.booleans())
+    def lose(self, pick: int, blamed: int, again: bool) -> None:
+        ask = self.pick_ask(pick)
+        if ask is None:
+            return
+
+        def call() -> None:
+            self.model.lose(ask.claim_id, blamed)
+            assert self.ledger.lost(self.run_.run_id, ask.claim_id, blamed, LETTER) == self.model.settle()
+
+        self.say(call, again=again)
+
+    @rule(pick=picks)
+    def expire(self, pick: int) -> None:
+        ask = self.pick_ask(pick)
+        if ask and ask.claim_id in self.model.claims:
+            self.run_.command("ZADD", "leases", "XX", 1, ask.claim_id)
+            self.model.expired.add(ask.claim_id)
+
+    @rule()
+    def come_due(self) -> None:
+        self.run_.make_due()
+        self.model.due = list(self.model.delayed)
+
+    @rule()
+    def nobody_swept(self) -> None:
+        self.run_.last_swept(2 * FAR)
+        self.model.away = True
+
+    @rule(picked=st.lists(picks, max_size=3), known=st.integers(0, 4), again=st.booleans())
+    def renew(self, picked: list[int], known: int, again: bool) -> None:
+        ids = [a.claim_id for a in map(self.pick_ask, picked) if a]
+
+        def call() -> None:
+            assert self.ledger.renew(self.run_.run_id, known, ids) == self.model.renew(known, ids)
+
+        self.say(call, again=again)
+
+    @rule(known=st.integers(0, 4), again=st.booleans())
+    def sweep(self, known: int, again: bool) -> None:
+        def call() -> None:
+            swept = self.run_.sweep(known)
+            answer = (swept.state, swept.left, swept.active, swept.expired, swept.delayed, swept.tickets)
+            delayed = sum(len(r) for r in self.model.delayed)
+            assert delayed == len(self.model.delayed)  # each waits by itself
+            assert answer == self.model.sweep(known)
+
+        self.say(call, again=False)
+        if again:
+            call()
+
+    @rule()
+    def register_ticket(self) -> None:
+        self.numbers += 1
+        ticket = f"r{self.numbers}"
+        assert self.ledger.register_tickets(self.run_.run_id, [ticket]) == self.model.register(ticket)
+
+    @rule(pick=st.integers(0, 999))
+    def replay(self, pick: int) -> None:
+        """Any call of the past arrives once more."""
+        if self.history:
+            self.history[-1 - pick % len(self.history)]()
+
+    # ------------------------------------------------------------------ what must hold
+
+    @invariant()
+    def agrees(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        m, structure = self.model, self.run_.reader.structure()
+        assert structure["state"] == m.state
+        assert structure["ready"] == [text(r) for r in m.ready]
+        assert sorted(structure["delayed"]) == sorted(text(r) for r in m.delayed)
+        assert sorted(claim_core(c) for c in structure["claims"]) == sorted(
+            (h.offset, h.ok, h.retried, h.dead, ",".join(map(text, h.ranges))) for h in m.claims.values()
+        )
+        assert structure["dead"] == sorted(m.dead)
+        sums = [sum(len(r) for r in place) for place in (m.ready, m.delayed)]
+        held = sum(len(h) - h.offset for h in m.claims.values())
+        assert structure["counters"] == [
+            m.submitted, m.cursor, *sums, held, len(m.ok), len(m.dead), m.skipped, m.finals, m.generation
+        ]  # fmt: skip
+        assert m.finals <= m.generation + 1
+        assert self.run_.tickets() == m.tickets
+        self.run_.check()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        m, run = self.model, self.run_
+        status, rows = run.status(), run.rows()
+        assert (status.retried, status.lost, status.batches) == (m.retried, m.lost, m.batches)
+        assert run.results() == {i: i for i in m.ok}
+        live = list(m.claims.values())
+        assert sum(r["ok"] for r in rows) + sum(h.ok for h in live) == len(m.ok)
+        assert sum(r["dead"] for r in rows) + sum(h.dead for h in live) == m.buried
+        assert sum(r["retried"] for r in rows) + sum(h.retried for h in live) == m.retried
+        assert self.ledger.connection.command("ZCARD", keys.of(run.run_id, "closed")) == len(m.ended)
+        run.reader.delete()
+
+
+def pack(indexes: list[int]) -> bytes:
+    return pack_output([(i, i + 1) for i in indexes], codec.encode_page(indexes))
+
+
+def claim_core(stored: str) -> tuple[int, int, int, int, str]:
+    offset, _asked, _at, _worker, _active, ok, retried, dead, ranges = stored.split(";")
+    return int(offset), int(ok), int(retried), int(dead), ranges
+
+
+def test_every_history_agrees_with_the_model(server: Server, ledger: Ledger) -> None:
+    machine = type("LedgerMachine", (Machine,), {"ledger": ledger})
+    profile = settings(
+        max_examples=EXAMPLES[server.engine], stateful_step_count=STEPS, deadline=None, derandomize=True, database=None,
+        suppress_health_check=list(HealthCheck), print_blob=False,
+    )  # fmt: skip
+    run_state_machine_as_test(machine, settings=profile)

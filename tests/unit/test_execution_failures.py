@@ -1,0 +1,200 @@
+"""Errors as text, however broken they are."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolkit.execution.failures import (
+    MAX_MESSAGE_BYTES,
+    MAX_TRACEBACK_BYTES,
+    Verdict,
+    clip,
+    describe,
+    judge,
+    termination_behind,
+)
+from toolkit.records import Retry
+
+RETRY = Retry(max_attempts=3, on=(OSError,))
+
+
+def caught(fn: Any) -> BaseException:
+    try:
+        fn()
+    except BaseException as exc:  # noqa: BLE001 - whatever it is, it is what the test is about
+        return exc
+    pytest.fail("nothing was raised")
+
+
+@given(st.text(), st.integers(0, 60))
+def test_clipped_text_is_valid_and_fits(text: str, limit: int):
+    found = clip(text, limit)
+    assert len(found.encode()) <= limit
+    if len(text.encode("utf-8", "backslashreplace")) <= limit:
+        assert found == text
+
+
+def test_clipped_text_keeps_head_and_tail():
+    text = "head" + "é" * 10_000 + "tail"
+    found = clip(text, 1000)
+    assert found.startswith("head")
+    assert found.endswith("tail")
+    assert "[… shortened …]" in found
+    assert 990 <= len(found.encode()) <= 1000
+
+
+def test_lone_surrogates_become_escapes():
+    assert clip("name-\udcff", 100) == "name-\\udcff"
+    assert clip("\udcff" * 100, 40).encode()
+
+
+def test_a_huge_text_is_not_encoded_whole():
+    class Counting(str):
+        __slots__ = ()
+
+        def encode(self, *args: Any) -> bytes:
+            pytest.fail("encoded whole")
+
+    assert len(clip(Counting("x" * 1_000_000), 100).encode()) == 100
+
+
+def test_only_frames_of_user_code_are_told():
+    def inner() -> None:
+        raise ValueError("deep")
+
+    told = describe(caught(inner), {__file__})
+    assert told.traceback_text == "ValueError: deep\n"
+    told = describe(caught(inner))
+    assert "in inner" in told.traceback_text
+    assert "in caught" in told.traceback_text
+
+
+def test_causes_and_notes_are_told():
+    def fn() -> None:
+        try:
+            raise KeyError("first")
+        except KeyError as exc:
+            error = RuntimeError("second")
+            error.add_note("look here")
+            raise error from exc
+
+    text = describe(caught(fn)).traceback_text
+    assert text.index("KeyError: 'first'") < text.index("direct cause") < text.index("RuntimeError: second")
+    assert "look here" in text
+
+
+def test_long_texts_are_cut():
+    def fn(depth: int = 0) -> None:
+        if depth > 150:
+            raise ValueError("x" * 100_000)
+        exec(f"fn({depth} + 1)  # {'y' * 200}", {"fn": fn})  # noqa: S102 - frames that differ, so that none is folded
+
+    told = describe(caught(fn))
+    assert len(told.message.encode()) <= MAX_MESSAGE_BYTES
+    assert len(told.traceback_text.encode()) <= MAX_TRACEBACK_BYTES
+    assert told.traceback_text.startswith("Traceback (most recent call last)")
+    assert told.traceback_text.rstrip().endswith("x")
+
+
+class BrokenStr(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+    __repr__ = __str__
+
+
+class ExitStr(Exception):
+    def __str__(self) -> str:
+        sys.exit(1)
+
+    __repr__ = __str__
+
+
+class NoneStr(Exception):
+    def __str__(self) -> str:
+        return None
+
+
+class BrokenAttributes(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("toolkit") or name in ("__notes__", "args", "__cause__"):
+            raise RuntimeError(name)
+        return super().__getattribute__(name)
+
+
+class Recursive(Exception):
+    def __str__(self) -> str:
+        return str(self)
+
+
+class BrokenMeta(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name == "__qualname__":
+            raise RuntimeError("no name")
+        return super().__getattribute__(name)
+
+
+class Nameless(Exception, metaclass=BrokenMeta):
+    pass
+
+
+@pytest.mark.parametrize("error", [BrokenStr(), ExitStr(), NoneStr(), BrokenAttributes(), Recursive(), Nameless()])
+def test_broken_exceptions_are_told_and_judged_all_the_same(error: BaseException):
+    def fn() -> None:
+        raise error
+
+    told = describe(caught(fn))
+    for text in (told.error_type, told.message, told.traceback_text):
+        assert isinstance(text, str)
+        text.encode()
+    assert told.error_type
+    assert judge(error, RETRY) == Verdict(False, "fatal")
+
+
+def test_an_unprintable_error_says_what_it_is():
+    assert describe(BrokenStr()).message == f"<unprintable {__name__}.BrokenStr: __str__ raised ValueError>"
+
+
+def test_cycles_of_causes_end():
+    first, second = ValueError("a"), ValueError("b")
+    first.__cause__, second.__cause__ = second, first
+    first.__context__, second.__context__ = second, first
+    assert describe(first).message == "a"
+    assert termination_behind(first, frozenset()) is None
+
+
+def test_a_description_holds_no_frames():
+    class Big:
+        pass
+
+    def fn() -> None:
+        big = Big()
+        seen.append(sys.getrefcount(big))
+        raise ValueError("x")
+
+    seen: list[int] = []
+    told = describe(caught(fn))
+    assert all(isinstance(v, str) for v in (told.error_type, told.message, told.traceback_text))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "attempt", "expected"),
+    [
+        (Verdict(True, "retryable"), 2, True),
+        (Verdict(True, "retryable"), 3, False),
+        (Verdict(False, "fatal"), 1, False),
+        (Verdict(True, "retryable", requested=True), 99, True),
+    ],
+)
+def test_a_verdict_knows_the_last_attempt(verdict: Verdict, attempt: int, expected: bool):
+    assert verdict.retries(attempt, RETRY) is expected
+
+
+def test_values_that_are_no_exceptions_are_fatal():
+    assert judge("text", RETRY) == Verdict(False, "fatal")
+    assert describe("text").message == "text"

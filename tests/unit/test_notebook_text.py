@@ -1,0 +1,139 @@
+"""Foreign text made harmless, and numbers made readable."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.notebook_samples import HOSTILE, Reader
+from toolkit.notebook import escape
+from toolkit.notebook import format as fmt
+
+# --------------------------------------------------------------------------- escaping
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_stays_text_in_an_element_and_in_an_attribute(text: str):
+    reader = Reader(f'<p title="{escape.html(text)}">{escape.html(text)}</p>')
+    assert reader.problems == []
+    assert reader.tags == ["p"]
+    assert reader.attributes == [("title", escape.plain(text))]
+
+
+@given(st.text(alphabet=st.characters(codec=None)))
+def test_any_text_becomes_one_printable_line(text: str):
+    line = escape.plain(text)
+    assert len(line) <= escape.LIMIT
+    assert "\n" not in line
+    line.encode("utf-8")  # raises on half a surrogate pair
+    assert Reader(f"<p>{escape.html(text)}</p>").problems == []
+
+
+def test_terminal_sequences_and_reordering_marks_do_not_pass():
+    assert escape.plain("\x1b[31m\u202eabc") == "\ufffd[31m\ufffdabc"
+
+
+def test_ordinary_text_is_left_alone():
+    assert escape.plain("Größe 3 × 4 – ✔ 漢字") == "Größe 3 × 4 – ✔ 漢字"
+
+
+def test_long_text_is_cut_and_says_so():
+    assert escape.plain("a" * 1000, 10) == "a" * 9 + "…"
+
+
+def test_a_value_whose_str_raises_is_named_by_its_type():
+    class Broken:
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    assert escape.plain(Broken()) == "<Broken>"
+
+
+def test_of_a_traceback_the_end_is_kept_line_by_line():
+    block = escape.block("first\n" + "x" * 50 + "\n<last>", 20)
+    assert block.startswith("…\n")
+    assert block.endswith("\n&lt;last&gt;")
+
+
+def test_dollars_in_a_figure_are_no_mathematics():
+    from matplotlib.cbook import is_math_text
+
+    assert not is_math_text(escape.figure("$x$ and $y$"))
+
+
+# --------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"), (3e-6, "3 µs"), (0.0123, "12.3 ms"), (0.9996, "1.0 s"), (9.94, "9.9 s"), (9.96, "10 s"),
+        (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (3599.7, "1 h 00 min"), (9000, "2 h 30 min"),
+        (86_399, "1 d 0 h"), (-2.5, "-2.5 s"), (None, "–"), (math.nan, "–"), (math.inf, "–"),
+    ],
+)  # fmt: skip
+def test_durations_show_the_two_units_that_matter(seconds: float | None, text: str):
+    assert fmt.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "text"),
+    [(0, 10, "0 %"), (1, 1000, "<1 %"), (999, 1000, "99 %"), (1000, 1000, "100 %"), (0, 0, "–")],
+)
+def test_progress_says_0_and_100_percent_only_when_exact(done: int, total: int, text: str):
+    assert fmt.progress(done, total) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (40, 55, "40–55 s"), (0.05, 0.062, "50–62 ms"), (50, 62, "50 s – 1 min 02 s"), (5, 5, "5.0 s"),
+        (61, 70, "1 min 01 s – 1 min 10 s"), (math.nan, 3, "– – 3.0 s"),
+    ],
+)  # fmt: skip
+def test_an_interval_says_a_shared_unit_once(low: float, high: float, text: str):
+    assert fmt.interval(low, high) == text
+
+
+@pytest.mark.parametrize(
+    ("per_second", "text"),
+    [
+        (581.4, "581 items/s"), (12_345.6, "12,300 items/s"), (0.1, "6 items/min"), (0.001, "3.6 items/h"),
+        (0, "0 items/s"), (None, "–"),
+    ],
+)  # fmt: skip
+def test_a_slow_throughput_is_told_per_minute_or_hour(per_second: float | None, text: str):
+    assert fmt.rate(per_second) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.00123, "0.00123"), (99.96, "100"), (1.5, "1.5"), (-1234567, "-1,230,000"), (math.nan, "–")]
+)
+def test_numbers_have_three_significant_digits(value: float, text: str):
+    assert fmt.number(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.42, "42 %"), (0.0042, "0.4 %"), (1.0, "100 %"), (0.07, "7 %")])
+def test_percentages(value: float, text: str):
+    assert fmt.percent(value) == text
+
+
+def test_sizes_counts_and_moments():
+    assert fmt.size(123_456_789) == "118 MiB"
+    assert fmt.quantity(1, "batch", "batches") == "1 batch"
+    assert fmt.quantity(12_000, "batch", "batches") == "12,000 batches"
+    assert fmt.clock(1_790_000_000) == "14:13:20 UTC"
+    assert fmt.moment(1_790_000_000) == "2026-09-21 14:13:20 UTC"
+    assert fmt.moment(0) == "–"
+
+
+@given(st.floats() | st.none())
+def test_no_number_makes_a_formatter_raise(value: float | None):
+    for say in (fmt.duration, fmt.count, fmt.number, fmt.percent, fmt.rate, fmt.size, fmt.clock, fmt.moment):
+        text = say(value)
+        assert text
+        assert not re.search(r"nan|inf|None", text)

@@ -1,0 +1,322 @@
+"""From a metric frame to histories: bad rows out, warm-up and dispatch apart, like batches aggregated."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.errors import TuningError
+from toolkit.tuning.history import Array, Cells, RunSummary, TaskHistory
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REQUIRED = ("run_id", "task", "items", "service_s", "claimed_at")
+LONGEST_GAP_S = 0.25  # a worker that waits longer between two batches waits for work, not for dispatch
+TAIL_BATCHES = 256  # sizes of a run's last batches that are kept in order
+_EXACT_SIZES = 64  # with more distinct batch sizes than this, sizes within 5 % share a cell
+_VERSION_RUNS = 3  # runs of the latest code version from which older versions are left out
+_MEMORY_POINTS = 200
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Usable rows of one task, sorted by run and claim, as arrays of one length."""
+
+    run: NDArray[np.int64]
+    worker: NDArray[np.int64]
+    host: NDArray[np.int64]
+    claimed: Array
+    items: Array
+    asked: Array
+    spent: Array
+    idle: Array
+    active: Array
+    cap: Array
+    failed: Array
+    rss: Array
+    first: NDArray[np.bool_]
+    cut_off: NDArray[np.bool_]
+
+    def take(self, index: NDArray[Any]) -> _Rows:
+        return _Rows(*(getattr(self, name)[index] for name in self.__slots__))
+
+
+def clean(frame: pd.DataFrame, processes: Mapping[str, Collection[str]] | None = None) -> dict[str, TaskHistory]:
+    """Return a history for each task of a metric frame.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        One row per batch, with the columns of ``run.metrics()``; those of `REQUIRED` are needed, others are used.
+    processes : mapping of str to collection of str, optional
+        For each task the workers that are known to have run it before.
+
+    Returns
+    -------
+    dict of str to TaskHistory
+        A task without a usable row is there too, with no runs.
+
+    Raises
+    ------
+    TuningError
+        A required column is missing.
+    """
+    missing = [name for name in REQUIRED if name not in frame.columns]
+    if missing:
+        raise TuningError(f"no column {', '.join(missing)}; pass what run.metrics() or client.metrics() returns")
+    codes, tasks = _codes(frame["task"])
+    out = {}
+    for code, task in enumerate(tasks):
+        mine = frame if len(tasks) == 1 and (codes == 0).all() else frame[codes == code]
+        if len(mine):
+            out[task] = _clean_task(task, mine, frozenset((processes or {}).get(task, ())))
+    return out
+
+
+def _codes(column: Any) -> tuple[NDArray[np.int64], list[str]]:
+    """Integer codes of a column of names, -1 for missing, and the names."""
+    import pandas as pd
+
+    codes, names = pd.factorize(column)
+    return np.asarray(codes, dtype=np.int64), [str(name) for name in names]
+
+
+def _numbers(frame: pd.DataFrame, name: str, default: float) -> Array:
+    if name not in frame.columns:
+        return np.full(len(frame), default)
+    return frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _truths(frame: pd.DataFrame, name: str) -> NDArray[np.bool_]:
+    if name not in frame.columns:
+        return np.zeros(len(frame), dtype=bool)
+    return frame[name].to_numpy(dtype=bool, na_value=False)
+
+
+def _epoch_s(column: Any) -> Array:
+    """Moments as seconds since the epoch, NaN for missing ones."""
+    import pandas as pd
+
+    moments = pd.to_datetime(column, utc=True).dt.tz_localize(None).to_numpy(dtype="datetime64[us]")
+    seconds = moments.astype(np.int64) / 1e6
+    seconds[np.isnat(moments)] = np.nan
+    return np.asarray(seconds, dtype=np.float64)
+
+
+def _clean_task(task: str, frame: pd.DataFrame, known: frozenset[str]) -> TaskHistory:
+    frame, version, dropped = _one_version(frame)
+    run_codes, run_ids = _codes(frame["run_id"])
+    worker_codes, workers = _codes(frame["worker"]) if "worker" in frame.columns else (run_codes * 0 - 1, [])
+    host_codes, hosts = _codes(frame["host"]) if "host" in frame.columns else (run_codes * 0 - 1, [])
+    service = _numbers(frame, "service_s", np.nan)
+    extra = [np.nan_to_num(_numbers(frame, name, 0.0)).clip(0) for name in ("decode_s", "store_s")]
+    rows = _Rows(
+        run=run_codes,
+        worker=worker_codes,
+        host=np.maximum(host_codes, 0),
+        claimed=_epoch_s(frame["claimed_at"]),
+        items=_numbers(frame, "items", np.nan),
+        asked=_numbers(frame, "batch_size", np.nan),
+        spent=service + extra[0] + extra[1],
+        idle=_numbers(frame, "idle_s", np.nan),
+        active=np.nan_to_num(_numbers(frame, "active_claims", 0.0)),
+        cap=np.nan_to_num(_numbers(frame, "max_workers", 0.0)),
+        failed=np.nan_to_num(_numbers(frame, "failed", 0.0)),
+        rss=np.nan_to_num(_numbers(frame, "peak_rss_bytes", 0.0)),
+        first=_truths(frame, "first_in_process"),
+        cut_off=_truths(frame, "cut_off"),
+    )
+    with np.errstate(invalid="ignore"):
+        sound = (rows.items >= 1) & np.isfinite(rows.items) & (service >= 0) & np.isfinite(rows.spent)
+        sound &= np.isfinite(rows.claimed) & (rows.run >= 0)
+    if not sound.all():
+        dropped["unusable"] = int((~sound).sum())
+        rows = rows.take(sound)
+    if rows.cut_off.any():
+        dropped["cut off"] = int(rows.cut_off.sum())
+    rows = rows.take(np.lexsort((rows.claimed, rows.run)))
+    seen = np.array([name in known for name in workers] or [True], dtype=bool)
+    cells, runs = _condense(rows, run_ids, ~seen)
+    ran = [workers[code] for code in np.unique(rows.worker) if code >= 0]
+    return TaskHistory(task, cells, runs, tuple(hosts) or ("",), tuple(ran), _memory(rows), version, dropped)
+
+
+def _one_version(frame: pd.DataFrame) -> tuple[pd.DataFrame, str, dict[str, int]]:
+    """Keep the latest code version, where it has runs enough to stand alone."""
+    dropped: dict[str, int] = Counter()
+    if "code_version" not in frame.columns or not len(frame):
+        return frame, "", dropped
+    codes, names = _codes(frame["code_version"])
+    if len(names) < 2:
+        return frame, names[0] if names else "", dropped
+    claimed = _epoch_s(frame["claimed_at"])
+    latest = codes[int(np.nanargmax(np.where(codes >= 0, claimed, -np.inf)))]
+    kept = frame[codes == latest]
+    if kept["run_id"].nunique() < _VERSION_RUNS:
+        return frame, "", dropped
+    dropped["other code version"] = len(frame) - len(kept)
+    return kept, names[latest], dropped
+
+
+def _condense(rows: _Rows, run_ids: list[str], fresh: NDArray[np.bool_]) -> tuple[Cells, tuple[RunSummary, ...]]:
+    """Aggregate rows to cells and runs; `fresh` says of each worker that it had not run the task before."""
+    starts = np.flatnonzero(np.r_[True, np.diff(rows.run) != 0]) if len(rows.run) else np.zeros(0, dtype=np.int64)
+    ends = np.r_[starts[1:], len(rows.run)].astype(np.int64)
+    order = np.argsort(rows.claimed[starts], kind="stable")
+    fresh = fresh.copy()
+    busy = np.ones(len(rows.run))
+    cold = np.zeros(len(rows.run), dtype=bool)
+    position = np.zeros(len(rows.run), dtype=np.int64)
+    summaries = []
+    for place, at in enumerate(order):
+        part = slice(int(starts[at]), int(ends[at]))
+        summary, busy[part] = _one_run(run_ids[rows.run[part.start]], rows, part, fresh)
+        position[part] = place
+        firsts = np.flatnonzero(rows.first[part]) + part.start
+        cold[firsts] = fresh[rows.worker[firsts]] & (rows.worker[firsts] >= 0)
+        fresh[rows.worker[part][rows.worker[part] >= 0]] = False
+        summaries.append(summary)
+    return _cells(rows, position, busy, cold), tuple(summaries)
+
+
+def _one_run(run_id: str, rows: _Rows, part: slice, fresh: NDArray[np.bool_]) -> tuple[RunSummary, Array]:
+    """Summary of one run, and for each of its batches how many workers were busy meanwhile."""
+    origin = rows.claimed[part.start]
+    claimed, spent, worker = rows.claimed[part] - origin, rows.spent[part], rows.worker[part]
+    items = rows.items[part].astype(np.int64)
+    start, gaps = _serial(claimed, spent, worker, rows.idle[part])
+    end = start + spent
+    busy, most, pauses_s = _concurrency(start, end)
+    cap = int(rows.cap[part].max())
+    most = min(most, cap) if cap > 0 else most
+    firsts = [float(start[worker == code].min()) for code in np.unique(worker)] if worker.max(initial=-1) >= 0 else [0.0]
+    offsets = np.sort(firsts)[: max(1, most)]
+    used = np.unique(worker[worker >= 0])
+    asked = rows.asked[part]
+    asked = np.where(np.isfinite(asked) & (asked >= 1), asked, items).astype(np.int64)
+    sizes, place = np.unique(asked, return_inverse=True)
+    body, counts = np.unique(items[:-TAIL_BATCHES], return_counts=True)
+    known = gaps[np.isfinite(gaps)]
+    summary = RunSummary(
+        run_id=run_id,
+        started_at=float(origin),
+        ended_at=float(origin + end.max()),
+        pauses_s=pauses_s,
+        workers=max(1, most),
+        batch_size=int(sizes[np.argmax(np.bincount(place, weights=items))]),
+        items=int(items.sum()),
+        batches=len(items),
+        spent_s=float(spent.sum()),
+        gap_s=float(known.mean()) if known.size else float("nan"),
+        gaps=int(known.size),
+        stagger_s=float(offsets[-1] / max(1, len(offsets) - 1)),
+        cold=float(fresh[used].mean()) if used.size else 0.0,
+        cut_off=int(rows.cut_off[part].sum()),
+        failed=int(rows.failed[part].sum()),
+        body=tuple(zip(body.tolist(), counts.tolist(), strict=True)),
+        tail=tuple(items[-TAIL_BATCHES:].tolist()),
+    )
+    return summary, np.minimum(busy, max(1, most))
+
+
+def _serial(claimed: Array, spent: Array, worker: NDArray[np.int64], idle: Array) -> tuple[Array, Array]:
+    """When each batch really started, and the gap before it on its worker (NaN when unknown).
+
+    A worker executes one batch at a time, so a batch that it claimed ahead starts when the one before has ended: the
+    running maximum of ``claimed + later work`` along each worker.
+    """
+    if worker.max(initial=-1) < 0:
+        return claimed, np.where(np.isfinite(idle) & (idle >= 0), np.minimum(idle, LONGEST_GAP_S), np.nan)
+    order = np.lexsort((claimed, worker))
+    group = np.cumsum(np.r_[True, np.diff(worker[order]) != 0]) - 1
+    done = np.cumsum(spent[order])
+    before = done - spent[order]
+    apart = 2.0 * (claimed.max() + done[-1]) + 1.0  # keeps the running maximum of a worker from reaching the next one
+    start = np.maximum.accumulate(claimed[order] - before + group * apart) - group * apart + before
+    gap = np.r_[np.nan, start[1:] - (start[:-1] + spent[order][:-1])]
+    gap[np.r_[True, np.diff(group) != 0]] = np.nan
+    real_start, gaps = np.empty_like(start), np.empty_like(gap)
+    real_start[order] = start
+    # The server's clock at two claims against the worker's own stopwatch: exact to well under a millisecond.
+    gaps[order] = np.clip(gap, 0.0, LONGEST_GAP_S)
+    return real_start, gaps
+
+
+def _concurrency(start: Array, end: Array) -> tuple[Array, int, float]:
+    """Mean number of busy workers during each batch, the most at any moment, and seconds of pause."""
+    starts, ends = np.sort(start), np.sort(end)
+    start_sum, end_sum = np.r_[0.0, np.cumsum(starts)], np.r_[0.0, np.cumsum(ends)]
+
+    def integral(at: Array) -> Array:
+        begun, over = np.searchsorted(starts, at), np.searchsorted(ends, at)
+        return np.asarray((at * begun - start_sum[begun]) - (at * over - end_sum[over]), dtype=np.float64)
+
+    length = end - start
+    with np.errstate(divide="ignore", invalid="ignore"):
+        busy = np.where(length > 0, (integral(end) - integral(start)) / length, 1.0)
+    # At each start: how many had started, itself included, minus how many had ended (an end at the same moment counts).
+    level = np.arange(1, len(starts) + 1) - np.searchsorted(ends, starts, side="right")
+    # Nobody at work from the last end until the next start; what dispatching explains is no pause.
+    reached = np.maximum.accumulate(end[np.argsort(start, kind="stable")])
+    holes = np.maximum(0.0, starts[1:] - reached[:-1])
+    pauses_s = float(holes[holes > max(1.0, 5 * float(np.median(length)))].sum())
+    return np.maximum(busy, 1.0), int(level.max(initial=1)), pauses_s
+
+
+def _cells(rows: _Rows, position: NDArray[np.int64], busy: Array, cold: NDArray[np.bool_]) -> Cells:
+    keep = ~rows.cut_off
+    items, spent = rows.items[keep], np.maximum(rows.spent[keep], 1e-9)
+    first, cold_kept = rows.first[keep], cold[keep]
+    sizes = np.unique(items)
+    size = items if len(sizes) <= _EXACT_SIZES else np.floor(np.log(items) / 0.05)
+    key = np.zeros(len(items), dtype=np.int64)
+    for part in (position[keep], size, np.round(busy[keep] * 4), rows.host[keep], first, cold_kept):
+        codes = np.unique(part, return_inverse=True)[1]
+        key = key * (int(codes.max(initial=0)) + 1) + codes
+    _, index, inverse = np.unique(key, return_index=True, return_inverse=True)
+    n = np.bincount(inverse, minlength=len(index)).astype(np.float64)
+
+    def mean(values: Array) -> Array:
+        return np.asarray(np.bincount(inverse, weights=values, minlength=len(index)) / n)
+
+    mean_s = mean(spent)
+    spread = mean((spent - mean_s[inverse]) ** 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = np.where(n > 1, spread * n / (n - 1) / mean_s**2, np.nan)
+    return Cells(
+        run=position[keep][index],
+        items=mean(items),
+        busy=mean(busy[keep]),
+        first=first[index].astype(np.float64),
+        cold=cold_kept[index].astype(np.float64),
+        host=rows.host[keep][index],
+        n=n,
+        mean_s=mean_s,
+        variance=variance,
+    )
+
+
+def _memory(rows: _Rows) -> tuple[tuple[float, float], ...]:
+    """Peak resident set against the largest batch that the process had executed by then.
+
+    The peak of a process never falls, so a small batch after a large one says nothing about small batches.
+    """
+    known = (rows.rss > 0) & (rows.worker >= 0)
+    if not known.any():
+        return ()
+    part = rows.take(known)
+    part = part.take(np.lexsort((part.claimed, part.worker)))
+    apart = part.items.max() + 1
+    group = np.cumsum(np.r_[True, np.diff(part.worker) != 0]) - 1
+    largest = np.maximum.accumulate(part.items + group * apart) - group * apart
+    # The last batch of a process at this largest size: there the peak is highest.
+    last = np.r_[(np.diff(largest) != 0) | (np.diff(group) != 0), True]
+    pairs = sorted(zip(largest[last].tolist(), part.rss[last].tolist(), strict=True))
+    step = -(-len(pairs) // _MEMORY_POINTS)
+    return tuple(max(pairs[i : i + step], key=lambda point: point[1]) for i in range(0, len(pairs), step))

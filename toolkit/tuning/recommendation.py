@@ -1,0 +1,182 @@
+"""The answer: a setting for the next run, how long it will take, why, and how sure."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from toolkit import renderers
+from toolkit.errors import TuningError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GRID_COLUMNS = {
+    "batch_size": "int64",
+    "workers": "int64",
+    "makespan_s": "float64",
+    "low_s": "float64",
+    "high_s": "float64",
+    "cost_worker_s": "float64",
+    "measured": "bool",
+    "extrapolated": "bool",
+}
+"""Columns of ``Recommendation.grid`` and their types."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A batch size and worker count for the next run of a task.
+
+    Attributes
+    ----------
+    task : str
+        For which task.
+    n_items : int
+        For how many items.
+    batch_size, workers : int
+        The setting. Where `refused`, the best one measured, or 0 when none was.
+    makespan_s : float
+        Expected seconds from the first claim to the end; NaN when refused.
+    cost_worker_s : float
+        Worker seconds that this reserves: workers times makespan.
+    intervals : mapping of str to (low, high)
+        90 % intervals of ``makespan_s`` and ``cost_worker_s``.
+    coverage_method : str
+        Where the intervals come from: ``conformal`` (errors on left-out runs) or ``model``.
+    saving : float or None
+        Share of the baseline's time that is saved (of its cost, if that is the objective).
+    evidence : mapping
+        What it rests on.
+    reasons : tuple of str
+        Why, in sentences.
+    baseline : mapping
+        What it is compared with, and how well both predict left-out runs.
+    grid : DataFrame
+        All settings that were considered, columns `GRID_COLUMNS`.
+    refused : str or None
+        Why there is no recommendation.
+    objective : str
+        ``makespan`` or ``cost``.
+    experiment : str
+        Which run would teach most.
+    """
+
+    task: str
+    n_items: int
+    batch_size: int
+    workers: int
+    makespan_s: float
+    cost_worker_s: float
+    intervals: Mapping[str, tuple[float, float]]
+    coverage_method: str
+    saving: float | None
+    evidence: Mapping[str, Any]
+    reasons: tuple[str, ...]
+    baseline: Mapping[str, Any]
+    grid: pd.DataFrame = field(repr=False, compare=False)
+    refused: str | None = None
+    objective: str = "makespan"
+    experiment: str = ""
+
+    def kwargs(self) -> dict[str, Any]:
+        """Keyword arguments for ``client.map``; a refused recommendation leaves both to the automatic."""
+        if self.refused:
+            return {"batch_size": "auto", "max_workers": "auto"}
+        return {"batch_size": self.batch_size, "max_workers": self.workers}
+
+    @property
+    def pareto(self) -> pd.DataFrame:
+        """The settings that no other beats in both makespan and cost, the fastest first; extrapolated ones left out."""
+        cells = self.grid[~self.grid["extrapolated"]].sort_values(["makespan_s", "cost_worker_s"], kind="stable")
+        cheaper = cells["cost_worker_s"] < cells["cost_worker_s"].cummin().shift(fill_value=float("inf"))
+        return cells[cheaper].reset_index(drop=True)
+
+    def __str__(self) -> str:
+        if self.refused:
+            lines = [f"{self.task or 'task'}, {self.n_items:,} items: no recommendation. {self.refused}"]
+            if self.batch_size:
+                lines.append(f"  Best measured: batch size {self.batch_size:,} with {_workers(self.workers)}.")
+        else:
+            low, high = self.intervals["makespan_s"]
+            lines = [
+                f"{self.task}, {self.n_items:,} items: batch size {self.batch_size:,} with {_workers(self.workers)}.",
+                f"  Predicted {seconds(self.makespan_s)}, 90 % interval {seconds(low)} to {seconds(high)} "
+                f"({_METHODS[self.coverage_method]}).",
+            ]
+            if self.saving is not None and self.saving > 0:
+                lines.append(f"  Saves {self.saving:.0%} against {self.baseline.get('setting', 'the baseline')}.")
+        lines += [f"  - {reason}" for reason in self.reasons]
+        if self.experiment:
+            lines.append(f"  Would teach most: {self.experiment}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        renderer = renderers.get("recommendation_html")
+        if renderer is not None:
+            return str(renderer(self))
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; NaN becomes None."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "grid"}
+        values["intervals"] = {name: list(bounds) for name, bounds in self.intervals.items()}
+        values["reasons"] = list(self.reasons)
+        for name in ("makespan_s", "cost_worker_s"):
+            values[name] = None if values[name] != values[name] else values[name]
+        for name in ("evidence", "baseline"):
+            values[name] = dict(values[name])
+        values["grid"] = {name: self.grid[name].astype(object).tolist() for name in GRID_COLUMNS}
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recommendation:
+        """Inverse of `to_dict`.
+
+        Raises
+        ------
+        TuningError
+            A field is missing or does not parse.
+        """
+        known = dict(values)
+        try:
+            for name in ("makespan_s", "cost_worker_s"):
+                known[name] = float("nan") if known[name] is None else float(known[name])
+            known["intervals"] = {name: (float(low), float(high)) for name, (low, high) in known["intervals"].items()}
+            known["reasons"] = tuple(known["reasons"])
+            known["grid"] = grid_frame(known["grid"])
+            return cls(**known)
+        except (KeyError, TypeError, ValueError) as exc:
+            raise TuningError(f"this is no saved recommendation: {exc!r}") from exc
+
+
+_METHODS = {"conformal": "from errors on left-out runs", "model": "from the model alone"}
+
+
+def grid_frame(columns: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """Return a grid with its declared columns and types, also when empty."""
+    import pandas as pd
+
+    values = columns or {name: [] for name in GRID_COLUMNS}
+    return pd.DataFrame({name: pd.Series(values[name], dtype=dtype) for name, dtype in GRID_COLUMNS.items()})
+
+
+def seconds(value: float) -> str:
+    """Text of a duration with three significant digits."""
+    if value != value:
+        return "unknown"
+    if value >= 120:
+        minutes, rest = divmod(round(value), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "µs")):
+        if value * factor >= 1 or unit == "µs":
+            scaled = value * factor
+            return f"{scaled:.0f} {unit}" if scaled >= 100 else f"{scaled:.3g} {unit}"
+    raise AssertionError("unreachable")
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count:,} workers"

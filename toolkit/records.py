@@ -39,6 +39,9 @@ CATEGORIES: Final = ("", "retryable", "fatal", "timeout", "worker_lost", "out_of
 OUTCOMES: Final = ("ok", "partial", "failed", "lost")
 """Outcome of a batch: all its items ok, some failed, all failed, its process died."""
 
+INLINE_QUEUE: Final = "inline"
+"""Queue name of runs that execute in the submitting process: no ticket is ever sent to it."""
+
 FLAG_FIRST: Final = 1  # first batch of this run in this process: carries imports and setup
 FLAG_TAIL: Final = 2  # smaller than asked because the input ran out or was tapered
 FLAG_CUT_OFF: Final = 4  # ended by a death, a time limit or a cancel: its duration is a lower bound

@@ -27,7 +27,7 @@ from toolkit.client.submit import (
 from toolkit.cluster import LocalCluster
 from toolkit.errors import InvalidInput, RunNotFound, TransportError, UnknownTask
 from toolkit.ledger import Ledger, Reader, Registry
-from toolkit.records import NodeInfo, Retry, RunSpec, RunStatus, check_run_id
+from toolkit.records import INLINE_QUEUE, NodeInfo, Retry, RunSpec, RunStatus, check_run_id
 from toolkit.settings import LedgerSettings, ServerAddress, Settings
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class Client:
         policy = retry or described.retry or self._default_retry(described)
         spec = RunSpec(
             run_id=new_run_id(), task=described.name, path=described.path, kind=described.kind, call=call,
-            batched=described.batched, name=name, queue="inline" if inline else queue or self._route(described),
+            batched=described.batched, name=name, queue=INLINE_QUEUE if inline else queue or self._route(described),
             priority=priority, keep_results=keep_results, retry_names=policy.names(), max_attempts=policy.max_attempts,
             backoff_s=policy.backoff_s, max_backoff_s=policy.max_backoff_s, jitter=policy.jitter, tags=dict(tags or {}),
             code_version=described.code_version, sys_path=described.sys_path,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from toolkit._version import PROTOCOL, __version__
 from toolkit.errors import LedgerError, LedgerUnsafe, RunNotFound
 from toolkit.ledger import Ledger, Reader, Registry
-from toolkit.records import NodeInfo, RunSpec, RunState, RunStatus
+from toolkit.records import INLINE_QUEUE, NodeInfo, RunSpec, RunState, RunStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,11 @@ def _about_run(ledger: Ledger, spec: RunSpec, status: RunStatus, nodes: list[Nod
     if status.state.final:
         yield Finding(
             "ok", f"{run} is {status.state}: {status.ok} ok, {status.dead} dead letters, {status.skipped} skipped"
+        )
+        return
+    if spec.queue == INLINE_QUEUE:
+        yield Finding(
+            "note", f"{run} executes in the process that submitted it; {status.done:,}/{status.submitted:,} items done"
         )
         return
     yield from _about_queue(spec.queue, nodes)

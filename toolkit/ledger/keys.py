@@ -29,7 +29,7 @@ Beside the runs, derived and repaired by the sweep:
 ``tk:queues``               set       queue names that ever carried a ticket (before create)
 ``tk:active:Q``             zset      unfinished runs of queue Q, scored by priority (create, sweep)
 ``tk:nodes``                hash      node name -> encoded `records.NodeInfo` (each node, every second)
-``tk:sweeper``              string    name of the elected sweeper, expires after a few seconds
+``tk:sweeper:P``            string    name of the elected sweeper of protocol P, expires after a few seconds
 ==========================  ========  ====================================================================
 """
 
@@ -37,12 +37,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from toolkit._version import PROTOCOL
 from toolkit.records import check_run_id
 
 RUNS = "tk:runs"
 QUEUES = "tk:queues"
 NODES = "tk:nodes"
-SWEEPER = "tk:sweeper"
+SWEEPER = f"tk:sweeper:{PROTOCOL}"
 
 _NAMES = (
     "head", "pages", "page_index", "ready", "delayed", "claims", "leases", "dead", "outputs", "metrics", "workers",

@@ -16,7 +16,7 @@ from toolkit import codec
 from toolkit._version import PROTOCOL, __version__
 from toolkit.errors import LedgerError, RunNotFound, TransportError
 from toolkit.ledger import Ledger, Registry
-from toolkit.records import NodeInfo, RunSpec
+from toolkit.records import INLINE_QUEUE, NodeInfo, RunSpec
 from toolkit.transport.marker import Work
 from toolkit.transport.servant import Installation
 from toolkit.transport.tickets import issue
@@ -204,8 +204,10 @@ def sweep_all(
             if swept.state in ("finished", "cancelled", "norun"):
                 registry.deactivate(queue, run_id)
                 continue
+            if queue == INLINE_QUEUE:  # its own process executes it: it keeps no node alive
+                continue
             unfinished += 1
-            if swept.tickets:
+            if swept.tickets and known[queue]:  # where nobody listens, messages would only pile up
                 send(spec, swept.tickets)
     return unfinished
 

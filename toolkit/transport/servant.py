@@ -18,7 +18,7 @@ from toolkit._version import PROTOCOL, __version__
 from toolkit.errors import FunctionNotAllowed, InvalidInput, LedgerError, RunNotFound, ToolkitError, TransportError
 from toolkit.execution import Task, load_function, read_key, resolve
 from toolkit.ledger import Connection, Ledger, Registry
-from toolkit.records import PRIORITIES, RunSpec
+from toolkit.records import PRIORITIES, RunSpec, check_run_id
 from toolkit.settings import ServerAddress
 from toolkit.transport.adapters import adapt
 from toolkit.transport.loop import BatchLoop, Hooks, RunContext, make_context
@@ -85,9 +85,17 @@ class Servant:
     def serve(self, run_id: str, ticket_id: str, hop: int) -> None:
         """Take batches of a run until it needs this worker no more."""
         try:
+            check_run_id(run_id)
+        except InvalidInput as error:
+            logger.warning("a ticket was dropped: %s", error)
+            return
+        try:
             context = self._context(run_id)
         except RunNotFound:
             return  # a ticket that outlived its run
+        except LedgerError:
+            logger.exception("run %s: the ledger failed before anything was claimed", run_id)
+            return
         except (Declined, InvalidInput) as error:
             self._decline(run_id, ticket_id, hop, error)
             return

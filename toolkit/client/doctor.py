@@ -123,21 +123,19 @@ def _about_run(ledger: Ledger, spec: RunSpec, status: RunStatus, nodes: list[Nod
     declined = [f["detail"] for _, f in Reader(ledger.connection, spec.run_id).events() if f.get("event") == "declined"]
     if declined:
         yield Finding("warning", f"{run}: declined {len(declined)} times, last by {declined[-1]}")
+    yield _progress(run, status, nodes)
+
+
+def _progress(run: str, status: RunStatus, nodes: list[NodeInfo]) -> Finding:
     if status.state is RunState.PAUSED:
-        yield Finding("note", f"{run} is paused; run.resume() goes on")
-    elif not status.closed:
-        yield Finding(
-            "note",
-            f"{run}: its input is not complete, {status.submitted:,} items so far; is the client still submitting?",
-        )
-    elif status.active:
-        yield Finding(
-            "ok", f"{run}: {status.active} batches are being executed, {status.done:,}/{status.submitted:,} items done"
-        )
-    elif status.delayed and not status.remaining + status.ready:
-        yield Finding("note", f"{run}: {status.delayed:,} items wait for their next attempt")
-    elif nodes:
-        busy = sum(n.busy for n in nodes)
-        yield Finding(
-            "warning", f"{run}: {status.remaining + status.ready:,} items wait, {busy} workers are busy elsewhere"
-        )
+        return Finding("note", f"{run} is paused; run.resume() goes on")
+    if not status.closed:
+        text = f"its input is not complete, {status.submitted:,} items so far; is the client still submitting?"
+        return Finding("note", f"{run}: {text}")
+    if status.active:
+        text = f"{status.active} batches are being executed, {status.done:,}/{status.submitted:,} items done"
+        return Finding("ok", f"{run}: {text}")
+    waiting = status.remaining + status.ready
+    if status.delayed and not waiting:
+        return Finding("note", f"{run}: {status.delayed:,} items wait for their next attempt")
+    return Finding("warning", f"{run}: {waiting:,} items wait, {sum(n.busy for n in nodes)} workers are busy elsewhere")

@@ -27,6 +27,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 START_S = 60.0
 WAIT_MS = 60_000
+expect.set_options(timeout=WAIT_MS)
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 _FLAGS = (

@@ -131,7 +131,7 @@ def test_panel_lives_while_the_kernel_is_idle_busy_and_after_a_reload(notebook: 
     expect(page.panel(1)).to_contain_text("0 / 40 · 0 %")
     expect(page.panel(1)).to_contain_text("2 / 2")
     page.run(3)
-    expect(page.output(3)).to_have_text("1")  # one thread refreshes both views
+    expect(page.output(3).locator("pre")).to_have_text("1")  # one thread refreshes both views
 
     # When items pass while the kernel is idle, then both views follow
     gate.open(8)

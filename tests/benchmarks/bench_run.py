@@ -54,8 +54,10 @@ def redis_for_peer() -> Iterator[dict[str, str]]:
 @contextmanager
 def peer_worker() -> Iterator[None]:
     """Two warm workers of the plain Celery application."""
-    command = [sys.executable, "-m", "celery", "-A", "tests.benchmarks.work:app", "worker", "-c", "2", "-Q", "peer", "-l",
-               "ERROR", "-n", "peer@%h", "--without-gossip", "--without-mingle"]  # fmt: skip
+    command = [
+        sys.executable, "-m", "celery", "-A", "tests.benchmarks.work:app", "worker", "-c", "2", "-Q", "peer",
+        "-l", "ERROR", "-n", "peer@%h", "--without-gossip", "--without-mingle",
+    ]  # fmt: skip
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -86,7 +88,8 @@ def main() -> None:
     work.ROUNDS = rounds
     items = list(range(options.items))
     print(
-        f"{options.items:,} items of about 50 µs ({rounds} hashes), batch_size='auto', 2 workers, {options.rounds} rounds"
+        f"{options.items:,} items of about 50 µs ({rounds} hashes), batch_size='auto', 2 workers, "
+        f"{options.rounds} rounds"
     )
     with redis_for_peer() as environment:
         os.environ.update(environment)

@@ -87,3 +87,42 @@ def run_python(code: str, home: Path, **kwargs: object) -> subprocess.Popen[str]
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         **kwargs,  # type: ignore[call-overload]
     )
+
+
+STAND_IN = """
+import os, signal, sys, time
+ready, notes, workers = sys.argv[1:]
+with open(notes, "a") as file:
+    file.write(f"{os.getpid()} {workers}\\n")
+if os.path.exists(notes + ".broken"):
+    sys.exit("no module named broken")
+if os.path.exists(notes + ".stubborn"):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() and not os.path.exists(notes + ".mute"):
+    with open(ready, "w") as file:
+        file.write(str(os.getpid()))
+time.sleep(1000)
+"""
+
+
+class StandIn(LocalCluster):
+    """A cluster whose node is a small process with a child, which notes its lives beside the state directory."""
+
+    def __init__(self, home: Path, workers: int | None = None, key: str = "", **kwargs: float) -> None:
+        super().__init__(workers, state_dir=home, **kwargs)  # type: ignore[arg-type]
+        self._key = self._lease.node = key or self._key
+        self.notes = home.with_name(f"{home.name}-{self._key}")
+
+    def _node_argv(self, workers: int) -> list[str]:
+        ready = str(self._state.node_file(self._key, "ready"))
+        return [sys.executable, "-I", "-S", "-c", STAND_IN, ready, str(self.notes), str(workers)]
+
+    def lives(self) -> list[tuple[int, int]]:
+        """Return process id and number of workers of every node so far."""
+        lines = self.notes.read_text().splitlines() if self.notes.exists() else []
+        return [(int(pid), int(workers)) for pid, workers in (line.split() for line in lines)]
+
+    def flag(self, name: str, on: bool = True) -> None:
+        """Make the next node ``broken``, ``stubborn`` (no end when asked) or ``mute`` (never ready)."""
+        path = Path(f"{self.notes}.{name}")
+        path.touch() if on else path.unlink()

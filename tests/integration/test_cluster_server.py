@@ -125,9 +125,9 @@ def test_everything_is_private(home: Path) -> None:
 def test_without_the_password_nobody_gets_in(home: Path) -> None:
     with server_only(home) as cluster:
         assert files.call(cluster._where(), "wrong", "PING").startswith("-WRONGPASS")
-        with redis.Redis(unix_socket_path=cluster._where(), retry=None) as stranger:
-            with pytest.raises(redis.AuthenticationError):
-                stranger.execute_command("GET", "k")
+        stranger = redis.Redis(unix_socket_path=cluster._where(), retry=None)
+        with stranger, pytest.raises(redis.AuthenticationError):
+            stranger.execute_command("GET", "k")
 
 
 def test_a_changed_password_file_is_explained(home: Path) -> None:

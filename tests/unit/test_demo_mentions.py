@@ -51,9 +51,14 @@ def check(text: str) -> None:
          [("place", "Fox River"), ("place", "Lake Huron"), ("place", "Fort Wayne")]),
         ("The Island", []),
         ("Perusal of Chinaware", []),
+        ("a New Yorker and United Statesmen", []),
+        ("near New York City", [("place", "New York City")]),
+        ("down the Mississippi River", [("place", "Mississippi River")]),
+        ("a letter from Mr. A.", [("person", "Mr. A.")]),
     ],
 )  # fmt: skip
 def test_what_is_found(text, expected):
+    check(text)
     assert found(text) == expected
 
 

@@ -77,7 +77,7 @@ def test_only_frames_of_user_code_are_told():
 def test_causes_and_notes_are_told():
     def fn() -> None:
         try:
-            raise KeyError("first")
+            {}["first"]
         except KeyError as exc:
             error = RuntimeError("second")
             error.add_note("look here")
@@ -109,7 +109,7 @@ class BrokenStr(Exception):
 
 
 class ExitStr(Exception):
-    def __str__(self) -> str:
+    def __str__(self) -> str:  # noqa: PLE0307 - broken on purpose
         sys.exit(1)
 
     __repr__ = __str__
@@ -117,7 +117,7 @@ class ExitStr(Exception):
 
 class NoneStr(Exception):
     def __str__(self) -> str:
-        return None
+        return None  # noqa: PLE0307 - broken on purpose
 
 
 class BrokenAttributes(Exception):
@@ -166,20 +166,6 @@ def test_cycles_of_causes_end():
     first.__context__, second.__context__ = second, first
     assert describe(first).message == "a"
     assert termination_behind(first, frozenset()) is None
-
-
-def test_a_description_holds_no_frames():
-    class Big:
-        pass
-
-    def fn() -> None:
-        big = Big()
-        seen.append(sys.getrefcount(big))
-        raise ValueError("x")
-
-    seen: list[int] = []
-    told = describe(caught(fn))
-    assert all(isinstance(v, str) for v in (told.error_type, told.message, told.traceback_text))
 
 
 @pytest.mark.parametrize(

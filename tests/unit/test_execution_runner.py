@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import math
 import signal
 import sys
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -185,7 +188,7 @@ def test_many_failures_make_a_part_due():
 
 def test_stats_are_cumulative():
     parts = execute(lambda item: sum(range(1000)), range(5), progress_s=0.0)
-    for earlier, later in zip(parts, parts[1:], strict=False):
+    for earlier, later in itertools.pairwise(parts):
         assert later.stats.item_sum_s > earlier.stats.item_sum_s
         assert later.stats.output_bytes > earlier.stats.output_bytes
         assert later.stats.item_max_s >= earlier.stats.item_max_s
@@ -378,6 +381,26 @@ def test_each_item_has_its_own_attempt():
     assert [f.retry for f in only(list(parts)).failures] == [True, False, True]
 
 
+def test_what_a_failed_item_held_is_freed_at_once():
+    """A traceback holds frames, and frames hold what may be most of the memory."""
+    alive: list[Any] = []
+
+    class Big:
+        pass
+
+    def fn(item: int) -> None:
+        big = Big()
+        alive.append(weakref.ref(big))
+        raise ValueError
+
+    gc.disable()
+    try:
+        list(runner(fn).run([1, 2], range(2), 1, on_item=lambda position: bool(alive) and alive[-1]() is not None))
+        assert [ref() for ref in alive] == [None, None]
+    finally:
+        gc.enable()
+
+
 def test_an_interrupt_comes_through():
     with pytest.raises(KeyboardInterrupt):
         fail_with(KeyboardInterrupt())
@@ -473,10 +496,9 @@ def test_there_is_no_item_between_parts_and_in_the_hook():
         seen.append(current_item())
         return False
 
-    for _ in runner(len).run(["x", "y"], [0, 1], 1, on_item=on_item, progress_s=0.0):
-        seen.append(current_item())
-    assert seen[0] is None
-    assert seen[1::2] == [None, None]
+    parts = runner(len).run(["x", "y"], [0, 1], 1, on_item=on_item, progress_s=0.0)
+    seen += [current_item() for _ in parts]
+    assert [seen[0], *seen[2:]] == [None, None, None]
 
 
 def test_a_run_inside_an_item_has_its_own_items():

@@ -126,12 +126,12 @@ def test_plots_leave_pyplot_alone():
 
 def test_map_says_the_recommended_setting():
     grid = small_grid()
-    assert grid.finding() == "Batch size 10 with 2 workers: 20 s; the slowest setting takes 5 times as long"
+    assert grid.finding() == "Batch size 10 with 2 workers: 20.0 s; the slowest setting takes 5 times as long"
     assert "2 settings measured, 1 extrapolated" in grid.describe()
 
 
 def test_map_without_recommendation_says_the_fastest_setting():
-    assert small_grid(None).finding() == "Fastest: batch size 10 with 2 workers, 20 s"
+    assert small_grid(None).finding() == "Fastest: batch size 10 with 2 workers, 20.0 s"
 
 
 def test_map_as_html_table_marks_its_cells():
@@ -150,13 +150,18 @@ def test_map_of_nothing_is_empty():
     assert grid.describe() == "No makespan was predicted."
 
 
-def test_wide_axis_is_thinned_evenly_and_keeps_what_matters():
-    values = list(range(1, 101))
-    kept = thin(values, 10, keep=37)
+def test_wide_axis_is_thinned_evenly_by_ratio_and_keeps_what_matters():
+    kept = thin(list(range(1, 1001)), 10, keep=[37, 500])
     assert len(kept) == 10
-    assert {1, 37, 100} <= set(kept)
-    assert max(np.diff(kept)) <= 23
+    assert {1, 37, 500, 1000} <= set(kept)
+    assert np.diff(np.log(kept)).max() < 1.5
     assert thin([3, 1, 2], 10) == [1, 2, 3]
+
+
+def test_too_many_to_keep_are_spread_as_well():
+    kept = thin(list(range(1, 101)), 5, keep=range(40, 60))
+    assert len(kept) == 5
+    assert (kept[0], kept[-1]) == (1, 100)
 
 
 @pytest.mark.parametrize("share", np.linspace(0, 1, 21))
@@ -209,7 +214,7 @@ def test_timeline_takes_the_latest_run_and_counts_failures():
     assert display.run_id == "run-b-abcdef"
     assert not display.bad.any()
     assert Timeline.from_metrics(metrics(failing=3)).finding() == (
-        "2 workers spent 93 % of 4.3 s in batches; 3 batches had failures"
+        "2 workers spent 93 % of 4.30 s in batches; 3 batches had failures"
     )
 
 

@@ -71,9 +71,9 @@ def test_dollars_in_a_figure_are_no_mathematics():
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0 s"), (3e-6, "3 µs"), (0.0123, "12.3 ms"), (0.9996, "1.0 s"), (9.94, "9.9 s"), (9.96, "10 s"),
-        (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (3599.7, "1 h 00 min"), (9000, "2 h 30 min"),
-        (86_399, "1 d 0 h"), (-2.5, "-2.5 s"), (None, "–"), (math.nan, "–"), (math.inf, "–"),
+        (0, "0 s"), (3e-6, "3 µs"), (0.0123, "12.3 ms"), (0.9996, "1.00 s"), (9.94, "9.94 s"), (9.996, "10.0 s"),
+        (59.4, "59.4 s"), (59.96, "1 min 00 s"), (185, "3 min 05 s"), (3599.7, "1 h 00 min"), (9000, "2 h 30 min"),
+        (86_399, "1 d 0 h"), (-2.5, "-2.50 s"), (None, "–"), (math.nan, "–"), (math.inf, "–"),
     ],
 )  # fmt: skip
 def test_durations_show_the_two_units_that_matter(seconds: float | None, text: str):
@@ -91,8 +91,8 @@ def test_progress_says_0_and_100_percent_only_when_exact(done: int, total: int, 
 @pytest.mark.parametrize(
     ("low", "high", "text"),
     [
-        (40, 55, "40–55 s"), (0.05, 0.062, "50–62 ms"), (50, 62, "50 s – 1 min 02 s"), (5, 5, "5.0 s"),
-        (61, 70, "1 min 01 s – 1 min 10 s"), (math.nan, 3, "– – 3.0 s"),
+        (40, 55, "40.0–55.0 s"), (0.05, 0.062, "50–62 ms"), (50, 62, "50.0 s – 1 min 02 s"), (5, 5, "5.00 s"),
+        (61, 70, "1 min 01 s – 1 min 10 s"), (math.nan, 3, "– – 3.00 s"),
     ],
 )  # fmt: skip
 def test_an_interval_says_a_shared_unit_once(low: float, high: float, text: str):

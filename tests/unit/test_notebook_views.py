@@ -68,7 +68,7 @@ def test_running_panel_shows_what_a_watcher_asks():
     text = text_of(html.summary(view()))
     assert "thumbnails · docs.thumbnail · run r7f3c-29ab41" in text
     for words in (
-        "running", "500 / 1,000 · 50 % items done", "25 s elapsed", "25 s left", "20 items/s throughput",
+        "running", "500 / 1,000 · 50 % items done", "25.0 s elapsed", "25.0 s left", "20 items/s throughput",
         "4 / 6 workers busy / known", "16 batch size, steered", "30 retried", "10 dead letters", "1 batches lost",
         "as of 14:13:20 UTC",
     ):  # fmt: skip

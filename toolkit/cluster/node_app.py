@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import threading
 from typing import Any
 
@@ -47,27 +46,9 @@ def _watch_guard() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _die_with_node(node: int) -> None:
-    """Make the kernel kill this worker when the node's main process dies; it could not commit anything any more."""
-    if os.getppid() != node:
-        return  # a process that a task forked: not ours to kill
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
-    if os.getppid() != node:  # it died between fork and here
-        os._exit(1)
-
-
-def _before_fork(**_: Any) -> None:
-    node = os.getpid()
-    if sys.platform.startswith("linux"):
-        os.register_at_fork(after_in_child=lambda: _die_with_node(node))
-
-
-def _after_fork(**_: Any) -> None:
+def _ready(**_: Any) -> None:
     _state.node_file(_key, "ready").write_text(str(os.getpid()), encoding="ascii")
     threading.Thread(target=_watch_guard, name="toolkit-guard-watch", daemon=True).start()
 
 
-signals.worker_init.connect(_before_fork)
-signals.worker_ready.connect(_after_fork)
+signals.worker_ready.connect(_ready)

@@ -114,8 +114,12 @@ class Supervisor:
         if state == "ended":
             if now < self.server.backoff.next_at:
                 return self.server.backoff.next_at - now
-            self.server.start(self._open_runtime())
+            before, now_in = self.runtime, self._open_runtime()
+            self.server.start(now_in)
             self.server.publish()
+            if before not in (None, now_in):
+                for node in self.nodes.values():
+                    node.running = {}  # it knows the old socket: another one has to take its place
             return STARTING_S
         if state != "ready":
             if state == "loading":

@@ -146,7 +146,7 @@ def _run(client: Client, plan: list[Study], options: Options) -> bool:
     say(f"\nrun.metrics(): {len(frame):,} rows, one per batch, and {frame.shape[1]} columns. By setting:")
     say(text_table(summary.cells(frame, measured), summary.CELL_COLUMNS))
 
-    model = tk.Recommender().fit(frame)
+    model = tk.Recommender().fit(frame, runs=client.runs())
     advised = [one for study in plan if (one := _try_advice(client, model, study, session)) is not None]
     met = len(advised) == len(plan)
     if options.grid:

@@ -10,6 +10,7 @@ from toolkit.frames.schema import (
     WORKERS,
     Column,
     RunInfo,
+    describe,
     empty,
     timestamp,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "concat_dead_letters",
     "concat_metrics",
     "dead_letters_frame",
+    "describe",
     "empty",
     "events_frame",
     "items_frame",

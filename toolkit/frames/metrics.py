@@ -25,12 +25,10 @@ from toolkit.records import (
 )
 
 _NUMPY_CODES = {"B": "u1", "H": "<u2", "I": "<u4", "Q": "<u8", "f": "<f4", "d": "<f8"}
-_COPIED = (
-    "first_index", "attempt", "items", "ok", "retried", "dead", "weight_asked", "weight", "service_s", "decode_s",
-    "store_s", "idle_s", "cpu_user_s", "cpu_system_s", "input_bytes", "output_bytes", "item_sum_s", "item_sumsq_s2",
-    "item_max_s", "active_claims", "known_workers",
-)  # fmt: skip
 _FLAGS = {"first_in_process": FLAG_FIRST, "tail": FLAG_TAIL, "cut_off": FLAG_CUT_OFF, "batched": FLAG_BATCHED}
+_DECLARED = {c.name: c.dtype for c in schema.METRICS}
+_BLOCK_ROWS = 4096  # packed rows that stay in a core's cache while their fields are taken out one after the other
+_NOBODY = WorkerIdentity("", "", 0, "", "")
 
 
 @cache
@@ -51,36 +49,63 @@ def metrics_frame(run: RunInfo, rows: bytes | Sequence[bytes], workers: Mapping[
     workers : mapping of int to str
         Encoded `records.WorkerIdentity` by the code that rows carry.
 
+    Returns
+    -------
+    pandas.DataFrame
+        Columns as declared in `schema.METRICS`, rows in the order of commits.
+
     Raises
     ------
     LedgerCorrupt
-        The bytes are not a whole number of rows.
+        The bytes are not a whole number of rows, or an index is out of range.
     """
-    data = rows if isinstance(rows, bytes) else b"".join(rows)
-    if len(data) % METRIC_ROW.size:
-        raise LedgerCorrupt(
-            f"run {run.run_id}: metric rows end inside a row ({len(data)} bytes, {METRIC_ROW.size} a row)"
-        )
-    raw = np.frombuffer(data, dtype=row_dtype())
-    n = len(raw)
-    kinds = {c.name: c.dtype for c in schema.METRICS}
-    values: dict[str, Any] = {name: raw[name].astype(kinds[name]) for name in _COPIED}
-    values |= {name: (raw["flags"] & flag) != 0 for name, flag in _FLAGS.items()}
-    values |= _identities(raw["worker"], workers)
+    fields = _columns(_packed(run, rows))
+    n = len(fields["worker"])
+    if (fields["first_index"] < 0).any():
+        raise LedgerCorrupt(f"run {run.run_id}: a metric row has an index beyond 63 bits")
+    values: dict[str, Any] = {name: column for name, column in fields.items() if name in _DECLARED}
+    values |= {name: (fields["flags"] & flag) != 0 for name, flag in _FLAGS.items()}
+    values |= _identities(fields["worker"], workers)
     values |= {
         "run_id": _constant(run.run_id, n),
         "task": _constant(run.task, n),
         "name": _constant(run.name, n),
         "batch": np.arange(n, dtype="int64"),
-        "batch_size": raw["asked"].astype("int64"),
-        "failed": raw["retried"].astype("int64") + raw["dead"].astype("int64"),
-        "outcome": _coded(raw["outcome"], OUTCOMES),
-        "error_category": _coded(raw["category"], CATEGORIES),
-        "claimed_at": raw["claimed_at"],
-        "peak_rss_bytes": raw["peak_rss_kib"].astype("int64") * 1024,
+        "batch_size": fields["asked"].astype("int64"),
+        "failed": fields["retried"] + fields["dead"],
+        "outcome": _coded(fields["outcome"], OUTCOMES),
+        "error_category": _coded(fields["category"], CATEGORIES),
+        "peak_rss_bytes": fields["peak_rss_kib"].astype("int64") * 1024,
         "max_workers": np.full(n, run.max_workers, dtype="int64"),
     }
     return schema.build(schema.METRICS, values, n)
+
+
+def _packed(run: RunInfo, rows: bytes | Sequence[bytes]) -> np.ndarray[Any, Any]:
+    data = rows if isinstance(rows, bytes | bytearray | memoryview) else b"".join(rows)
+    if len(data) % METRIC_ROW.size:
+        raise LedgerCorrupt(
+            f"run {run.run_id}: metric rows end inside a row ({len(data)} bytes, {METRIC_ROW.size} a row)"
+        )
+    return np.frombuffer(data, dtype=row_dtype())
+
+
+def _columns(raw: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """Each field by itself: numbers of the frame with their declared dtype, codes as they are.
+
+    Field by field over all rows would read the packed rows from memory once a field; this reads them once.
+    """
+    columns = {name: np.empty(len(raw), _number_dtype(name, raw.dtype[name])) for name in raw.dtype.names or ()}
+    for start in range(0, len(raw), _BLOCK_ROWS):
+        block = raw[start : start + _BLOCK_ROWS]
+        for name, column in columns.items():
+            column[start : start + _BLOCK_ROWS] = block[name]
+    return columns
+
+
+def _number_dtype(name: str, packed: np.dtype[Any]) -> Any:
+    declared = _DECLARED.get(name, "")
+    return declared if declared in ("int64", "float64") else packed
 
 
 def concat_metrics(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -89,29 +114,36 @@ def concat_metrics(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _constant(value: str, n: int) -> pd.Categorical:
-    return pd.Categorical.from_codes(np.zeros(n, dtype="int8"), categories=pd.Index([value], dtype=object))
+    return schema.from_codes(np.zeros(n, dtype="int8"), [value])
 
 
 def _coded(codes: np.ndarray[Any, Any], names: tuple[str, ...]) -> pd.Categorical:
-    known = np.where(codes < len(names), codes, -1).astype("int8")
-    return pd.Categorical.from_codes(known, categories=pd.Index(names, dtype=object))
+    table = np.full(256, -1, dtype="int8")  # a code of a later version has no name here
+    table[: len(names)] = np.arange(len(names))
+    return schema.from_codes(table[codes], names)
 
 
 def _identities(codes: np.ndarray[Any, Any], workers: Mapping[int, str]) -> dict[str, pd.Categorical]:
     """Host, node, worker and code version of each row; an unknown code reads as empty text."""
-    known = {code: WorkerIdentity.decode(text) for code, text in workers.items()}
-    unique, inverse = np.unique(codes, return_inverse=True)
-    found = [known.get(int(code), WorkerIdentity("", "", 0, "", "")) for code in unique]
-    columns = {
+    present = np.flatnonzero(np.bincount(codes))
+    found = [_identity(workers.get(int(code))) for code in present]
+    texts = {
         "host": [w.host for w in found],
         "node": [w.node for w in found],
         "worker": [w.worker if w.node else "" for w in found],
         "code_version": [w.code_version for w in found],
     }
     made = {}
-    for name, texts in columns.items():
-        categories = list(dict.fromkeys(texts))
-        positions = np.array([categories.index(t) for t in texts], dtype="int32")
-        taken = positions[inverse] if len(positions) else np.empty(0, dtype="int32")
-        made[name] = pd.Categorical.from_codes(taken, categories=pd.Index(categories, dtype=object))
+    for name, of_codes in texts.items():
+        categories = {text: position for position, text in enumerate(dict.fromkeys(of_codes))}
+        table = np.zeros(int(present[-1]) + 1 if len(present) else 0, dtype="int32")
+        table[present] = [categories[text] for text in of_codes]
+        made[name] = schema.from_codes(table[codes], list(categories))
     return made
+
+
+def _identity(text: str | None) -> WorkerIdentity:
+    try:
+        return WorkerIdentity.decode(text) if text is not None else _NOBODY
+    except ValueError:  # its process id is no number: the rows count, whoever wrote them
+        return _NOBODY

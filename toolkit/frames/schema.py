@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from toolkit.errors import InvalidInput
@@ -38,6 +39,15 @@ class Column:
     dtype: str
     doc: str
     categories: tuple[str, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """Unit of its values, empty for counts, text and flags; the end of the name says it."""
+        name = f"_{self.name}"  # so that `at` is a moment, as `claimed_at` is
+        return next((unit for ending, unit in _UNITS if name.endswith(ending)), "")
+
+
+_UNITS: Final = (("_s", "s"), ("_s2", "s²"), ("_bytes", "bytes"), ("_at", "UTC"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,58 +199,79 @@ EVENTS: Final = (
 
 
 def build(columns: Sequence[Column], values: Mapping[str, Any], n: int) -> pd.DataFrame:
-    """A frame of `n` rows with exactly the declared columns, order and dtypes.
+    """Build a frame of `n` rows with exactly the declared columns, order and dtypes.
 
     Parameters
     ----------
     columns : sequence of Column
         The declaration.
     values : mapping of str to array, sequence or scalar
-        By column name; a scalar is repeated.
+        By column name; a scalar is repeated. The frame takes over arrays that have the declared dtype already.
     n : int
         Rows.
     """
-    return pd.DataFrame({c.name: _series(c, values.get(c.name), n) for c in columns}, index=pd.RangeIndex(n))
+    made = {c.name: _series(c, values.get(c.name), n) for c in columns}
+    return pd.DataFrame(made, index=pd.RangeIndex(n), copy=False)
 
 
 def _series(column: Column, value: Any, n: int) -> Any:
     if isinstance(value, pd.Categorical):
         return value
-    scalar = value is None or isinstance(value, str | int | float | bool)
-    if column.dtype == CATEGORY:
-        values = [value] * n if scalar else list(value)
-        categories = column.categories or tuple(dict.fromkeys(v for v in values if v is not None))
-        return pd.Categorical(values, categories=pd.Index(categories, dtype=object))
-    if column.dtype == TEXT:
-        values = [value] * n if scalar else list(value)
-        found = pd.Series([None] * n, dtype=object)  # a series: of an array, pandas 3 would infer another dtype
-        for i, v in enumerate(values):  # one by one: an item may itself be a list or an array
-            found.iloc[i] = v
-        return found
+    if isinstance(value, np.ndarray) and value.dtype == column.dtype != TEXT:
+        return value
     if column.dtype == TIME:
         return _moments(value, n)
-    filled: Any = [value] * n if scalar and value is not None else [] if value is None else value
-    return pd.array(filled, dtype=column.dtype)
+    scalar = value is None or isinstance(value, str | int | float | bool)
+    values = [value] * n if scalar else value
+    if column.dtype == CATEGORY:
+        return categorical(values, column.categories or tuple(dict.fromkeys(v for v in values if v is not None)))
+    if column.dtype == TEXT:
+        # Element by element, because an item may itself be a list or an array; and as a series, because of an array
+        # pandas 3 would infer another dtype.
+        return pd.Series(np.fromiter(values, dtype=object, count=n), dtype=object)
+    numbers: Any = [] if value is None else values
+    return pd.array(numbers, dtype=column.dtype)
+
+
+def categorical(values: Sequence[Any], categories: Sequence[str]) -> pd.Categorical:
+    """Categorical over `categories`, kept as plain `str` objects; a value that is none of them is missing."""
+    known = {name: code for code, name in enumerate(categories)}
+    codes = np.fromiter((known.get(v, -1) for v in values), dtype="int32", count=len(values))
+    return from_codes(codes, categories)
+
+
+def from_codes(codes: np.ndarray[Any, Any], categories: Sequence[str]) -> pd.Categorical:
+    """Categorical of positions in `categories`, -1 for a missing value."""
+    index: Any = pd.Index(list(categories), dtype="object")  # plain `str` objects on every version of pandas alike
+    made: pd.Categorical = pd.Categorical.from_codes(codes, categories=index)
+    return made
+
+
+_LATEST_S: Final = 9.2e12  # beyond it, microseconds do not fit into 64 bits; about the year 290,000
 
 
 def _moments(value: Any, n: int) -> Any:
     """Seconds since the epoch (array or sequence, 0 and NaN for never) as UTC timestamps."""
-    import numpy as np
-
     seconds = np.zeros(n) if value is None else np.asarray(value, dtype="float64")
-    micros = np.where(
-        np.isfinite(seconds) & (seconds > 0), np.round(np.nan_to_num(seconds) * 1e6), np.iinfo("int64").min
-    )
-    return pd.DatetimeIndex(micros.astype("int64").view("datetime64[us]")).tz_localize(UTC).array
+    known = (seconds > 0) & (seconds < _LATEST_S)
+    micros = np.rint(np.where(known, seconds, 0) * 1e6).astype("int64")
+    micros[~known] = np.iinfo("int64").min
+    return pd.DatetimeIndex(micros.view("datetime64[us]")).tz_localize(UTC).array
 
 
 def empty(columns: Sequence[Column]) -> pd.DataFrame:
-    """The frame without rows."""
+    """Return the frame without rows."""
     return build(columns, {}, 0)
 
 
+def describe(columns: Sequence[Column]) -> str:
+    """Return the declaration as a Markdown table: column, dtype, unit, meaning."""
+    rows = [f"| `{c.name}` | {c.dtype} | {c.unit} | {c.doc} |" for c in columns]
+    return "\n".join(["| column | dtype | unit | meaning |", "| --- | --- | --- | --- |", *rows])
+
+
 def concat(columns: Sequence[Column], frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Stack frames of one schema; categoricals stay categoricals."""
+    """Stack frames of one schema; categoricals stay categoricals, over the categories of all."""
     frames = [f for f in frames if len(f)]
     if not frames:
         return empty(columns)
@@ -250,10 +281,17 @@ def concat(columns: Sequence[Column], frames: Sequence[pd.DataFrame]) -> pd.Data
     for c in columns:
         pieces = [f[c.name] for f in frames]
         if c.dtype == CATEGORY:
-            parts[c.name] = pd.api.types.union_categoricals([p.array for p in pieces])
+            parts[c.name] = pd.api.types.union_categoricals([_plain_categories(p) for p in pieces])
         else:
-            parts[c.name] = pd.concat(pieces, ignore_index=True).array
-    return pd.DataFrame(parts)
+            joined: Any = pd.concat(pieces, ignore_index=True)
+            parts[c.name] = joined if joined.dtype == c.dtype else joined.astype(c.dtype)
+    return pd.DataFrame(parts, copy=False)
+
+
+def _plain_categories(values: pd.Series[Any]) -> pd.Categorical:
+    """Categories as `str` objects: those of a frame read from a file may have pandas' own text dtype."""
+    known = values.array if isinstance(values.array, pd.Categorical) else pd.Categorical(values)
+    return from_codes(np.asarray(known.codes), list(known.categories))
 
 
 def timestamp(moment: datetime | str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,8 @@ import pandas as pd
 
 from toolkit.frames import schema
 from toolkit.records import CATEGORIES, DeadLetter, NodeInfo, RunSpec, RunState, RunStatus
+
+_OK, _DEAD, _SKIPPED, _PENDING = range(len(schema.ITEM_STATES))
 
 
 def runs_frame(runs: Sequence[tuple[RunSpec, RunStatus]]) -> pd.DataFrame:
@@ -50,26 +53,27 @@ def items_frame(
     keys : sequence, optional
         The user's keys.
     """
-    codes = np.full(submitted, schema.ITEM_STATES.index("pending"), dtype="int8")
-    if RunState(state).final:
-        codes[:] = schema.ITEM_STATES.index("skipped")
-    for a, b in ok_ranges:
-        codes[a:b] = schema.ITEM_STATES.index("ok")
-    attempts = pd.array([pd.NA] * submitted, dtype="Int64")
+    codes = np.full(submitted, _PENDING if not RunState(state).final else _SKIPPED, dtype="int8")
+    for start, stop in ok_ranges:
+        codes[start:stop] = _OK
+    attempts = np.zeros(submitted, dtype="int64")
     categories = np.zeros(submitted, dtype="int8")
     types = np.full(submitted, None, dtype=object)
     for index, letter in dead.items():
-        codes[index] = schema.ITEM_STATES.index("dead")
+        if index >= submitted:  # appended after the status was taken
+            continue
+        codes[index] = _DEAD
         attempts[index] = letter.attempts
         categories[index] = CATEGORIES.index(letter.category) if letter.category in CATEGORIES else -1
         types[index] = letter.error_type
+    known = list(keys or ())[:submitted]
     values = {
         "run_id": run_id,
         "index": np.arange(submitted, dtype="int64"),
-        "key": keys,
-        "state": pd.Categorical.from_codes(codes, categories=pd.Index(schema.ITEM_STATES, dtype=object)),
-        "attempts": attempts,
-        "error_category": pd.Categorical.from_codes(categories, categories=pd.Index(CATEGORIES, dtype=object)),
+        "key": known + [None] * (submitted - len(known)),
+        "state": schema.from_codes(codes, schema.ITEM_STATES),
+        "attempts": pd.arrays.IntegerArray(attempts, codes != _DEAD),
+        "error_category": schema.from_codes(categories, CATEGORIES),
         "error_type": types,
     }
     return schema.build(schema.ITEMS, values, submitted)
@@ -114,5 +118,10 @@ def events_frame(run_id: str, events: Sequence[tuple[str, Mapping[str, str]]]) -
         "detail": [fields.get("detail", "") for _, fields in events],
     }
     for name in ("submitted", "ok", "dead", "retried"):
-        values[name] = [int(fields[name]) if fields.get(name, "").isdigit() else pd.NA for _, fields in events]
+        values[name] = [_count(fields.get(name, "")) for _, fields in events]
     return schema.build(schema.EVENTS, values, len(events))
+
+
+def _count(text: str) -> int | None:
+    """Read a counter; None where it is missing or none."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None

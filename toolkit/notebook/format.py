@@ -29,11 +29,11 @@ def duration(seconds: float | None) -> str:
         return f"{seconds * 1e6:.3g} µs"
     if seconds < 0.9995:
         return f"{seconds * 1e3:.3g} ms"
-    if seconds < 9.95:
+    if seconds < 9.995:
+        return f"{seconds:.2f} s"
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     minutes = round(seconds / 60)

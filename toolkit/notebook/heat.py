@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from toolkit.notebook import format as fmt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from toolkit.tuning import Recommendation
 
 MAX_COLUMNS: Final = 12
 MAX_ROWS: Final = 12
@@ -55,18 +57,22 @@ def setting(batch_size: int, workers: int) -> str:
     return f"batch size {fmt.count(batch_size)} with {fmt.quantity(workers, 'worker')}"
 
 
-def thin(values: Sequence[int], limit: int, keep: int | None = None) -> list[int]:
-    """Return at most `limit` of the sorted `values`, evenly spread, with both ends and `keep` among them."""
+def thin(values: Sequence[int], limit: int, keep: Iterable[int] = ()) -> list[int]:
+    """Return at most `limit` of the `values`, sorted: both ends, those of `keep` that fit, and an even spread between.
+
+    Spread is by ratio, because sizes from 1 to 10,000 are.
+    """
     values = sorted(set(values))
     if len(values) <= limit:
         return values
-    places = {round(i * (len(values) - 1) / (limit - 1)) for i in range(limit)}
-    if keep in values and values.index(keep) not in places:
-        wanted = values.index(keep)
-        inner = [p for p in places if 0 < p < len(values) - 1] or sorted(places)
-        places.discard(min(inner, key=lambda p: abs(p - wanted)))
-        places.add(wanted)
-    return [values[p] for p in sorted(places)]
+    chosen = [values[0], values[-1]]
+    for wanted in ([v for v in dict.fromkeys(keep) if v in values], values):
+        rest = [v for v in wanted if v not in chosen]
+        while rest and len(chosen) < limit:
+            logs = np.log(np.maximum(rest, 1))
+            distance = np.abs(logs[:, None] - np.log(np.maximum(chosen, 1))[None, :]).min(axis=1)
+            chosen.append(rest.pop(int(distance.argmax())))
+    return sorted(chosen)
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,8 @@ class HeatGrid:
         Settings that were measured, and settings outside of what was measured.
     recommended : tuple of int or None
         Batch size and workers of the recommended cell.
+    predicted : bool
+        By a model; False where each setting is only taken at the throughput that it was measured at.
     """
 
     batch_sizes: tuple[int, ...]
@@ -91,19 +99,22 @@ class HeatGrid:
     measured: NDArray[np.bool_]
     extrapolated: NDArray[np.bool_]
     recommended: tuple[int, int] | None
+    predicted: bool = True
 
     @classmethod
-    def from_recommendation(cls, recommendation: Any) -> HeatGrid:
-        """Take the cells of ``recommendation.grid``; a wide grid is thinned evenly, the recommended cell is kept."""
+    def from_recommendation(cls, recommendation: Recommendation) -> HeatGrid:
+        """Take the cells of ``recommendation.grid``: of a wide one, what is recommended or measured, and a spread."""
         grid = recommendation.grid
         chosen = None
-        if grid is None or not len(grid):
+        if grid.empty:
             empty = np.zeros((0, 0))
             return cls((), (), empty, empty.astype(bool), empty.astype(bool), None)
         if not recommendation.refused:
             chosen = (int(recommendation.batch_size), int(recommendation.workers))
-        sizes = thin([int(b) for b in grid["batch_size"]], MAX_COLUMNS, chosen and chosen[0])
-        rows = thin([int(w) for w in grid["workers"]], MAX_ROWS, chosen and chosen[1])
+        seen = grid[grid["measured"]]
+        first = chosen or (0, 0)
+        sizes = thin(grid["batch_size"].tolist(), MAX_COLUMNS, [first[0], *seen["batch_size"].tolist()])
+        rows = thin(grid["workers"].tolist(), MAX_ROWS, [first[1], *seen["workers"].tolist()])
         makespan = np.full((len(rows), len(sizes)), np.nan)
         measured = np.zeros(makespan.shape, dtype=bool)
         extrapolated = np.zeros(makespan.shape, dtype=bool)
@@ -114,7 +125,7 @@ class HeatGrid:
             if b in column and w in row:
                 place = row[w], column[b]
                 makespan[place], measured[place], extrapolated[place] = value, seen, beyond
-        return cls(tuple(sizes), tuple(rows), makespan, measured, extrapolated, chosen)
+        return cls(tuple(sizes), tuple(rows), makespan, measured, extrapolated, chosen, not recommendation.refused)
 
     def __bool__(self) -> bool:
         return bool(np.isfinite(self.makespan_s).any())
@@ -133,6 +144,10 @@ class HeatGrid:
         """Whether the cell is the recommended one."""
         return self.recommended == (self.batch_sizes[column], self.workers[row])
 
+    def meaning(self) -> str:
+        """Return what the numbers are."""
+        return "Predicted makespan" if self.predicted else "Makespan at the throughput that was measured"
+
     def finding(self) -> str:
         """Return what the map shows, in one sentence."""
         if not self:
@@ -145,7 +160,8 @@ class HeatGrid:
             best = f"{setting(size, workers).capitalize()}: {fmt.duration(here)}"
             return f"{best}; the slowest setting takes {times} times as long"
         i, j = np.unravel_index(int(np.nanargmin(values)), values.shape)
-        return f"Fastest: {setting(self.batch_sizes[j], self.workers[i])}, {fmt.duration(values[i, j])}"
+        best = setting(self.batch_sizes[j], self.workers[i])
+        return f"Fastest{'' if self.predicted else ' measured'}: {best}, {fmt.duration(values[i, j])}"
 
     def describe(self) -> str:
         """Return what a reader who does not see the map has to know."""
@@ -153,7 +169,7 @@ class HeatGrid:
             return self.finding() + "."
         low, high = float(np.nanmin(self.makespan_s)), float(np.nanmax(self.makespan_s))
         return (
-            f"{self.finding()}. Predicted makespan for {fmt.quantity(len(self.batch_sizes), 'batch size')} from "
+            f"{self.finding()}. {self.meaning()} for {fmt.quantity(len(self.batch_sizes), 'batch size')} from "
             f"{fmt.count(self.batch_sizes[0])} to {fmt.count(self.batch_sizes[-1])} and "
             f"{fmt.quantity(len(self.workers), 'worker count')} from {self.workers[0]} to {self.workers[-1]}: "
             f"{fmt.duration(low)} to {fmt.duration(high)}. "
@@ -184,10 +200,9 @@ class HeatGrid:
             cells = "".join(self._cell(i, j, float(shares[i, j])) for j in range(len(self.batch_sizes)))
             body += f'<tr><th scope="row" style="{edge}">{fmt.count(self.workers[i])}</th>{cells}</tr>'
         return (
+            f'<div style="margin:4px 0;opacity:.8">{self.meaning()} by workers (down) and batch size (across). '
+            "★ recommended, ● measured, <i>~ extrapolated</i></div>"
             '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:12px">'
-            '<caption style="text-align:left">'
-            "Predicted makespan by workers (down) and batch size (across). "
-            "★ recommended, ● measured, <i>~ extrapolated</i></caption>"
             f'<thead><tr><th scope="col" style="{edge}">workers</th>{head}</tr></thead>'
             f"<tbody>{body}</tbody></table></div>"
         )

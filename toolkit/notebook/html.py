@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from toolkit.notebook import escape, leaves
 from toolkit.notebook import format as fmt
 from toolkit.notebook.heat import HeatGrid, setting
 from toolkit.notebook.view import RunView, answered, blank, unanswered, with_details
+
+if TYPE_CHECKING:
+    from toolkit.tuning import Recommendation
 
 _BOX: Final = f"border:1px solid #8888;border-radius:8px;padding:10px 14px;max-width:820px;{leaves.FONT}"
 
@@ -68,17 +71,19 @@ def run_html(run: Any) -> str:
 # --------------------------------------------------------------------------- a recommendation
 
 
-def _span(recommendation: Any, name: str) -> str:
-    bounds = (recommendation.intervals or {}).get(name)
+def _span(recommendation: Recommendation, name: str) -> str:
+    bounds = recommendation.intervals.get(name)
     return "" if bounds is None else f" (90 % interval {fmt.interval(*bounds)})"
 
 
-def headline(recommendation: Any) -> str:
+def headline(recommendation: Recommendation) -> str:
     """Return the recommendation as one sentence of plain text, with its interval."""
+    items = fmt.quantity(recommendation.n_items, "item")
     if recommendation.refused:
-        return f"No recommendation: {recommendation.refused}"
+        return f"No recommendation for {items}. {recommendation.refused}"
     answer = setting(recommendation.batch_size, recommendation.workers).capitalize()
-    return f"{answer}: predicted {fmt.duration(recommendation.makespan_s)}{_span(recommendation, 'makespan_s')}"
+    takes = f"{fmt.duration(recommendation.makespan_s)}{_span(recommendation, 'makespan_s')}"
+    return f"{answer}: {items} in a predicted {takes}"
 
 
 def spoken(value: Any) -> str:
@@ -107,29 +112,46 @@ def facts(value: Any) -> list[tuple[str, str]]:
     return [("", spoken(value))]
 
 
+_NAMES: Final = {"cost_worker_s": "worker time"}
+
+
 def _fact(name: str, value: Any) -> tuple[str, str]:
+    words = _NAMES.get(name, name.removesuffix("_s").replace("_", " "))
     if name.endswith("_s") and isinstance(value, (int, float)):
-        return name.removesuffix("_s").replace("_", " "), fmt.duration(value)
-    return name.replace("_", " "), spoken(value)
+        return words, fmt.duration(value)
+    if name.endswith("_interval") and isinstance(value, (list, tuple)):
+        return words, " to ".join(spoken(part) for part in value)
+    return words, spoken(value)
 
 
-def how_sure(recommendation: Any) -> str:
+def evidence_facts(recommendation: Recommendation) -> list[tuple[str, str]]:
+    """Return the evidence and the baseline as pairs of name and plain text."""
+    compared = [
+        (f"{name} on left-out runs" if name.endswith("error") else f"baseline {name}", text)
+        for name, text in facts(recommendation.baseline)
+    ]
+    return [*facts(recommendation.evidence), *compared]
+
+
+def how_sure(recommendation: Recommendation) -> str:
     """Return in a sentence where the interval comes from."""
     if recommendation.coverage_method == "conformal":
-        return "Interval: 90 %, from the errors of earlier predictions (conformal, grouped by run)."
-    return "Interval: 90 %, from the model alone; too few runs to check it against."
+        return "The 90 % interval comes from the errors on left-out runs (conformal)."
+    return "The 90 % interval comes from the model alone: too few runs to check it against."
 
 
-def saving_text(recommendation: Any) -> str:
+def saving_text(recommendation: Recommendation) -> str:
     """Return what following the advice saves against the baseline, as plain text; empty when unknown."""
     saving = recommendation.saving
-    if isinstance(saving, (int, float)) and not isinstance(saving, bool):
-        # Both readings occur in people's heads: a share of the baseline's time is the one that is used here.
-        return f"{fmt.percent(saving)} less time than the baseline" if saving > 0 else "no faster than the baseline"
-    return spoken(saving) if saving else ""
+    if saving is None:
+        return ""
+    other = recommendation.baseline.get("setting", "the baseline")
+    if saving <= 0:
+        return f"no better than {other}"
+    return f"{fmt.percent(saving)} less {'worker time' if recommendation.objective == 'cost' else 'time'} than {other}"
 
 
-def recommendation_html(recommendation: Any) -> str:
+def recommendation_html(recommendation: Recommendation) -> str:
     """Return a recommendation as HTML: the answer, its interval, the reasons, the evidence and the map.
 
     Parameters
@@ -143,28 +165,37 @@ def recommendation_html(recommendation: Any) -> str:
     parts = [
         f'<div style="opacity:.75">{escape.html(recommendation.task or "all tasks", 80)}</div>',
         f'<div style="{answer}">{escape.html(headline(recommendation), 600)}</div>',
+        *_details_of_answer(recommendation),
     ]
-    if not refused:
-        cost = f"{fmt.duration(recommendation.cost_worker_s)} of worker time{_span(recommendation, 'cost_worker_s')}"
-        extra = [text for text in (cost, saving_text(recommendation)) if text]
-        parts.append(f'<div style="margin-top:4px">{escape.html(" · ".join(extra), 600)}</div>')
-        parts.append(f'<div style="opacity:.75">{escape.html(how_sure(recommendation))}</div>')
     if recommendation.reasons:
         items = "".join(f"<li>{escape.html(reason, 600)}</li>" for reason in recommendation.reasons)
         parts.append(f'<ul style="margin:6px 0 0 0">{items}</ul>')
+    if recommendation.experiment and not refused:
+        parts.append(
+            f'<div style="margin-top:6px">Would teach most: {escape.html(recommendation.experiment, 600)}</div>'
+        )
     if not refused:
         code = ", ".join(f"{key}={value!r}" for key, value in recommendation.kwargs().items())
         parts.append(f'<div style="margin-top:6px"><code>client.map(task, items, {escape.html(code)})</code></div>')
     grid = HeatGrid.from_recommendation(recommendation)
     if grid:
-        parts.append(_details("Predicted makespan of every setting", grid.html()))
-    rows = [
-        (escape.html(k), escape.html(v, 600)) for k, v in [*facts(recommendation.evidence), *_baseline(recommendation)]
-    ]
+        parts.append(_details("Makespan of every setting", grid.html()))
+    rows = [(escape.html(name), escape.html(text, 600)) for name, text in evidence_facts(recommendation)]
     if rows:
         parts.append(_details("Evidence", leaves.table(("", ""), rows, left=(0, 1))))
     return f'<div style="{_BOX}">{"".join(parts)}</div>'
 
 
-def _baseline(recommendation: Any) -> list[tuple[str, str]]:
-    return [(f"baseline {name}".strip(), text) for name, text in facts(recommendation.baseline)]
+def _details_of_answer(recommendation: Recommendation) -> list[str]:
+    """Return cost, saving and the source of the interval; of a refused one, the best that was measured."""
+    if recommendation.refused:
+        if not recommendation.batch_size:
+            return []
+        best = setting(recommendation.batch_size, recommendation.workers)
+        return [f'<div style="margin-top:4px">Best measured: {escape.html(best)}.</div>']
+    cost = f"{fmt.duration(recommendation.cost_worker_s)} of worker time{_span(recommendation, 'cost_worker_s')}"
+    line = " · ".join(text for text in (cost, saving_text(recommendation)) if text)
+    return [
+        f'<div style="margin-top:4px">{escape.html(line, 600)}</div>',
+        f'<div style="opacity:.75">{escape.html(how_sure(recommendation))}</div>',
+    ]

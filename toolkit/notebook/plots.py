@@ -6,11 +6,11 @@ Each is made by a ``from_…`` constructor, holds plain values, and draws itself
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from toolkit.notebook import format as fmt
 from toolkit.notebook import theme
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
+
+    from toolkit.tuning import Recommendation
 
 
 @dataclass(eq=False, repr=False)
@@ -39,7 +41,7 @@ class MakespanMap(theme.Display):
     height: ClassVar[float] = 3.9
 
     @classmethod
-    def from_recommendation(cls, recommendation: Any) -> MakespanMap:
+    def from_recommendation(cls, recommendation: Recommendation) -> MakespanMap:
         """Take the cells of a recommendation's grid."""
         return cls(HeatGrid.from_recommendation(recommendation))
 
@@ -130,7 +132,7 @@ class ThroughputPlot(theme.Display):
 
     @classmethod
     def from_recommendation(
-        cls, recommendation: Any, frame: pd.DataFrame, *, n_items: int, workers: int | None = None
+        cls, recommendation: Recommendation, frame: pd.DataFrame, *, workers: int | None = None
     ) -> ThroughputPlot:
         """Set a recommendation's grid beside the runs of a metrics frame.
 
@@ -140,19 +142,16 @@ class ThroughputPlot(theme.Display):
             Its grid gives the line.
         frame : DataFrame
             Metric rows of the same task.
-        n_items : int
-            Items for which the grid was predicted.
         workers : int, optional
             Worker count of the line; by default the recommended one.
         """
         grid = recommendation.grid
-        count = int(workers if workers is not None else recommendation.workers or 0)
-        line = grid[grid["workers"] == count].sort_values("batch_size") if grid is not None and len(grid) else None
+        count = recommendation.workers if workers is None else workers
+        # A refused recommendation predicts nothing: its grid repeats what was measured.
+        line = grid[(grid["workers"] == count) & ~bool(recommendation.refused)].sort_values("batch_size")
         seen = measured_settings(measured_runs(frame))
-        values = {
-            name: np.asarray(line[name], dtype=float) if line is not None else np.zeros(0)
-            for name in ("batch_size", "makespan_s", "low_s", "high_s")
-        }
+        values = {name: line[name].to_numpy(dtype=float) for name in ("batch_size", "makespan_s", "low_s", "high_s")}
+        n_items = recommendation.n_items
         chosen = not recommendation.refused and count == recommendation.workers
         return cls(
             workers=count,
@@ -218,7 +217,8 @@ class ThroughputPlot(theme.Display):
                 self.recommended, color=theme.VERMILLION, linewidth=1.4, linestyle=(0, (4, 3)), label="recommended"
             )
         axes.set_xscale("log")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * float(np.nanmax(np.concatenate([self.high, self.rate, self.measured_high]))))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: fmt.number(value)))
         sizes = np.concatenate([self.batch_size, self.measured_batch_size])
         log_ticks(axes, float(sizes.min()), float(sizes.max()))
         theme.legend(axes, columns=5)
@@ -238,7 +238,9 @@ def log_ticks(axes: Axes, low: float, high: float, axis: str = "x") -> None:
     low, high = max(low, 1e-6), max(high, 1e-6)
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     steps = (1,) if np.log10(high / low) > 4 else (1, 2, 5)
-    places = [s * 10.0**p for p in powers for s in steps if low / 1.6 <= s * 10.0**p <= high * 1.6]
+    places = [s * 10.0**p for p in powers for s in steps if low / 1.1 <= s * 10.0**p <= high * 1.1]
+    if len(places) < 3:  # less than a factor of five: an even scale is as good as a logarithmic one
+        places = [place for place in MaxNLocator(5).tick_values(low, high) if low <= place <= high]
     which = axes.xaxis if axis == "x" else axes.yaxis
     which.set_major_locator(FixedLocator(places))
     which.set_minor_locator(NullLocator())
@@ -263,11 +265,20 @@ class PredictedVsMeasured(theme.Display):
 
     @classmethod
     def from_frame(cls, measured: pd.DataFrame) -> PredictedVsMeasured:
-        """Take the columns ``predicted_s``, ``low_s``, ``high_s`` and ``measured_s``; incomplete rows are left out."""
+        """Take the columns ``predicted_s`` and ``measured_s``, and ``low_s`` and ``high_s`` where there are intervals.
+
+        Rows without a prediction or a measurement are left out.
+        """
         columns = ["predicted_s", "low_s", "high_s", "measured_s"]
-        values = measured[columns].astype(float).to_numpy()
-        values = values[np.isfinite(values).all(axis=1) & (values > 0).all(axis=1)]
+        values = measured.reindex(columns=columns).astype(float).to_numpy()
+        pairs = values[:, [0, 3]]
+        values = values[np.isfinite(pairs).all(axis=1) & (pairs > 0).all(axis=1)]
         return cls(*values.T) if len(values) else cls(*np.zeros((4, 0)))
+
+    @property
+    def judged(self) -> NDArray[np.bool_]:
+        """Which predictions came with an interval."""
+        return np.isfinite(self.low_s) & np.isfinite(self.high_s)
 
     @property
     def inside(self) -> NDArray[np.bool_]:
@@ -282,9 +293,12 @@ class PredictedVsMeasured(theme.Display):
 
     def finding(self) -> str:
         """Return how many predictions held, and the typical error."""
-        if not self.measured_s.size:
+        count = self.measured_s.size
+        if not count:
             return "No prediction was tried yet"
-        held = f"{int(self.inside.sum())} of {fmt.quantity(self.measured_s.size, 'prediction')} held"
+        if not self.judged.any():
+            return f"{fmt.quantity(count, 'run')} predicted from the others: typically {fmt.percent(self.error())} off"
+        held = f"{int(self.inside.sum())} of {fmt.count(int(self.judged.sum()))} predictions held"
         return f"{held} (90 % interval); the typical error is {fmt.percent(self.error())}"
 
     def caption(self) -> str:
@@ -292,9 +306,10 @@ class PredictedVsMeasured(theme.Display):
         if not self.measured_s.size:
             return f"{self.finding()}."
         low, high = float(self.measured_s.min()), float(self.measured_s.max())
+        bars = "Bars are the 90 % intervals, crosses lie outside of theirs. " if self.judged.any() else ""
         return (
             f"{self.finding()}. Measured makespans from {fmt.duration(low)} to {fmt.duration(high)} against their "
-            "predictions. Bars are the 90 % intervals, crosses lie outside of theirs, and the line is where both agree."
+            f"predictions. {bars}On the line both agree."
         )
 
     def draw(self, axes: Axes) -> None:
@@ -303,12 +318,14 @@ class PredictedVsMeasured(theme.Display):
         if not self.measured_s.size:
             theme.empty(axes, "no prediction was tried yet")
             return
-        low = float(min(self.low_s.min(), self.measured_s.min())) / 1.15
-        high = float(max(self.high_s.max(), self.measured_s.max())) * 1.15
+        everything = np.concatenate([self.predicted_s, self.low_s, self.high_s, self.measured_s])
+        everything = everything[np.isfinite(everything) & (everything > 0)]
+        low, high = float(everything.min()) / 1.15, float(everything.max()) * 1.15
         axes.plot([low, high], [low, high], color=theme.INK, linewidth=1, linestyle=(0, (4, 3)), label="equal")
         for chosen, mark, paint, words in (
             (self.inside, "o", theme.BLUE, "inside its interval"),
-            (~self.inside, "X", theme.VERMILLION, "outside"),
+            (self.judged & ~self.inside, "X", theme.VERMILLION, "outside"),
+            (~self.judged, "o", theme.BLUE, "prediction"),
         ):
             if chosen.any():
                 x, y = self.predicted_s[chosen], self.measured_s[chosen]

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from toolkit._version import __version__
+from toolkit.errors import TuningError
 from toolkit.notebook import escape
 from toolkit.notebook import format as fmt
 from toolkit.notebook.heat import HeatGrid
-from toolkit.notebook.html import facts, headline, how_sure, saving_text
+from toolkit.notebook.html import evidence_facts, headline, how_sure, saving_text
 from toolkit.notebook.measured import MeasuredRun, measured_runs, measured_settings
 from toolkit.notebook.plots import MakespanMap, PredictedVsMeasured, ThroughputPlot
 from toolkit.notebook.report_style import STYLE
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from toolkit.notebook.theme import Display
+    from toolkit.tuning import Recommendation, Recommender
 
 MAX_TABLE_ROWS: Final = 100
 """Rows of a table; the rest is counted below it."""
@@ -52,8 +54,8 @@ def write_report(
     path: str | Path,
     *,
     frame: pd.DataFrame,
-    model: Any,
-    recommendation: Any,
+    model: Recommender,
+    recommendation: Recommendation,
     measured: pd.DataFrame | None = None,
     title: str = "Batch tuning report",
 ) -> Path:
@@ -101,7 +103,12 @@ def write_report(
 
 
 def report_html(
-    *, frame: pd.DataFrame, model: Any, recommendation: Any, measured: pd.DataFrame | None = None, title: str
+    *,
+    frame: pd.DataFrame,
+    model: Recommender,
+    recommendation: Recommendation,
+    measured: pd.DataFrame | None = None,
+    title: str,
 ) -> str:
     """Return the report as text; parameters as in `write_report`."""
     history = _of_task(frame, recommendation.task)
@@ -113,6 +120,7 @@ def report_html(
         _map_section(recommendation),
         _throughput_section(recommendation, history, runs),
         _trial_section(measured),
+        _left_out_section(model, recommendation.task),
         _time_section(history),
         _runs_section(runs),
         _evidence_section(recommendation, model, runs),
@@ -175,7 +183,7 @@ def _left(column: _Column) -> str:
 # --------------------------------------------------------------------------- sections
 
 
-def _answer(recommendation: Any, title: str) -> str:
+def _answer(recommendation: Recommendation, title: str) -> str:
     stamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     task = escape.html(recommendation.task or "all tasks", 120)
     kind = "answer refused" if recommendation.refused else "answer"
@@ -185,7 +193,7 @@ def _answer(recommendation: Any, title: str) -> str:
     )
 
 
-def _key_figures(recommendation: Any, runs: tuple[MeasuredRun, ...]) -> str:
+def _key_figures(recommendation: Recommendation, runs: tuple[MeasuredRun, ...]) -> str:
     cells = []
     if not recommendation.refused:
         cells += [
@@ -202,31 +210,29 @@ def _key_figures(recommendation: Any, runs: tuple[MeasuredRun, ...]) -> str:
     return f'<section class="tiles" aria-label="Key figures">{tiles}</section>'
 
 
-def _bounds(recommendation: Any, name: str) -> str:
-    bounds = (recommendation.intervals or {}).get(name)
+def _bounds(recommendation: Recommendation, name: str) -> str:
+    bounds = recommendation.intervals.get(name)
     return fmt.interval(*bounds) if bounds is not None else ""
 
 
-def _reasons(recommendation: Any) -> str:
-    items = "".join(f"<li>{escape.html(reason, 600)}</li>" for reason in recommendation.reasons or ())
+def _reasons(recommendation: Recommendation) -> str:
+    items = "".join(f"<li>{escape.html(reason, 600)}</li>" for reason in recommendation.reasons)
     parts = [f"<ul>{items}</ul>"] if items else []
     if not recommendation.refused:
         saving = saving_text(recommendation)
-        parts.append(
-            _note(
-                " ".join(
-                    text for text in (f"{saving.capitalize()}." if saving else "", how_sure(recommendation)) if text
-                )
-            )
-        )
+        if saving:
+            parts.insert(0, f"<p>{escape.html(saving[0].upper() + saving[1:])}.</p>")
+        parts.append(_note(how_sure(recommendation)))
+        if recommendation.experiment:
+            parts.append(_note(f"Would teach most: {recommendation.experiment}"))
         code = ", ".join(f"{key}={value!r}" for key, value in recommendation.kwargs().items())
         parts.append(f"<pre>run = client.map(task, items, {escape.html(code, 600)})</pre>")
     return _section("Why", *parts)
 
 
-def _map_section(recommendation: Any) -> str:
+def _map_section(recommendation: Recommendation) -> str:
     display = MakespanMap.from_recommendation(recommendation)
-    if not display.grid:
+    if display.grid.makespan_s.size < 2:  # one cell is no map
         return ""
     return _section("Every setting", _figure(display, "fig-map"), _map_table(display.grid))
 
@@ -237,18 +243,14 @@ def _map_table(grid: HeatGrid) -> str:
         (fmt.count(workers), *(fmt.duration(float(value)) for value in grid.makespan_s[i]))
         for i, workers in enumerate(grid.workers)
     ]
-    table = _table("Predicted makespan by workers (rows) and batch size (columns)", columns, rows)
+    table = _table(f"{grid.meaning()} by workers (rows) and batch size (columns)", columns, rows)
     return f"<details><summary>The same as a table</summary>{table}</details>"
 
 
-def _throughput_section(recommendation: Any, frame: pd.DataFrame, runs: tuple[MeasuredRun, ...]) -> str:
-    n_items = getattr(recommendation, "n_items", None)
-    parts = []
-    if n_items:
-        parts.append(
-            _figure(ThroughputPlot.from_recommendation(recommendation, frame, n_items=int(n_items)), "fig-rate")
-        )
+def _throughput_section(recommendation: Recommendation, frame: pd.DataFrame, runs: tuple[MeasuredRun, ...]) -> str:
     settings = measured_settings(runs)
+    display = ThroughputPlot.from_recommendation(recommendation, frame)
+    parts = [_figure(display, "fig-rate")] if settings or display.rate.size else []
     if settings:
         columns = (
             _Column("workers"), _Column("batch size"), _Column("runs"), _Column("items"), _Column("throughput"),
@@ -280,14 +282,26 @@ def _trial_section(measured: pd.DataFrame | None) -> str:
         rows.append(
             (
                 fmt.count(size), fmt.count(workers), fmt.duration(predicted), fmt.interval(low, high),
-                fmt.duration(took), f"{100 * error:+.0f} %" if took > 0 else fmt.UNKNOWN, held,
+                fmt.duration(took), f"{100 * error:+.1f} %" if took > 0 else fmt.UNKNOWN, held,
             )
         )  # fmt: skip
     return _section(
         "Did the predictions hold?",
-        _figure(PredictedVsMeasured.from_frame(measured), "fig-trial"),
+        # One point makes no picture.
+        _figure(PredictedVsMeasured.from_frame(measured), "fig-trial") if len(measured) > 1 else "",
         _table("Predicted and measured makespans", columns, rows),
     )
+
+
+def _left_out_section(model: Recommender, task: str) -> str:
+    """Show how the model predicts each run from the others, where there are enough of them."""
+    try:
+        display = PredictedVsMeasured.from_frame(model.backtest(task or None))
+    except TuningError:  # the recommendation is for a task of which this model knows nothing
+        return ""
+    if not display.measured_s.size:
+        return ""
+    return _section("How far is the model off?", _figure(display, "fig-left-out"))
 
 
 def _time_section(frame: pd.DataFrame) -> str:
@@ -320,11 +334,9 @@ def _runs_section(runs: tuple[MeasuredRun, ...]) -> str:
     return _section("Runs", _table("Runs behind this report, the latest first", columns, rows))
 
 
-def _evidence_section(recommendation: Any, model: Any, runs: tuple[MeasuredRun, ...]) -> str:
+def _evidence_section(recommendation: Recommendation, model: Recommender, runs: tuple[MeasuredRun, ...]) -> str:
     columns = (_Column("", text=True), _Column("", text=True))
-    rows = [(name or "evidence", text) for name, text in facts(recommendation.evidence)]
-    rows += [(f"baseline {name}".strip(), text) for name, text in facts(recommendation.baseline)]
-    rows.append(("interval", how_sure(recommendation)))
+    rows = [(name or "evidence", text) for name, text in evidence_facts(recommendation)]
     rows.append(("runs, batches", f"{fmt.count(len(runs))}, {fmt.count(sum(run.batches for run in runs))}"))
     rows.append(("model", escape.plain(repr(model), 200)))
     versions = [("toolkit", __version__), ("Python", platform.python_version())]

@@ -1,1 +1,55 @@
-"""Room under construction."""
+"""The tuning room: learn from metric rows what batches cost, and recommend the setting of the next run.
+
+What happens to a metric frame, one file each:
+
+==================  ========================================================================================
+`clean`             bad rows out, warm-up and dispatch apart, like batches aggregated into a `history`
+`structure`         seconds of a batch as a function of its size and of the busy workers (`nonneg` solves it)
+`schedule`          from batches to the makespan of a run: closed form and Monte Carlo
+`model`             all of it for one task, with left-out runs predicted; `baseline` is what it must beat
+`checks`            whether the data can tell the effects apart
+`intervals`         how wrong a prediction may be
+`decision`          the grid of settings, the limits, the choice; `memory` and `explain` help
+`recommendation`    the answer
+`recommender`       the estimator that users hold; the only file that needs scikit-learn
+`plan`              a quick re-planning of a run that is under way
+`simulate`          runs with known costs, for tests and for trying things out
+==================  ========================================================================================
+
+Importing this package loads neither pandas nor scikit-learn.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit.tuning.plan import Plan, replan
+    from toolkit.tuning.recommendation import Recommendation
+    from toolkit.tuning.recommender import Recommender
+    from toolkit.tuning.simulate import Workload, simulate_run, simulate_runs
+
+__all__ = ["Plan", "Recommendation", "Recommender", "Workload", "replan", "simulate_run", "simulate_runs"]
+
+_HOMES = {
+    "Plan": "plan",
+    "Recommendation": "recommendation",
+    "Recommender": "recommender",
+    "Workload": "simulate",
+    "replan": "plan",
+    "simulate_run": "simulate",
+    "simulate_runs": "simulate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

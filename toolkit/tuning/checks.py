@@ -50,9 +50,8 @@ class Checks:
         return not low / 2 <= batch_size <= high * 2 or workers not in self.workers
 
 
-def check(history: TaskHistory, costs: Costs, draws: Costs) -> Checks:
-    """Look at the design behind a history; `costs` are its coefficients and `draws` their uncertainty."""
-    del costs  # the point estimate says nothing about what could be told apart
+def check(history: TaskHistory, draws: Costs) -> Checks:
+    """Look at the design behind a history; `draws` say how uncertain its coefficients are."""
     cells, runs = history.cells, history.runs
     octave = np.round(np.log2(cells.items) * 2).astype(np.int64)
     octaves, place = np.unique(octave, return_inverse=True)

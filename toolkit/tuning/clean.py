@@ -195,7 +195,9 @@ def _one_run(run_id: str, rows: _Rows, part: slice, fresh: NDArray[np.bool_]) ->
     busy, most, pauses_s = _concurrency(start, end)
     cap = int(rows.cap[part].max())
     most = min(most, cap) if cap > 0 else most
-    firsts = [float(start[worker == code].min()) for code in np.unique(worker)] if worker.max(initial=-1) >= 0 else [0.0]
+    firsts = (
+        [float(start[worker == code].min()) for code in np.unique(worker)] if worker.max(initial=-1) >= 0 else [0.0]
+    )
     offsets = np.sort(firsts)[: max(1, most)]
     used = np.unique(worker[worker >= 0])
     asked = rows.asked[part]

@@ -5,6 +5,7 @@ A million rows become a few hundred cells, so that fitting is quick and a saved 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -63,17 +64,17 @@ class Cells:
         out: dict[str, list[Any]] = {}
         for f in fields(self):
             values = getattr(self, f.name).tolist()
-            out[f.name] = [None if isinstance(v, float) and v != v else v for v in values]
+            out[f.name] = [None if isinstance(v, float) and math.isnan(v) else v for v in values]
         return out
 
     @classmethod
     def from_dict(cls, values: Mapping[str, list[Any]]) -> Cells:
         """Inverse of `to_dict`."""
-        arrays = []
+        arrays: dict[str, Any] = {}
         for f in fields(cls):
             dtype = np.int64 if f.name in ("run", "host") else np.float64
-            arrays.append(np.array([np.nan if v is None else v for v in values[f.name]], dtype=dtype))
-        return cls(*arrays)
+            arrays[f.name] = np.array([np.nan if v is None else v for v in values[f.name]]).astype(dtype)
+        return cls(**arrays)
 
     @classmethod
     def join(cls, parts: list[Cells]) -> Cells:
@@ -162,7 +163,7 @@ class RunSummary:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         values = asdict(self)
-        values["gap_s"] = None if self.gap_s != self.gap_s else self.gap_s
+        values["gap_s"] = None if math.isnan(self.gap_s) else self.gap_s
         return values
 
     @classmethod

@@ -1,9 +1,10 @@
 """How wrong a prediction may be: 90 % intervals of makespans.
 
-With enough runs the interval is conformal: the quantile of the errors that the model made on left-out runs, which covers
-whatever the model's faults, as long as the next run is like the earlier ones (Vovk, Gammerman and Shafer, *Algorithmic
-Learning in a Random World*, 2005; leave-one-out as in Barber et al., Ann. Statist. 49, 2021). With fewer it comes from
-the model: uncertain coefficients, differences between equal runs, and variation of batches, combined by simulation.
+With enough runs the interval is conformal: the quantile of the errors that the model made on left-out runs, which
+covers whatever the model's faults, as long as the next run is like the earlier ones (Vovk, Gammerman and Shafer,
+*Algorithmic Learning in a Random World*, 2005; leave-one-out as in Barber et al., Ann. Statist. 49, 2021). With fewer it
+comes from the model: uncertain coefficients, differences between equal runs, and variation of batches, combined by
+simulation.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toolkit.tuning.history import Array
 from toolkit.tuning.model import TaskModel
@@ -61,11 +63,15 @@ def model_quantiles(
 
 
 def bounds(
-    model: TaskModel, point: Array, draws: Array, simulated: Array, coverage: float = COVERAGE
+    model: TaskModel, point: Array, draws: Array, simulated: Array, beyond: NDArray[np.bool_]
 ) -> tuple[Array, Array, str]:
-    """Return lower and upper logarithmic bounds, and where they come from."""
-    low, high = model_quantiles(model, point, draws, simulated, coverage)
-    half = conformal_quantile(model.backtest.model, coverage)
+    """Return lower and upper logarithmic bounds, and where they come from.
+
+    `beyond` marks settings outside of the data: errors inside of it say nothing about them, so their interval is the
+    wider of the two.
+    """
+    low, high = model_quantiles(model, point, draws, simulated)
+    half = conformal_quantile(model.backtest.model)
     if half is None:
         return low, high, "model"
-    return np.full_like(low, -half), np.full_like(high, half), "conformal"
+    return np.where(beyond, np.minimum(low, -half), -half), np.where(beyond, np.maximum(high, half), half), "conformal"

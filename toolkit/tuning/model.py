@@ -123,10 +123,6 @@ class TaskModel:
     backtest: Backtest
     checks: Checks
 
-    def batch_s(self, items: Array, busy: Array) -> Array:
-        """Seconds that a batch occupies its worker, dispatch gap included, for each set of `draws`."""
-        return np.asarray(self.draws.service_s(items, busy) + gap_s(self.gap, items, busy))
-
     def makespans(self, n_items: NDArray[np.int64], batch_size: NDArray[np.int64], workers: NDArray[np.int64]) -> Array:
         """Simulated makespans of settings, arrays of one length.
 
@@ -225,6 +221,9 @@ def fit_task(history: TaskHistory, options: Options) -> TaskModel:
     spread = cell_spread(cells, variance)
     kind, errors = choose_contention(cells, len(runs), spread)
     costs = fit_costs(cells, np.ones((1, len(cells))), kind, spread)
+    variance = fit_variance(cells, costs.cell_s(cells)[0])
+    spread = cell_spread(cells, variance)
+    costs = fit_costs(cells, np.ones((1, len(cells))), kind, spread)
     draws = fit_costs(cells, _bootstrap(cells, len(runs), options), kind, spread)
     known = np.array([run.gaps > 0 for run in runs])
     rest = _Rest(_fit_gap(history, known), variance, _stagger(history), _cold(history))
@@ -233,7 +232,7 @@ def fit_task(history: TaskHistory, options: Options) -> TaskModel:
     errors_within = np.log([runs[i].makespan_s for i in judged]) - np.log(within)
     calibration, run_sd, dof = _run_effect(errors_within, costs)
     backtest = _backtest(history, kind, spread, rest, judged, options)
-    checks = check(history, costs, draws)
+    checks = check(history, draws)
     return TaskModel(
         history, options, costs, draws, errors, rest.gap, variance, rest.stagger_s, rest.cold,
         calibration, run_sd, dof, backtest, checks,
@@ -281,9 +280,7 @@ def _cold(history: TaskHistory) -> float:
     return float(np.mean(shares[1:] or shares))
 
 
-def _replay(
-    history: TaskHistory, costs: list[Costs], rests: list[_Rest], which: list[int], options: Options
-) -> Array:
+def _replay(history: TaskHistory, costs: list[Costs], rests: list[_Rest], which: list[int], options: Options) -> Array:
     """Mean simulated makespan of recorded runs, each under its own coefficients."""
     runs = [history.runs[i] for i in which]
     plans = Plans.recorded([run.body for run in runs], [run.tail for run in runs], [run.workers for run in runs])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -101,10 +102,11 @@ class Recommendation:
                 lines.append(f"  Best measured: batch size {self.batch_size:,} with {_workers(self.workers)}.")
         else:
             low, high = self.intervals["makespan_s"]
+            setting = f"batch size {self.batch_size:,} with {_workers(self.workers)}"
+            interval = f"{seconds(low)} to {seconds(high)} ({_METHODS[self.coverage_method]})"
             lines = [
-                f"{self.task}, {self.n_items:,} items: batch size {self.batch_size:,} with {_workers(self.workers)}.",
-                f"  Predicted {seconds(self.makespan_s)}, 90 % interval {seconds(low)} to {seconds(high)} "
-                f"({_METHODS[self.coverage_method]}).",
+                f"{self.task}, {self.n_items:,} items: {setting}.",
+                f"  Predicted {seconds(self.makespan_s)}, 90 % interval {interval}.",
             ]
             if self.saving is not None and self.saving > 0:
                 lines.append(f"  Saves {self.saving:.0%} against {self.baseline.get('setting', 'the baseline')}.")
@@ -125,7 +127,7 @@ class Recommendation:
         values["intervals"] = {name: list(bounds) for name, bounds in self.intervals.items()}
         values["reasons"] = list(self.reasons)
         for name in ("makespan_s", "cost_worker_s"):
-            values[name] = None if values[name] != values[name] else values[name]
+            values[name] = None if math.isnan(values[name]) else values[name]
         for name in ("evidence", "baseline"):
             values[name] = dict(values[name])
         values["grid"] = {name: self.grid[name].astype(object).tolist() for name in GRID_COLUMNS}
@@ -165,7 +167,7 @@ def grid_frame(columns: Mapping[str, Any] | None = None) -> pd.DataFrame:
 
 def seconds(value: float) -> str:
     """Text of a duration with three significant digits."""
-    if value != value:
+    if math.isnan(value):
         return "unknown"
     if value >= 120:
         minutes, rest = divmod(round(value), 60)

@@ -13,8 +13,8 @@ For a batch of ``b`` items executed while ``w`` workers are busy::
     ``w - 1`` (waiting for each other) and ``w (w - 1)`` (agreeing with each other), the universal scalability law
     (Gunther, *Guerrilla Capacity Planning*, 2007, ch. 4), written for the time of one batch;
 ``saturation:c``
-    ``max(0, w - c) / c`` and ``w - 1``: `c` processors, beyond which batches share them. With a coefficient of 1 this is
-    ``max(1, w / c)``; four workers on two cores are then no faster than two.
+    ``max(0, w - c) / c`` and ``w - 1``: `c` processors, beyond which batches share them. With a coefficient of 1 this
+    is ``max(1, w / c)``; four workers on two cores are then no faster than two.
 
 Which one is chosen by cross-validation grouped by run: rows of one run share its circumstances, so leaving out single
 rows would flatter every model (Roberts et al., Ecography 40, 2017). All fits minimise relative errors (rows divided by
@@ -23,6 +23,7 @@ what is predicted), with Huber weights (Ann. Math. Statist. 35, 1964) and weak n
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,7 @@ from toolkit.tuning.nonneg import weighted_nonneg
 N_BASE = 4  # per_batch, per_item, first, cold
 CELL_SD = 0.03  # relative error that cells of one run share, however many batches they have: precision has an end
 _HUBER = 2.5
+_ENOUGH = 30  # degrees of freedom within cells that suffice to know how batches vary
 _ROUNDS = 8  # alternations between costs and contention; they settle in three to five
 _FOLDS = 20
 _KINDS = 6  # saturation points tried
@@ -68,6 +70,11 @@ class Costs:
         shape = (-1,) + (1,) * np.ndim(items)
         plain = self.base[:, 0].reshape(shape) + self.base[:, 1].reshape(shape) * items
         return np.asarray(plain * self.contention(busy))
+
+    def cell_s(self, cells: Cells) -> Array:
+        """Return mean seconds of the batches of `cells`, warm-up included, of shape (n_sets, n_cells)."""
+        warm = self.base[:, 2:3] * cells.first + self.base[:, 3:4] * cells.cold
+        return np.asarray(self.service_s(cells.items, cells.busy) + warm * self.contention(cells.busy))
 
     def pick(self, index: int | slice) -> Costs:
         """Return the coefficient sets at `index`."""
@@ -144,22 +151,27 @@ def cell_spread(cells: Cells, variance: tuple[float, float]) -> Array:
     return np.asarray(CELL_SD**2 + (variance[0] + variance[1] / cells.items) / cells.n)
 
 
-def fit_variance(cells: Cells) -> tuple[float, float]:
-    """Return the relative variance of a batch as ``batch + item / b``, from the variance within cells.
+def fit_variance(cells: Cells, predicted: Array | None = None) -> tuple[float, float]:
+    """Return the relative variance of a batch as ``batch + item / b``.
 
-    Items that vary independently contribute ``1 / b``; what a whole batch shares does not average out.
+    Items that vary independently contribute ``1 / b``; what a whole batch shares does not average out. Known from the
+    variance within cells, and, where cells hold too few batches, from how far their means are from `predicted`.
     """
     known = np.isfinite(cells.variance) & (cells.first == 0)
-    if not known.any():
-        known = np.isfinite(cells.variance)
-    if not known.any():
+    target, weight, items = cells.variance[known], cells.n[known] - 1.0, cells.items[known]
+    if weight.sum() < _ENOUGH and predicted is not None:
+        apart = cells.n * (cells.mean_s / predicted - 1.0) ** 2
+        used = (N_BASE - 1) / max(len(cells), N_BASE)  # what the fit itself took away
+        target = np.r_[target, apart / (1.0 - used)]
+        weight, items = np.r_[weight, np.ones(len(cells))], np.r_[items, cells.items]
+    if weight.sum() < 2:
         return 0.1**2, 0.3**2
-    target = np.clip(cells.variance[known], 1e-6, 25.0)
-    design = np.stack([np.ones(int(known.sum())), 1.0 / cells.items[known]], axis=1)
-    fitted = target
+    target = np.clip(target, 1e-6, 25.0)
+    design = np.stack([np.ones(len(items)), 1.0 / items], axis=1)
+    fitted = np.full(len(items), float(np.average(target, weights=weight)))
     found = np.zeros((1, 2))
-    for _ in range(3):  # relative errors: a variance is known up to a factor
-        weights = (cells.n[known] - 1) / (fitted + 1e-4) ** 2
+    for _ in range(4):  # relative errors: a variance is known up to a factor
+        weights = weight / (fitted + 1e-4) ** 2
         found = weighted_nonneg(design[None], target[None], weights[None], np.full((1, 2), 1e-9))
         fitted = design @ found[0]
     return float(found[0, 0]), float(found[0, 1])
@@ -170,9 +182,9 @@ def contention_kinds(cells: Cells) -> list[str]:
     most = float(cells.busy.max())
     if most < 1.3 or most < 1.2 * float(cells.busy.min()):
         return ["none"]
-    points = [c for c in range(2, int(np.ceil(most)))]
+    points = list(range(2, math.ceil(most)))
     if len(points) > _KINDS:
-        points = sorted({int(round(c)) for c in np.geomspace(2, points[-1], _KINDS)})
+        points = sorted({round(c) for c in np.geomspace(2, points[-1], _KINDS)})
     return ["none", "usl", *(f"saturation:{c}" for c in points)]
 
 
@@ -199,8 +211,7 @@ def choose_contention(cells: Cells, n_runs: int, spread: Array) -> tuple[str, di
     errors = {}
     for kind in kinds:
         costs = fit_costs(cells, weights, kind, spread)
-        warm = costs.base[:, 2:3] * cells.first + costs.base[:, 3:4] * cells.cold
-        predicted = costs.service_s(cells.items, cells.busy) + warm
+        predicted = costs.cell_s(cells)
         # Of each left-out run, what decides its makespan: all its seconds together.
         spent = (judged * cells.n * cells.mean_s).sum(axis=1)
         expected = (judged * cells.n * predicted).sum(axis=1)

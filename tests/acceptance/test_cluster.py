@@ -1,0 +1,149 @@
+"""A LocalCluster with real worker processes: it outlives kernels, shows no secret, and leaves no orphan."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from tests.acceptance import shop
+from tests.integration.clusters import ROOT, alive, home, until
+from toolkit.client import Client
+from toolkit.cluster import LocalCluster
+from toolkit.transport import make_app
+
+__all__ = ["home"]  # a fixture
+
+PATIENCE_S = 60.0
+
+
+def workers_of(cluster: LocalCluster) -> list[int]:
+    """Return the process ids of the node's workers."""
+    return [child.pid for child in psutil.Process(cluster.status().node_pid).children()]
+
+
+def executed(folder: Path) -> set[int]:
+    return {int(path.name) for path in folder.iterdir()}
+
+
+def test_no_view_of_a_running_cluster_shows_the_password(home: Path) -> None:
+    with LocalCluster(2, state_dir=home) as cluster, Client(cluster=cluster) as client:
+        cluster.wait_ready(PATIENCE_S)
+        assert client.map(shop.double, range(10)).results(PATIENCE_S) == list(range(0, 20, 2))
+        password = str(cluster.address.read_password())
+        app = make_app(cluster.broker_url, cluster.queue)
+        inspect = app.control.inspect(timeout=10.0, limit=1)
+        views = [inspect.stats(), inspect.conf(), inspect.report(), inspect.active_queues()]
+        assert all(views)
+        assert cluster._where() in str(views[0])
+        shown = [str(view) for view in views] + [repr(client), repr(app.connection()), str(app.conf)]
+        status = cluster.status()
+        for pid in [status.guard_pid, status.server_pid, status.node_pid, *workers_of(cluster)]:
+            shown += [
+                Path(f"/proc/{pid}/{name}").read_bytes().decode("utf-8", "replace") for name in ("cmdline", "environ")
+            ]
+        shown += [path.read_text(errors="replace") for path in home.rglob("*.log*")]
+        assert not [text for text in shown if password in text]
+        app.close()
+
+
+def test_a_client_gets_the_workers_that_it_scales_to(home: Path) -> None:
+    with LocalCluster(1, state_dir=home) as cluster, Client(cluster=cluster) as client:
+        cluster.wait_ready(PATIENCE_S)
+        assert len(workers_of(cluster)) == 1
+        cluster.scale(3)
+        cluster.wait_ready(PATIENCE_S)
+        assert len(workers_of(cluster)) == 3
+        assert client.map(shop.double, range(300)).results(PATIENCE_S) == list(range(0, 600, 2))
+
+
+def test_a_run_goes_on_without_its_kernel_and_then_the_cluster_ends(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom tests.acceptance import shop\n"
+        "from toolkit.client import Client\nfrom toolkit.cluster import LocalCluster\n"
+        "client = Client(cluster=LocalCluster(2, state_dir=Path(sys.argv[1]), idle_s=5.0))\n"
+        "client.map(shop.journal, range(400), kwargs={'folder': sys.argv[2], 'pause_s': 0.02})\n"
+        "print('submitted', flush=True)\nsys.stdin.read()\n"
+    )
+    kernel = subprocess.Popen(
+        [sys.executable, "-c", code, str(home), str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert kernel.stdout
+    assert kernel.stdout.readline().strip() == "submitted"
+    until(lambda: executed(folder), "the first item is executed")
+    guard = LocalCluster(state_dir=home).status().guard_pid
+    kernel.kill()
+    kernel.communicate()
+    assert len(executed(folder)) < 400
+    until(lambda: len(executed(folder)) == 400, "every item is executed")
+    until(lambda: not alive(guard), "the cluster has ended")
+
+
+def test_workers_do_not_outlive_node_and_guard(home: Path) -> None:
+    with LocalCluster(2, state_dir=home) as cluster:
+        cluster.wait_ready(PATIENCE_S)
+        status, workers = cluster.status(), workers_of(cluster)
+        assert len(workers) == 2
+        os.kill(status.guard_pid, signal.SIGSTOP)  # it must not be what ends the workers
+        os.kill(status.node_pid, signal.SIGKILL)
+        until(lambda: not any(alive(pid) for pid in workers), "the workers have ended")
+        os.kill(status.guard_pid, signal.SIGKILL)
+
+
+def test_a_run_survives_the_death_of_the_guard(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    with LocalCluster(2, state_dir=home) as cluster, Client(cluster=cluster) as client:
+        run = client.map(shop.journal, range(200), kwargs={"folder": str(folder), "pause_s": 0.02})
+        until(lambda: executed(folder), "the first item is executed")
+        old = cluster.status()
+        os.kill(old.guard_pid, signal.SIGKILL)
+        until(lambda: not alive(old.server_pid) and not alive(old.node_pid), "nothing of the old cluster is left")
+        cluster.start()
+        assert run.results(PATIENCE_S) == list(range(200))
+        run.verify()
+
+
+def test_a_run_survives_the_death_of_the_server(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    with LocalCluster(2, state_dir=home) as cluster, Client(cluster=cluster) as client:
+        run = client.map(shop.journal, range(200), kwargs={"folder": str(folder), "pause_s": 0.02})
+        until(lambda: executed(folder), "the first item is executed")
+        os.kill(cluster.status().server_pid, signal.SIGKILL)
+        assert run.results(PATIENCE_S) == list(range(200))
+        run.verify()
+        assert cluster.status().server_restarts == 1
+
+
+def test_restarted_workers_import_edited_modules(home: Path, tmp_path: Path) -> None:
+    module = tmp_path / "edited_by_a_user.py"
+    code = "import sys\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[2])\nimport edited_by_a_user\n"
+    code += "from toolkit.client import Client\nfrom toolkit.cluster import LocalCluster\n"
+    code += "client = Client(cluster=LocalCluster(1, state_dir=Path(sys.argv[1])))\n"
+    code += "if len(sys.argv) > 3:\n    client.restart_workers()\n    client.cluster.wait_ready(60)\n"
+    code += "print(client.map(edited_by_a_user.answer, [1]).results(60))"
+
+    def ask(*arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", code, str(home), str(tmp_path), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        ).stdout.strip()
+
+    module.write_text("from toolkit.execution import task\n@task\ndef answer(x):\n    return 1\n")
+    assert ask() == "[1]"
+    module.write_text("from toolkit.execution import task\n@task\ndef answer(x):\n    return 22\n")
+    assert ask("restart") == "[22]"

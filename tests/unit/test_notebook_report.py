@@ -1,0 +1,247 @@
+"""The report and the HTML of a recommendation: complete, self-contained, and deaf to hostile text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.unit.notebook_samples import EVERYTHING, HOSTILE, NOON, Reader, metrics
+from toolkit.frames import METRICS, concat_metrics, empty
+from toolkit.notebook.html import headline, recommendation_html
+from toolkit.notebook.plots import MakespanMap, ThroughputPlot
+from toolkit.notebook.report import MAX_TABLE_ROWS, write_report
+from toolkit.tuning import Recommendation, Recommender, Workload, simulate_runs
+
+SETTINGS = [(1, 1), (10, 2), (100, 2), (10, 1), (100, 1), (40, 2)]
+KEPT = {
+    "b", "code", "details", "div", "i", "li", "span", "summary", "table", "tbody", "td", "th", "thead", "tr", "ul",
+}  # fmt: skip
+
+
+@cache
+def studied() -> tuple[pd.DataFrame, Recommender, Recommendation]:
+    """History of a task, the model of it, and its advice."""
+    workload = Workload(name="docs.classify", per_item_s=0.002, per_batch_s=0.03)
+    frame = simulate_runs(workload, 500, SETTINGS, seed=1)
+    model = Recommender(draws=20, replicates=8).fit(frame)
+    return frame, model, model.recommend(n_items=2000, max_workers=4)
+
+
+def refused() -> Recommendation:
+    """Advice that is refused, because there is no history."""
+    return (
+        studied()[1].recommend(task="docs.classify", n_items=100, max_workers=4)
+        if False
+        else replace(
+            studied()[2],
+            refused="all batches had the same size.",
+            intervals={},
+            saving=None,
+            baseline={},
+            experiment="",
+        )
+    )
+
+
+def hostile(text: str) -> Recommendation:
+    """Advice with `text` in every field that holds text."""
+    return replace(
+        studied()[2], task=text, reasons=(text, text), evidence={text: text, "list": [text]}, experiment=text,
+        baseline={"setting": text, text: text},
+    )  # fmt: skip
+
+
+def trials() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "batch_size": [10, 100], "workers": [2, 2], "predicted_s": [2.0, 1.0], "low_s": [1.8, 0.9],
+            "high_s": [2.2, 1.1], "measured_s": [2.1, 1.5],
+        }
+    )  # fmt: skip
+
+
+def written(tmp_path: Path, **changes) -> str:
+    frame, model, recommendation = studied()
+    parts = {"frame": frame, "model": model, "recommendation": recommendation, "measured": trials(), **changes}
+    return write_report(tmp_path / "report.html", **parts).read_text(encoding="utf-8")
+
+
+def read(page: str) -> Reader:
+    """Read the page; its style sheet is text of one element, not markup."""
+    reader = Reader(page)
+    assert reader.problems == []
+    return reader
+
+
+# --------------------------------------------------------------------------- the page
+
+
+def test_report_tells_the_answer_the_reasons_and_the_evidence(tmp_path: Path):
+    recommendation = studied()[2]
+    text = read(written(tmp_path)).text
+    for words in (
+        headline(recommendation), *recommendation.reasons, "Every setting", "Settings measured", "1 of 2 predictions held",
+        "runs predicted from the others", "Where the time goes", "the rule of thumb", "scikit-learn",
+        f"batch_size={recommendation.batch_size}",
+    ):  # fmt: skip
+        assert words in text
+
+
+def test_report_needs_nothing_from_outside_and_runs_nothing(tmp_path: Path):
+    page = written(tmp_path)
+    reader = read(page)
+    assert not {"script", "link", "img", "iframe"} & set(reader.tags)
+    assert not re.search(r"https?://", page)
+    assert "style=" not in page
+
+
+def test_policy_allows_exactly_the_style_sheet_of_the_page(tmp_path: Path):
+    page = written(tmp_path)
+    policy = next(v for _, v in read(page).attributes if v.startswith("default-src"))
+    sheets = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    assert len(sheets) == 1
+    digest = base64.b64encode(hashlib.sha256(sheets[0].encode()).digest()).decode()
+    assert policy == f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+def test_every_id_is_there_once_and_every_reference_leads_to_one(tmp_path: Path):
+    page = written(tmp_path)
+    reader = read(page)
+    assert len(reader.ids) == len(set(reader.ids))
+    wanted = set(re.findall(r"url\(#([^)]+)\)", page)) | {v[1:] for n, v in reader.attributes if n == "href"}
+    for _, value in (pair for pair in reader.attributes if pair[0] == "aria-labelledby"):
+        wanted |= set(value.split())
+    assert wanted <= set(reader.ids)
+
+
+def test_every_colour_class_has_its_rule(tmp_path: Path):
+    page = written(tmp_path)
+    used = {name for n, v in read(page).attributes if n == "class" for name in v.split() if re.match(r"[fs]-", name)}
+    assert used
+    assert all(f".{name}{{" in page for name in used)
+    assert all(page.count(f"--{name[2:]}:") == 3 for name in used)  # light, dark, print
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, EVERYTHING])
+def test_hostile_text_in_every_field_stays_text(tmp_path: Path, text: str):
+    frame = metrics(text, who=text)
+    frame = frame.assign(task=text, name=text)
+    page = written(tmp_path, frame=frame, recommendation=hostile(text), title=text)
+    assert not {"script", "img", "b>"} & set(read(page).tags) - {"b"}
+
+
+def test_report_of_a_long_history_is_small(tmp_path: Path):
+    # Given a thousand runs and more than a hundred thousand batches, on many workers
+    long = metrics("run-long-abcdef", batches=100_000, workers=60, failing=500)
+    many = [
+        metrics(f"run-{i:04d}-abcdef", batch_size=1 + i % 300, batches=2, start_s=NOON + 9 * i) for i in range(1000)
+    ]
+    tries = pd.concat([trials()] * 500, ignore_index=True)
+    # When it is reported
+    page = written(tmp_path, frame=concat_metrics([*many, long.assign(claimed_at=long["claimed_at"])]), measured=tries)
+    # Then the page stays under a megabyte, and says what is not shown
+    assert len(page.encode()) < 1_000_000
+    assert f"{1001 - MAX_TABLE_ROWS} more rows not shown" in read(page).text
+
+
+def test_report_without_any_history(tmp_path: Path):
+    text = read(written(tmp_path, frame=empty(METRICS), measured=None)).text
+    assert "No run was measured" in text
+    assert "Did the predictions hold?" not in text
+
+
+def test_report_of_a_refusal_says_why_and_predicts_nothing(tmp_path: Path):
+    frame, model, _ = studied()
+    same = simulate_runs(
+        Workload(name="t", per_item_s=0.01, per_batch_s=0.01), 200, [(10, 1), (10, 2), (10, 1)], seed=2
+    )
+    one_size = Recommender(draws=20, replicates=8).fit(same)
+    page = written(tmp_path, frame=same, model=one_size, recommendation=one_size.recommend(n_items=100), measured=None)
+    text = read(page).text
+    assert "No recommendation for 100 items" in text
+    assert "client.map" not in text
+    assert "90 % interval" not in text.split("Evidence and versions")[0]
+    assert frame is not same
+    assert model is not one_size
+
+
+def test_an_existing_report_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path):
+    target = tmp_path / "report.html"
+    target.write_text("old")
+    written(tmp_path)
+    assert target.read_text().startswith("<!doctype html>")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path):
+    target = tmp_path / "report.html"
+    target.write_text("old")
+    with pytest.raises(KeyError):
+        written(tmp_path, measured=pd.DataFrame({"batch_size": [1]}))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_report_into_a_missing_directory_says_so(tmp_path: Path):
+    with pytest.raises(FileNotFoundError):
+        written(tmp_path / "missing")
+
+
+# --------------------------------------------------------------------------- the recommendation
+
+
+def test_recommendation_shows_the_answer_its_interval_and_how_to_use_it():
+    recommendation = studied()[2]
+    reader = Reader(recommendation_html(recommendation))
+    assert reader.problems == []
+    assert set(reader.tags) <= KEPT
+    low, high = recommendation.intervals["makespan_s"]
+    assert low < recommendation.makespan_s < high
+    for words in (
+        headline(recommendation),
+        "90 % interval",
+        *recommendation.reasons,
+        "★",
+        "●",
+        "than the rule of thumb",
+    ):
+        assert words in reader.text
+    assert f"batch_size={recommendation.batch_size}, max_workers={recommendation.workers})" in reader.text
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, EVERYTHING])
+def test_hostile_text_in_a_recommendation_stays_text(text: str):
+    for recommendation in (hostile(text), replace(hostile(text), refused=text)):
+        reader = Reader(recommendation_html(recommendation))
+        assert reader.problems == []
+        assert set(reader.tags) <= KEPT
+
+
+def test_refused_recommendation_gives_the_reason_and_the_best_measured():
+    text = Reader(recommendation_html(refused())).text
+    assert "No recommendation for 2,000 items. all batches had the same size." in text
+    assert f"Best measured: batch size {studied()[2].batch_size}" in text
+    assert "client.map" not in text
+
+
+def test_cost_is_named_where_it_is_the_objective():
+    recommendation = replace(studied()[2], objective="cost", saving=0.25)
+    assert "25 % less worker time than" in Reader(recommendation_html(recommendation)).text
+
+
+def test_map_and_throughput_are_made_of_the_recommendation():
+    frame, _, recommendation = studied()
+    grid = MakespanMap.from_recommendation(recommendation).grid
+    assert grid.recommended == (recommendation.batch_size, recommendation.workers)
+    assert grid.measured.any()
+    assert f"Batch size {recommendation.batch_size}" in grid.finding()
+    line = ThroughputPlot.from_recommendation(recommendation, frame)
+    best = line.rate[line.batch_size == recommendation.batch_size]
+    assert best == pytest.approx([2000 / recommendation.makespan_s])
+    assert set(line.measured_workers.tolist()) <= {1, 2}

@@ -1,0 +1,164 @@
+"""Why and how sure, in sentences; and which run would teach most."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolkit.tuning.model import TaskModel, gap_s
+from toolkit.tuning.recommendation import seconds
+
+if TYPE_CHECKING:
+    from toolkit.tuning.decision import Grid
+
+_UNUSABLE = 0.4  # mean relative error on left-out runs beyond which the model is not used
+_LOSES = 1.25  # how much worse than the baseline it may be, beside a percentage point
+_WORTH = 0.01  # expected gain below which no experiment is worth a run
+_FEW_RUNS = 4  # from this many left-out runs the comparison with the baseline counts
+
+
+def refusal(model: TaskModel) -> str | None:
+    """Why the data support no recommendation; None when they do."""
+    checks, backtest = model.checks, model.backtest
+    if not checks.size_known:
+        size = max(run.batch_size for run in model.history.runs)
+        return (
+            f"all batches had about the same size ({size:,} items), so the cost of a batch and the cost of an item "
+            "cannot be told apart."
+        )
+    if checks.tied:
+        return (
+            "batch size and worker count were always changed together, so it cannot be told which of them made the "
+            "difference."
+        )
+    if np.isfinite(backtest.model).sum() >= _FEW_RUNS:
+        ours, dumb = backtest.model_error, backtest.baseline_error
+        if ours > _LOSES * dumb + 0.01:
+            return (
+                f"on left-out runs the model is off by {ours:.0%} on average, and the plain throughput of earlier runs "
+                f"by {dumb:.0%}: it has not earned a recommendation."
+            )
+        if ours > _UNUSABLE:
+            return f"on left-out runs the model is off by {ours:.0%} on average: these runs are too unlike each other."
+    return None
+
+
+def why(model: TaskModel, n_items: int, batch_size: int, workers: int) -> list[str]:
+    """What makes the setting good."""
+    per_batch, per_item = model.costs.base[0, :2].tolist()
+    gap = float(gap_s(model.gap, np.array(float(batch_size)), np.array(float(workers))))
+    busy = float(model.costs.service_s(np.array([float(batch_size)]), np.array([float(workers)]))[0, 0])
+    fixed = per_batch * busy / max(per_batch + per_item * batch_size, 1e-12) + gap
+    costs = f"a batch costs {seconds(per_batch)} and an item {seconds(per_item)}, with {seconds(gap)} between batches"
+    lines = [f"{costs}: at {batch_size:,} items {fixed / (busy + gap):.1%} of the time is not spent on items"]
+    factor = float(model.costs.contention(np.array([float(workers)]))[0, 0])
+    if model.checks.workers_known:
+        if workers > 1:
+            lines.append(f"{workers} workers do the work of {workers / factor:.1f}")
+        rest = [w for w in model.checks.workers if w > workers]
+        if rest:
+            more = float(model.costs.contention(np.array([float(rest[0])]))[0, 0])
+            lines.append(f"{rest[0]} workers do the work of {rest[0] / more:.1f}")
+    else:
+        lines.append(f"only {model.checks.workers[0]} at a time was measured, so other worker counts are not judged")
+    batches = math.ceil(n_items / batch_size)
+    if batches % min(workers, batches) == 0 and batches <= 8 * workers:
+        each = batches // min(workers, batches)
+        lines.append(f"{batches:,} batches: {each} for each worker, so all end together")
+    return lines
+
+
+def how_sure(model: TaskModel) -> list[str]:
+    """How well left-out runs were predicted, and what was left out of the data."""
+    lines = []
+    backtest = model.backtest
+    known = int(np.isfinite(backtest.model).sum())
+    if known:
+        lines.append(
+            f"each of {known} runs predicted from the others: off by {backtest.model_error:.1%} on average, "
+            f"plain throughput by {backtest.baseline_error:.1%}"
+        )
+    else:
+        lines.append(f"{_count(len(model.history.runs), 'run')} only: no prediction could be checked on a left-out run")
+    dropped = ", ".join(f"{count:,} {name}" for name, count in model.history.dropped.items() if count)
+    if dropped:
+        lines.append(f"rows left out: {dropped}")
+    if len(model.history.hosts) > 1:
+        lines.append(f"{len(model.history.hosts)} hosts are treated as equally fast")
+    return lines
+
+
+def errors(model: TaskModel) -> dict[str, Any]:
+    """Errors on left-out runs, None where none could be left out."""
+    pair = {"model error": model.backtest.model_error, "throughput error": model.backtest.baseline_error}
+    return {name: None if math.isnan(value) else f"{value:.1%}" for name, value in pair.items()}
+
+
+def evidence(model: TaskModel) -> dict[str, Any]:
+    """What the model rests on."""
+    history, checks = model.history, model.checks
+    low, high = checks.sizes
+    return {
+        "runs": len(history.runs),
+        "batches": sum(run.batches for run in history.runs),
+        "items": sum(run.items for run in history.runs),
+        "batch_sizes": f"{low:,.0f} to {high:,.0f}",
+        "workers": list(checks.workers),
+        "settings": len(checks.settings),
+        "hosts": len(history.hosts),
+        "contention": model.costs.kind,
+        "per_batch_s": float(model.costs.base[0, 0]),
+        "per_item_s": float(model.costs.base[0, 1]),
+        "per_batch_interval": [seconds(bound) for bound in checks.per_batch_s],
+        "per_item_interval": [seconds(bound) for bound in checks.per_item_s],
+        "equal_runs_differ_by": f"{model.run_sd:.1%}",
+    }
+
+
+# --------------------------------------------------------------------------- experiments
+
+
+def experiment_for_refusal(model: TaskModel, n_items: int, limit: int) -> str:
+    """Which run would lift a refusal."""
+    checks = model.checks
+    size = max(run.batch_size for run in model.history.runs)
+    workers = max(run.workers for run in model.history.runs)
+    if not checks.size_known:
+        other = size * 8 if size * 8 * workers <= n_items else max(1, size // 8)
+        if other != size:
+            return f"run it with batch_size={other} and max_workers={workers}."
+    if checks.tied:
+        smallest = min(run.batch_size for run in model.history.runs)
+        with_most = {run.batch_size for run in model.history.runs if run.workers == workers}
+        return f"run it with batch_size={smallest if smallest not in with_most else size} and max_workers={workers}."
+    if not checks.workers_known and limit > workers:
+        return f"run it with batch_size={size} and max_workers={limit}."
+    return "repeat a setting that was measured, so that the difference between equal runs is known."
+
+
+def experiment(model: TaskModel, grid: Grid, chosen: int) -> str:
+    """The run with the largest expected improvement (Jones, Schonlau and Welch, J. Global Optimization 13, 1998)."""
+    checks = model.checks
+    if not checks.workers_known:
+        other = checks.workers[0] * 2 if grid.workers.max() >= checks.workers[0] * 2 else max(1, checks.workers[0] // 2)
+        if other != checks.workers[0]:
+            return (
+                f"batch_size={int(grid.batch_size[chosen])}, max_workers={other}: only one worker count was measured."
+            )
+    gain = np.maximum(0.0, 1.0 - grid.draws_s / grid.draws_s[:, [chosen]]).mean(axis=0)
+    gain = np.where(grid.measured, 0.0, gain)
+    best = int(np.argmax(gain))
+    if gain[best] < _WORTH:
+        return ""
+    size, workers = int(grid.batch_size[best]), int(grid.workers[best])
+    return f"batch_size={size}, max_workers={workers}: it may be up to {_most(grid, best, chosen):.0%} faster."
+
+
+def _most(grid: Grid, other: int, chosen: int) -> float:
+    return float(max(0.0, np.quantile(1.0 - grid.draws_s[:, other] / grid.draws_s[:, chosen], 0.95)))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

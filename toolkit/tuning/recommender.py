@@ -1,0 +1,344 @@
+"""`Recommender`: the estimator that users hold. It keeps the scikit-learn contract and delegates the rest."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolkit._version import __version__
+from toolkit.errors import MissingDependency, TuningError
+from toolkit.tuning.baseline import mean_absolute
+from toolkit.tuning.clean import clean
+from toolkit.tuning.decision import Request, no_history, predict_settings
+from toolkit.tuning.decision import recommend as decide
+from toolkit.tuning.history import Array, TaskHistory
+from toolkit.tuning.model import Options, TaskModel, fit_task
+from toolkit.tuning.recommendation import Recommendation
+
+try:
+    from sklearn.base import BaseEstimator
+    from sklearn.utils.validation import check_is_fitted
+except ImportError as exc:
+    raise MissingDependency("scikit-learn", "tuning", "Recommender") from exc
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    import pandas as pd
+
+FORMAT = "toolkit.recommender"
+FORMAT_VERSION = 1
+
+
+class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+    """Learns from metric rows what batches cost, and recommends batch size and worker count of the next run.
+
+    Parameters
+    ----------
+    draws : int, default=200
+        Sets of coefficients drawn to say how uncertain they are.
+    replicates : int, default=64
+        Simulated runs of each setting.
+    random_state : int, default=0
+        Seed of all random numbers; the same data and seed give the same answer.
+
+    Attributes
+    ----------
+    tasks_ : tuple of str
+        Tasks that were seen.
+    models_ : dict of str to TaskModel
+        The model of each task with at least one usable batch.
+    histories_ : dict of str to TaskHistory
+        What was kept of the data; a saved model consists of these.
+
+    Examples
+    --------
+    >>> model = Recommender().fit(client.metrics(task="docs.ocr"))  # doctest: +SKIP
+    >>> print(model.recommend(n_items=50_000))  # doctest: +SKIP
+    """
+
+    def __init__(self, *, draws: int = 200, replicates: int = 64, random_state: int = 0) -> None:
+        self.draws = draws
+        self.replicates = replicates
+        self.random_state = random_state
+
+    # ------------------------------------------------------------------ learning
+
+    def fit(
+        self,
+        frame: pd.DataFrame,
+        y: None = None,
+        *,
+        runs: pd.DataFrame | None = None,  # noqa: ARG002 - the contract has y
+    ) -> Self:
+        """Learn from metric rows.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            One row per batch, as ``run.metrics()`` and ``client.metrics()`` return them. May be empty.
+        y : None
+            Ignored; there for pipelines.
+        runs : DataFrame, optional
+            Columns ``run_id`` and ``makespan_s``, as in ``client.runs()``: makespans as the ledger knows them. Without,
+            they are computed from the rows.
+
+        Returns
+        -------
+        Recommender
+            Itself.
+
+        Raises
+        ------
+        TuningError
+            A required column is missing.
+        """
+        self.histories_ = clean(frame)
+        return self._learn(runs)
+
+    def partial_fit(
+        self,
+        frame: pd.DataFrame,
+        y: None = None,
+        *,
+        runs: pd.DataFrame | None = None,  # noqa: ARG002 - the contract has y
+    ) -> Self:
+        """Learn from further metric rows, in addition to what is known; parameters as for `fit`."""
+        known: dict[str, TaskHistory] = getattr(self, "histories_", {})
+        added = clean(frame, {task: history.processes for task, history in known.items()})
+        self.histories_ = {
+            **known,
+            **{task: known[task].merge(history) if task in known else history for task, history in added.items()},
+        }
+        return self._learn(runs)
+
+    def _learn(self, runs: pd.DataFrame | None) -> Self:
+        if runs is not None:
+            measured = dict(zip(runs["run_id"].astype(str), runs["makespan_s"].astype(float), strict=True))
+            self.histories_ = {task: _with_makespans(history, measured) for task, history in self.histories_.items()}
+        options = Options(self.draws, self.replicates, self.random_state)
+        self.models_ = {
+            task: fit_task(history, options) for task, history in self.histories_.items() if len(history.cells)
+        }
+        self.tasks_ = tuple(self.histories_)
+        return self
+
+    # ------------------------------------------------------------------ asking
+
+    def predict(self, grid: pd.DataFrame) -> Array:
+        """Expected makespans of settings.
+
+        Parameters
+        ----------
+        grid : DataFrame
+            Columns ``n_items``, ``batch_size`` and ``workers``; ``task`` where several tasks are known.
+
+        Returns
+        -------
+        ndarray of shape (n_settings,)
+            Seconds.
+
+        Raises
+        ------
+        TuningError
+            A column is missing, a value is below 1, or nothing is known about the task.
+        """
+        check_is_fitted(self, "models_")
+        missing = [name for name in ("n_items", "batch_size", "workers") if name not in grid.columns]
+        if missing:
+            raise TuningError(f"no column {', '.join(missing)}; predict takes n_items, batch_size and workers")
+        n_items, size, workers = (grid[name].to_numpy(dtype=np.int64) for name in ("n_items", "batch_size", "workers"))
+        if len(grid) and min(n_items.min(), size.min(), workers.min()) < 1:
+            raise TuningError("n_items, batch_size and workers must be 1 or more")
+        tasks = grid["task"].astype(str).to_numpy() if "task" in grid.columns else None
+        out = np.full(len(grid), np.nan)
+        for task in [None] if tasks is None else sorted(set(tasks)):
+            here = np.ones(len(grid), dtype=bool) if tasks is None else tasks == task
+            model = self._model(task)
+            size_here = np.minimum(size[here], n_items[here])
+            out[here] = model.makespans(n_items[here], size_here, workers[here]).mean(axis=1)
+        return out
+
+    def recommend(  # noqa: PLR0913 - the public question, all by keyword
+        self,
+        task: str | None = None,
+        *,
+        n_items: int,
+        objective: str = "makespan",
+        max_workers: int | None = None,
+        deadline_s: float | None = None,
+        max_worker_memory_bytes: int | None = None,
+        current: Mapping[str, Any] | None = None,
+    ) -> Recommendation:
+        """Recommend batch size and worker count for a run of `n_items` items.
+
+        Parameters
+        ----------
+        task : str, optional
+            For which task; may be left out where only one is known.
+        n_items : int
+            Items of the run.
+        objective : str
+            ``makespan``, or ``cost`` for worker seconds.
+        max_workers : int, optional
+            Most workers to consider; by default as many as were measured.
+        deadline_s : float, optional
+            The upper end of the interval is to stay below this.
+        max_worker_memory_bytes : int, optional
+            No worker is to grow beyond this.
+        current : mapping, optional
+            The setting in use, keys ``batch_size`` and ``workers``; the saving is measured against it.
+
+        Returns
+        -------
+        Recommendation
+            With `refused` set where the data support none; nothing recorded is such a case.
+
+        Raises
+        ------
+        InvalidInput
+            An argument makes no sense.
+        TuningError
+            Several tasks are known and none was named, or the named one is not among them.
+        """
+        check_is_fitted(self, "models_")
+        request = Request(n_items, objective, max_workers, deadline_s, max_worker_memory_bytes, current)
+        if not self.models_ and (task is None or task in self.tasks_ or not self.tasks_):
+            return no_history(task or next(iter(self.tasks_), ""), request)
+        if task in self.tasks_ and task not in self.models_:
+            return no_history(task, request)
+        return decide(self._model(task), request)
+
+    def score(self, frame: pd.DataFrame, y: None = None) -> float:  # noqa: ARG002 - the contract has y
+        """How well the runs of `frame` are predicted: minus the mean absolute relative error, 0 is best.
+
+        Raises
+        ------
+        TuningError
+            `frame` has no complete run of a known task.
+        """
+        check_is_fitted(self, "models_")
+        errors = []
+        for task, history in clean(frame).items():
+            if task not in self.models_:
+                continue
+            runs = [run for run in history.runs if run.judged]
+            arrays = [np.array([getattr(run, name) for run in runs], dtype=np.int64) for name in _SETTING]
+            if runs:
+                predicted = self.models_[task].makespans(*arrays).mean(axis=1)
+                errors += np.log([run.makespan_s for run in runs] / predicted).tolist()
+        if not errors:
+            raise TuningError("score needs at least one complete run of a task that was fitted")
+        return -mean_absolute(errors)
+
+    def backtest(self, task: str | None = None) -> pd.DataFrame:
+        """Each run predicted from the others, one row per run.
+
+        Columns ``run_id``, ``measured_s``, ``predicted_s``, ``error`` (of the model) and ``baseline_error`` (of plain
+        throughput), relative and signed; NaN with fewer than three runs.
+        """
+        import pandas as pd
+
+        check_is_fitted(self, "models_")
+        found = self._model(task).backtest
+        return pd.DataFrame(
+            {
+                "run_id": list(found.run_ids),
+                "measured_s": found.measured_s,
+                "predicted_s": found.predicted_s,
+                "error": np.expm1(found.model),
+                "baseline_error": np.expm1(found.baseline),
+            }
+        )
+
+    def predict_interval(self, grid: pd.DataFrame, task: str | None = None) -> tuple[Array, Array]:
+        """Lower and upper ends of the 90 % intervals of `predict`, for one task."""
+        check_is_fitted(self, "models_")
+        columns = [grid[name].to_numpy(dtype=np.int64) for name in ("n_items", "batch_size", "workers")]
+        found = predict_settings(self._model(task), columns[0], np.minimum(columns[1], columns[0]), columns[2])
+        return found.low_s, found.high_s
+
+    def _model(self, task: str | None) -> TaskModel:
+        if task is None:
+            if len(self.models_) != 1:
+                known = ", ".join(self.models_) or "none"
+                raise TuningError(f"name one of the tasks with history, there are {len(self.models_)}: {known}")
+            return next(iter(self.models_.values()))
+        if task not in self.models_:
+            known = ", ".join(self.models_) or "none"
+            raise TuningError(f"no usable metric rows of task {task!r}; there are some of: {known}")
+        return self.models_[task]
+
+    # ------------------------------------------------------------------ saving
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: the parameters and what was kept of the data."""
+        check_is_fitted(self, "models_")
+        return {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "toolkit": __version__,
+            "parameters": self.get_params(deep=False),
+            "histories": [history.to_dict() for history in self.histories_.values()],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recommender:
+        """Inverse of `to_dict`; refits, which gives identical predictions.
+
+        Raises
+        ------
+        TuningError
+            This is no saved Recommender, or one of a newer version.
+        """
+        if not isinstance(values, Mapping) or values.get("format") != FORMAT:
+            raise TuningError("this is no saved Recommender")
+        version = values.get("version")
+        if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+            raise TuningError(f"saved in version {version} of the format, this toolkit reads up to {FORMAT_VERSION}")
+        try:
+            model = cls(**values["parameters"])
+            histories = [TaskHistory.from_dict(history) for history in values["histories"]]
+        except (KeyError, TypeError) as exc:
+            raise TuningError(f"this is no saved Recommender: {exc!r}") from exc
+        model.histories_ = {history.task: history for history in histories}
+        return model._learn(None)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model as JSON and return the path."""
+        path = Path(path)
+        path.write_text(json.dumps(self.to_dict(), allow_nan=False), encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recommender:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        TuningError
+            The file holds something else.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as exc:
+            raise TuningError(f"{path} is not JSON: {exc}") from exc
+        return cls.from_dict(values)
+
+
+_SETTING = ("items", "batch_size", "workers")
+
+
+def _with_makespans(history: TaskHistory, measured: Mapping[str, float]) -> TaskHistory:
+    """Put in what the ledger measured; NaN (a run that has not ended) is left out."""
+    runs = []
+    for run in history.runs:
+        value = measured.get(run.run_id, math.nan)
+        runs.append(replace(run, measured_s=value) if math.isfinite(value) and value > 0 else run)
+    return replace(history, runs=tuple(runs))

@@ -108,10 +108,13 @@ def test_a_run_survives_the_death_of_the_guard(home: Path, tmp_path: Path) -> No
         until(lambda: executed(folder), "the first item is executed")
         old = cluster.status()
         os.kill(old.guard_pid, signal.SIGKILL)
-        until(lambda: not alive(old.server_pid) and not alive(old.node_pid), "nothing of the old cluster is left")
+        until(lambda: not alive(old.server_pid), "the server went with its guard")
         cluster.start()
         assert run.results(PATIENCE_S) == list(range(200))
         run.verify()
+        cluster.wait_ready(PATIENCE_S)
+        assert not alive(old.node_pid)
+        assert cluster.status().node_pid != old.node_pid
 
 
 def test_a_run_survives_the_death_of_the_server(home: Path, tmp_path: Path) -> None:

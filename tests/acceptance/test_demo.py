@@ -65,12 +65,14 @@ def test_it_ends_well_and_complains_about_nothing(demo):
 def test_it_compares_prediction_and_measurement(demo, task):
     _, _, section = demo.out.partition(f"\n{task}, 1,500 items\n")
     section = section.partition("\n\n")[0]
-    if "no recommendation:" in section:  # four short runs need not be enough, and then it says why
-        assert re.search(r"no recommendation: \w+", section)
-        return
-    assert re.search(r"recommended: batch size [\d,]+ with \d+ workers?\n", section), demo.out
+    # Runs this short on a busy machine need not earn a recommendation; then it says so, and still tries its prediction.
     assert re.search(
-        r"predicted [\d.]+ m?s \(90 % interval [\d.]+ m?s to [\d.]+ m?s, \w+\), "
+        r"(?m)^  (recommended|no recommendation: .+\n  the best so far, not recommended): "
+        r"batch size [\d,]+ with \d+ workers?$",
+        section,
+    ), demo.out
+    assert re.search(
+        r"predicted [\d.]+ m?s \(90 % interval [\d.]+ m?s to [\d.]+ m?s\), "
         r"measured [\d.]+ m?s: (inside|OUTSIDE) the interval, [+-][\d.]+%",
         section,
     ), demo.out

@@ -79,7 +79,9 @@ def measure(task: Task, batch_size: int, workers: int, run: int) -> pd.DataFrame
     """One real run, as a metric frame with the columns that the model needs."""
     context = multiprocessing.get_context("fork")
     taken, barrier, rows = context.Value("q", 0), context.Barrier(workers), context.Queue()
-    processes = [context.Process(target=_work, args=(task, batch_size, taken, barrier, rows, i)) for i in range(workers)]
+    processes = [
+        context.Process(target=_work, args=(task, batch_size, taken, barrier, rows, i)) for i in range(workers)
+    ]
     for process in processes:
         process.start()
     found = [row for _ in processes for row in rows.get()]
@@ -121,7 +123,9 @@ def judge(task: Task, repeats: int) -> None:
     grid = {cell: median(values) for cell, values in seen.items()}
     best = min(cells, key=grid.__getitem__)
     low, high = advice.intervals["makespan_s"]
-    predicted = model.predict(pd.DataFrame([(task.n_items, *c) for c in cells], columns=["n_items", "batch_size", "workers"]))
+    predicted = model.predict(
+        pd.DataFrame([(task.n_items, *c) for c in cells], columns=["n_items", "batch_size", "workers"])
+    )
     off = [f"{b}x{w} {grid[b, w]:.2f}s {p / grid[b, w] - 1:+.0%}" for (b, w), p in zip(cells, predicted, strict=True)]
     print("predicted against measured:", "; ".join(off))
     print(
@@ -138,7 +142,9 @@ def speed() -> None:
     one = simulate_runs(work, 20_000, [(1, 4), (10, 2), (100, 8), (1000, 4), (10, 1), (100, 2)])
     copies = []
     for i in range(36):
-        copies.append(one.assign(run_id=one["run_id"].astype(str) + f"-{i}", claimed_at=one["claimed_at"] + pd.Timedelta(days=i)))
+        copies.append(
+            one.assign(run_id=one["run_id"].astype(str) + f"-{i}", claimed_at=one["claimed_at"] + pd.Timedelta(days=i))
+        )
     many = pd.concat(copies, ignore_index=True)
     for name in ("run_id", "worker", "host", "task", "code_version"):
         many[name] = many[name].astype("category")
@@ -147,7 +153,9 @@ def speed() -> None:
     fitted = time.perf_counter()
     model.recommend(n_items=50_000, max_workers=16)
     asked = time.perf_counter()
-    rows = list(zip(one["items"], one["service_s"], one["active_claims"], one["idle_s"], one["first_in_process"], strict=True))
+    rows = list(
+        zip(one["items"], one["service_s"], one["active_claims"], one["idle_s"], one["first_in_process"], strict=True)
+    )
     rows = rows[-2000:]
     replan(rows, remaining=10_000, workers=4)
     times = []
@@ -155,7 +163,9 @@ def speed() -> None:
         at = time.perf_counter()
         replan(rows, remaining=10_000, workers=4)
         times.append(time.perf_counter() - at)
-    print(f"{len(many):,} rows, {many['run_id'].nunique()} runs: fit {fitted - begun:.2f} s, recommend {asked - fitted:.2f} s")
+    print(
+        f"{len(many):,} rows, {many['run_id'].nunique()} runs: fit {fitted - begun:.2f} s, recommend {asked - fitted:.2f} s"
+    )
     print(f"replan over {len(rows):,} rows: {1e3 * np.median(times):.2f} ms")
 
 

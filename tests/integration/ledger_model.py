@@ -275,7 +275,7 @@ class Model:
         for claim_id in gone:
             self.lose(claim_id, -1, SUSPICIONS + 2)
         self.delayed = [r for r in self.delayed if r not in self.due]
-        self.ready += sorted(self.due, key=lambda r: text(r))
+        self.ready += sorted(self.due, key=text)
         self.due = []
         state, left, wanted = self.settle(), self.left(), 0
         if state == "running" and left:

@@ -192,7 +192,8 @@ def test_a_lost_claim_leaves_a_metric_row(ledger: Ledger) -> None:
     run.lose(other, blamed=6)
     row = run.rows()[1]
     assert tuple(row) == METRIC_NAMES
-    assert (row["flags"], OUTCOMES[row["outcome"]], CATEGORIES[row["category"]]) == (FLAG_CUT_OFF, "lost", "worker_lost")
+    assert row["flags"] == FLAG_CUT_OFF
+    assert (OUTCOMES[row["outcome"]], CATEGORIES[row["category"]]) == ("lost", "worker_lost")
     assert run.reader.workers()[row["worker"]].split("\t")[1] == "w2"
     assert (row["first_index"], row["items"], row["asked"], row["attempt"], row["active_claims"]) == (2, 8, 8, 2, 1)
     assert (row["ok"], row["retried"], row["dead"]) == (2, 1, 1)  # of the part that was committed

@@ -6,24 +6,46 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.conftest import Server
 from tests.integration.ledger_model import Held, Model, text
 from tests.integration.ledgers import LETTER, Run, identity, items_of, metric_row, page_of
 from toolkit import codec
 from toolkit.errors import LedgerError, RunStateError
-from toolkit.ledger import Ask, Claim, FailedItem, Ledger, NoClaim, PageCache, Progress, keys, pack_output
+from toolkit.ledger import (
+    Ask,
+    Claim,
+    FailedItem,
+    Ledger,
+    NoClaim,
+    PageCache,
+    Progress,
+    check_structure,
+    keys,
+    pack_output,
+)
 
 EXAMPLES = {"valkey": 100, "redis": 25}
 STEPS = 40
 FAR = 10**5  # seconds: longer than any test, so that only the test itself moves time
 HOUR = 3600.0
+FATES = ["ok", "ok", "ok", "retry", "later", "again", "dead", "dead", "part", "kill", "kill", "hang"]
+Plan = list[tuple[str, int]]
+plans = st.lists(st.tuples(st.sampled_from(FATES), st.integers(0, 5)), min_size=2, max_size=8)
 
 picks = st.integers(0, 99)
 
@@ -40,10 +62,12 @@ class Machine(RuleBasedStateMachine):
     ledger: ClassVar[Ledger]
 
     @initialize(
-        batch_size=st.integers(0, 7), auto=st.booleans(), cap=st.sampled_from([0, 0, 2, 3]), known=st.integers(0, 4),
-        pages=st.lists(st.integers(1, 6), min_size=1, max_size=4), close=st.sampled_from([True, True, False]),
+        sizes=st.tuples(st.integers(0, 7), st.booleans(), st.sampled_from([0, 0, 2, 3]), st.integers(0, 4)),
+        pages=st.lists(st.sampled_from([4, 1, 5, 6]), min_size=2, max_size=4),
+        close=st.sampled_from([True, True, False]), plan=plans,
     )  # fmt: skip
-    def begin(self, batch_size: int, auto: bool, cap: int, known: int, pages: list[int], close: bool) -> None:
+    def begin(self, sizes: tuple[int, bool, int, int], pages: list[int], close: bool, plan: Plan) -> None:
+        batch_size, auto, cap, known = sizes
         self.run_ = Run(
             self.ledger, batch_size=batch_size, auto=auto, max_workers=cap, known_workers=known, lease_s=FAR
         )  # fmt: skip
@@ -54,6 +78,7 @@ class Machine(RuleBasedStateMachine):
         self.numbers = 0
         for n, size in enumerate(pages):
             self.append(size, 0, close and n == len(pages) - 1, again=False)
+        self.work(plan)
 
     def say(self, call: Callable[[], None], *, again: bool) -> None:
         """Make a call, and perhaps repeat it at once: then nothing may change."""
@@ -84,29 +109,32 @@ class Machine(RuleBasedStateMachine):
 
         self.say(call, again=again)
 
-    @precondition(lambda self: self.numbers % 3 == 0)
-    @rule(verb=st.sampled_from(["pause", "cancel", "nonsense", *["resume"] * 5]), again=st.booleans())
-    def steer(self, verb: str, again: bool) -> None:
-        if verb == "cancel" and len(self.history) < 15:
-            return
+    @rule(
+        verb=st.sampled_from(["pause", "cancel", "nonsense", *["update", "tickets"] * 2, *["resume"] * 5]),
+        batch_size=st.none() | st.integers(0, 9), auto=st.none() | st.booleans(),
+        cap=st.none() | st.sampled_from([0, 0, 2]), again=st.booleans(),
+    )  # fmt: skip
+    def command(self, verb: str, batch_size: int | None, auto: bool | None, cap: int | None, again: bool) -> None:
+        if verb == "update":
+            self.say(partial(self.make_update, batch_size, auto, cap), again=again)
+        elif verb == "tickets":
+            self.numbers += 1
+            self.say(partial(self.make_tickets, f"r{self.numbers}"), again=again)
+        elif verb != "cancel" or len(self.history) > 40:
+            self.say(partial(self.make_turn, verb), again=again)
 
-        def call() -> None:
-            assert self.ledger.steer(self.run_.run_id, verb) == self.model.steer(verb)
+    def make_turn(self, verb: str) -> None:
+        assert self.ledger.steer(self.run_.run_id, verb) == self.model.steer(verb)
 
-        self.say(call, again=again)
+    def make_update(self, batch_size: int | None, auto: bool | None, cap: int | None) -> None:
+        self.ledger.update(self.run_.run_id, batch_size=batch_size, auto=auto, max_workers=cap)
+        self.model.update(batch_size, auto, cap)
 
-    @precondition(lambda self: self.numbers % 3 == 1)
-    @rule(batch_size=st.none() | st.integers(0, 9), auto=st.none() | st.booleans(),
-          cap=st.none() | st.sampled_from([0, 0, 2]), again=st.booleans())  # fmt: skip
-    def update(self, batch_size: int | None, auto: bool | None, cap: int | None, again: bool) -> None:
-        def call() -> None:
-            self.ledger.update(self.run_.run_id, batch_size=batch_size, auto=auto, max_workers=cap)
-            self.model.update(batch_size, auto, cap)
-
-        self.say(call, again=again)
+    def make_tickets(self, ticket: str) -> None:
+        assert self.ledger.register_tickets(self.run_.run_id, [ticket]) == self.model.register(ticket)
 
     @precondition(lambda self: self.model.dead)
-    @rule(verb=st.sampled_from(["retry_dead", "retry_dead", "drop_dead"]), pick=picks, some=st.integers(1, 3),
+    @rule(verb=st.sampled_from(["retry_dead", "retry_dead", "drop_dead"]), pick=picks, some=st.integers(1, 4),
           again=st.booleans())  # fmt: skip
     def revive(self, verb: str, pick: int, some: int, again: bool) -> None:
         dead = sorted(self.model.dead)
@@ -116,12 +144,14 @@ class Machine(RuleBasedStateMachine):
             assert getattr(self.ledger, verb)(self.run_.run_id, indexes) == getattr(self.model, verb)(indexes)
 
         self.say(call, again=again)
+        if self.model.state == "running" and self.model.left():
+            self.work([("ok", 0), ("kill", 0), ("dead", 0)])
 
     # ------------------------------------------------------------------ work
 
     def ask(self, worker: str, want: int, floor: int) -> Ask:
         self.numbers += 1
-        ticket = sorted(self.model.tickets)[0] if self.model.tickets and self.numbers % 2 else ""
+        ticket = min(self.model.tickets) if self.model.tickets and self.numbers % 2 else ""
         number = f"{random.Random(self.numbers).getrandbits(128):032x}"  # ids sort otherwise than they were made
         return Ask(
             bytes.fromhex(number), identity(worker), want, floor, self.caches[worker].have, ticket,
@@ -147,24 +177,33 @@ class Machine(RuleBasedStateMachine):
             self.execute(worker, self.ledger.claim(self.run_.run_id, ask))
 
     @precondition(lambda self: self.model.state == "running" and self.model.left())
-    @rule(kind=st.sampled_from(["", "", "", "retry", "dead", "dead", "kill", "kill"]), batches=st.integers(1, 3),
-          position=st.integers(0, 5))  # fmt: skip
-    def work(self, kind: str, batches: int, position: int) -> None:
-        """A worker that does what workers do: batch after batch, of which an item may fail or kill."""
-        for _ in range(batches):
+    @rule(plan=plans)
+    def work_more(self, plan: Plan) -> None:
+        """The same under a second name, because rules are drawn by name and most time is spent working."""
+        self.work(plan)
+
+    @precondition(lambda self: self.model.state == "running" and self.model.left())
+    @rule(plan=plans)
+    def work(self, plan: Plan) -> None:
+        """A worker that does what workers do: batch after batch, each with its fate."""
+        for fate, position in plan:
             ask = self.ask("w2", 0, 1)
             self.asks.append(ask)
-            self.say(lambda ask=ask: self.make_claim(ask), again=False)
+            self.say(partial(self.make_claim, ask), again=False)
             held = self.model.claims.get(ask.claim_id)
             if held is None:
                 return
             at = position % len(held)
-            if kind == "kill":
-                self.say(lambda ask=ask, at=at: self.make_loss(ask.claim_id, at), again=False)
-                continue
-            failed = (FailedItem(at, kind, 0.0, LETTER),) if kind else ()
-            progress = replace(self.progress(held, 0, len(held), failed), claim_id=ask.claim_id)
-            self.say(lambda p=progress: self.make_commit(p, None), again=False)
+            if fate in ("ok", "retry", "later", "again", "dead"):
+                kind = "retry" if fate == "later" else fate
+                failed = () if fate == "ok" else (FailedItem(at, kind, HOUR if fate == "later" else 0.0, LETTER),)
+                progress = replace(self.progress(held, 0, len(held), failed), claim_id=ask.claim_id)
+                self.say(partial(self.make_commit, progress, None), again=False)
+            elif fate == "part":
+                progress = replace(self.progress(held, 0, at, ()), claim_id=ask.claim_id, last=False)
+                self.say(partial(self.make_commit, progress, None), again=False)
+            elif fate == "kill":
+                self.say(partial(self.make_loss, ask.claim_id, at), again=False)
 
     def make_claim(self, ask: Ask) -> None:
         tickets = set(self.model.tickets)
@@ -183,14 +222,18 @@ class Machine(RuleBasedStateMachine):
         return chosen[pick % len(chosen)] if chosen else None
 
     @precondition(lambda self: self.asks)
-    @rule(pick=picks, part=st.sampled_from([0.0, 0.3, 0.6, 1.0, 1.0, 1.0, 1.4]), last=st.booleans(), split=st.booleans(),
-          from_start=st.sampled_from([False] * 9 + [True]), then=st.booleans(), again=st.booleans(), data=st.data())
-    def commit(  # fmt: skip
-        self, pick: int, part: float, last: bool, split: bool, from_start: bool, then: bool, again: bool, data: Any
-    ) -> None:
+    @rule(
+        pick=picks, part=st.sampled_from([0.0, 0.3, 0.6, 1.0, 1.0, 1.0, 1.4]),
+        flags=st.tuples(st.booleans(), st.booleans(), st.booleans(), st.sampled_from([False] * 9 + [True])),
+        again=st.booleans(), data=st.data(),
+    )  # fmt: skip
+    def commit(self, pick: int, part: float, flags: tuple[bool, ...], again: bool, data: Any) -> None:
         ask = self.pick_ask(pick)
+        last, split, then, from_start = flags
         held = self.model.claims.get(ask.claim_id) or Held([], 0)
         start = 0 if from_start else held.offset
+        if len(held) > held.offset + 1:
+            self.commit_badly(ask.claim_id, held)
         stop = start + round(part * (len(held) - held.offset))
         failures = data.draw(st.dictionaries(
             st.integers(start, stop - 1), st.sampled_from(["retry", "retry", "again", "dead"]), max_size=3,
@@ -224,22 +267,15 @@ class Machine(RuleBasedStateMachine):
             self.compare_claim(answer.claim, expected, tickets)
         assert (answer.accepted, answer.state, answer.left) == (accepted, self.model.settle(), self.model.left())
 
-    @precondition(lambda self: self.model.claims)
-    @rule(pick=picks, wrong=st.sampled_from(["order", "beyond", "kind"]))
-    def commit_badly(self, pick: int, wrong: str) -> None:
-        ask = self.pick_ask(pick)
-        held = self.model.claims.get(ask.claim_id)
-        if held is None or len(held) - held.offset < 2:
-            return
+    def commit_badly(self, claim_id: bytes, held: Held) -> None:
+        """A list of failures with something wrong at its end leaves everything as it was."""
         at = held.offset
-        failed = {
-            "order": (FailedItem(at + 1, "retry"), FailedItem(at, "dead")),
-            "beyond": (FailedItem(at, "retry"), FailedItem(len(held), "retry")),
-            "kind": (FailedItem(at, "retry"), FailedItem(at + 1, "lost")),
-        }[wrong]
-        bad = Progress(ask.claim_id, at, len(held), output=b"x", row=metric_row(), failed=failed)
-        with pytest.raises(LedgerError, match="bad failure list"):
-            self.ledger.commit(self.run_.run_id, bad)
+        for second in (FailedItem(at, "dead"), FailedItem(len(held), "retry"), FailedItem(at + 1, "lost")):
+            bad = Progress(
+                claim_id, at, len(held), output=b"x", row=metric_row(), failed=(FailedItem(at, "retry"), second)
+            )  # fmt: skip
+            with pytest.raises(LedgerError, match="bad failure list"):
+                self.ledger.commit(self.run_.run_id, bad)
 
     # ------------------------------------------------------------------ deaths and time
 
@@ -253,10 +289,14 @@ class Machine(RuleBasedStateMachine):
         claim_id = self.pick_ask(pick).claim_id
         self.say(lambda: self.make_loss(claim_id, blamed), again=again)
 
-    @rule(picked=st.lists(picks, max_size=2), due=st.booleans(), away=st.sampled_from([False, False, True]),
-          known=st.integers(0, 4), again=st.booleans())  # fmt: skip
-    def time_passes(self, picked: list[int], due: bool, away: bool, known: int, again: bool) -> None:
-        """Leases end, delays end, perhaps nobody swept meanwhile; then somebody sweeps."""
+    @rule(
+        picked=st.lists(picks, max_size=2), renewals=st.lists(picks, max_size=2), due=st.booleans(),
+        away=st.sampled_from([False, False, True]), known=st.integers(0, 4), again=st.booleans(),
+    )  # fmt: skip
+    def time_passes(
+        self, picked: list[int], renewals: list[int], due: bool, away: bool, known: int, again: bool
+    ) -> None:  # fmt: skip
+        """Leases end or are renewed, delays end, perhaps nobody swept meanwhile; then somebody sweeps."""
         for ask in map(self.pick_ask, picked):
             if ask and ask.claim_id in self.model.claims:
                 self.run_.command("ZADD", "leases", "XX", 1, ask.claim_id)
@@ -267,31 +307,17 @@ class Machine(RuleBasedStateMachine):
         if away:
             self.run_.last_swept(2 * FAR)
             self.model.away = True
-        if picked and picked[0] % 3 == 0:
-            self.renew(picked, known, again=again)
+        renewed = [a.claim_id for a in map(self.pick_ask, renewals) if a]
+        self.say(partial(self.make_renewal, known, renewed), again=again)
         self.say(lambda: self.make_sweep(known), again=again)
 
-    @precondition(lambda self: self.numbers % 3 == 2)
-    @rule(picked=st.lists(picks, max_size=3), known=st.integers(0, 4), again=st.booleans())
-    def renew(self, picked: list[int], known: int, again: bool) -> None:
-        ids = [a.claim_id for a in map(self.pick_ask, picked) if a]
-
-        def call() -> None:
-            assert self.ledger.renew(self.run_.run_id, known, ids) == self.model.renew(known, ids)
-
-        self.say(call, again=again)
+    def make_renewal(self, known: int, ids: list[bytes]) -> None:
+        assert self.ledger.renew(self.run_.run_id, known, ids) == self.model.renew(known, ids)
 
     def make_sweep(self, known: int) -> None:
         swept = self.run_.sweep(known)
         answer = (swept.state, swept.left, swept.active, swept.expired, swept.delayed, swept.tickets)
         assert answer == self.model.sweep(known)
-
-    @precondition(lambda self: self.numbers % 4 == 1)
-    @rule()
-    def register_ticket(self) -> None:
-        self.numbers += 1
-        ticket = f"r{self.numbers}"
-        assert self.ledger.register_tickets(self.run_.run_id, [ticket]) == self.model.register(ticket)
 
     @rule(pick=st.integers(0, 999))
     def replay(self, pick: int) -> None:
@@ -320,37 +346,42 @@ class Machine(RuleBasedStateMachine):
         ]  # fmt: skip
         assert m.finals <= m.generation + 1
         assert self.run_.tickets() == m.tickets
-        self.run_.check()
+        assert check_structure(structure) == []
 
     def teardown(self) -> None:
         if not hasattr(self, "model"):
             return
         self.audit()
         self.drain()
+        if self.model.state == "finished":  # a second generation
+            self.revive("retry_dead", 0, 3, again=True)
+            self.agrees()
+            self.drain()
         self.audit()
         self.run_.reader.delete()
 
     def drain(self) -> None:
         """From wherever a history led, workers bring the run to its end."""
         m, again = self.model, False
-        self.steer("resume", again)
+        self.make_turn("resume")
         self.append(0, 0, close=True, again=again)
-        self.update(4, False, 0, again)
+        self.make_update(4, False, 0)
         for _ in range(100):
             if m.state not in ("running", "cancelling"):
                 break
             for claim_id in list(m.claims):
                 self.make_loss(claim_id, -1)
-            self.time_passes([], due=True, away=False, known=1, again=again)
+            self.time_passes([], [], due=True, away=False, known=1, again=again)
             self.agrees()
             if m.left():
-                self.work("", 3, 0)
+                self.work([("ok", 0)] * 3)
         self.agrees()
         assert m.state in ("finished", "cancelled")
         assert len(m.ok) + len(m.dead) + m.skipped == m.submitted
 
     def audit(self) -> None:
         m, run = self.model, self.run_
+        run.check()
         status, rows = run.status(), run.rows()
         assert (status.retried, status.lost, status.batches) == (m.retried, m.lost, m.batches)
         assert run.results() == {i: i for i in m.ok}

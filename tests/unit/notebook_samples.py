@@ -129,7 +129,7 @@ def hostile_view(text: str, snapshot: RunStatus | None = None) -> RunView:
 
 def metrics(
     run_id: str = "r7f3c-29ab41", *, batch_size: int = 50, workers: int = 2, batches: int = 8, start_s: float = NOON,
-    failing: int = 0, who: str = "node-1",
+    failing: int = 0, who: str = "node-1", task: str = "docs.thumbnail", name: str = "night run",
 ) -> pd.DataFrame:  # fmt: skip
     """Return the metric rows of a run of `batches` batches, each 1 s long, on `workers` workers that take turns."""
     rows = []
@@ -143,7 +143,7 @@ def metrics(
         }  # fmt: skip
         rows.append(METRIC_ROW.pack(*(values[name] for name in METRIC_NAMES)))
     people = {i: WorkerIdentity("host-a", who, 4000 + i, "v1", "0.1.0").encode() for i in range(workers)}
-    return metrics_frame(RunInfo(run_id, "docs.thumbnail", "night run", 0), rows, people)
+    return metrics_frame(RunInfo(run_id, task, name, 0), rows, people)
 
 
 def history() -> pd.DataFrame:

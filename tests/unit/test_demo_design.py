@@ -9,7 +9,7 @@ import pytest
 
 from toolkit.demo.design import Setting, alternate, studies, worker_counts
 from toolkit.demo.flow import Options
-from toolkit.demo.grid import Judged
+from toolkit.demo.grid import Judged, evaluate
 from toolkit.demo.record import anonymous
 from toolkit.demo.table import seconds, text_table
 from toolkit.errors import InvalidInput
@@ -95,6 +95,19 @@ def test_the_goal_is_met():
 def test_the_goal_is_missed(changes):
     assert not judged(**changes).met
     assert judged(**changes).row()["goal"] == "MISSED"
+
+
+def test_where_all_was_refused_the_goal_is_missed():
+    said: list[str] = []
+    assert evaluate(None, [], "session", said.append) is False
+    assert "missed" in said[0]
+
+
+def test_a_setting_reads_well():
+    assert [str(Setting(1_200, 1)), str(Setting(40, 3))] == [
+        "batch size 1,200 with 1 worker",
+        "batch size 40 with 3 workers",
+    ]
 
 
 def test_recorded_metrics_name_no_machine():

@@ -180,6 +180,7 @@ def test_a_retryable_error_retries_the_batch_together():
     assert [f.retry for f in part.failures] == [True, False, True]
     assert [f.category for f in part.failures] == ["retryable"] * 3
     assert part.failures[0].delay_s == part.failures[2].delay_s > 0
+    assert part.failures[1].delay_s == 0
     assert part.n_ok == 0
 
 

@@ -93,12 +93,12 @@ def test_two_versions_take_turns_and_older_ones_go():
     versions = [ship(n) for n in range(4)]
     first, second = states.get(versions[0]), states.get(versions[1])
     for _ in range(3):
-        assert states.get(versions[0]) is first
         assert states.get(versions[1]) is second
+        assert states.get(versions[0]) is first
     third = states.get(versions[2])
-    assert states.get(versions[1]) is second  # used last, so the first one went
+    assert states.get(versions[0]) is first  # used last, so the second one went
     assert states.get(versions[2]) is third
-    assert states.get(versions[0]) is not first
+    assert states.get(versions[1]) is not second
     assert VERSIONS_KEPT == 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import inspect
 import pickle
 import shutil
@@ -18,7 +19,7 @@ import cloudpickle
 import pytest
 
 from toolkit.errors import InvalidInput, UnknownTask
-from toolkit.execution import as_task, code_version, resolve, task
+from toolkit.execution import as_task, code_version, extend_sys_path, resolve, task
 from toolkit.records import Retry
 
 
@@ -192,6 +193,12 @@ def test_a_function_that_calls_its_own_task_travels():
     assert done.stdout.strip() == "120"
 
 
+def test_a_task_of_a_script_is_not_importable():
+    program = "from toolkit.execution import task\n@task\ndef f(x): return x\nprint(f.importable, f.path)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "__main__:f"]
+
+
 # --------------------------------------------------------------------------- finding
 
 
@@ -299,19 +306,20 @@ def test_the_version_is_that_of_the_code_that_runs_not_of_the_file_as_edited(pro
     assert resolve("tk_probe_g:f", allow_import=True, sys_path=[folder]).code_version != old.code_version
 
 
-def test_setup_counts_and_indentation_does_not():
+def test_setup_counts():
     def fn(item: int, state: Any = None) -> int:
         return item
 
-    class Deeper:
-        class Still:
-            def fn(item: int, state: Any = None) -> int:  # noqa: N805 - the same text, further in
-                return item
+    versions = [code_version(fn), code_version(task(fn, setup=dict)), code_version(task(fn, setup=list))]
+    assert len(set(versions)) == 3
+    assert code_version(task(fn)) == versions[0]
 
-    assert code_version(fn) != code_version(task(fn, setup=dict))
-    assert code_version(task(fn, setup=dict)) != code_version(task(fn, setup=list))
-    assert code_version(fn).isalnum()
-    assert code_version(Deeper.Still.fn) != code_version(plain)
+
+def test_how_far_a_function_is_indented_does_not_count(project: Callable[..., str]):
+    folder = project("tk_probe_h", "def f(x):\n    return x\nclass A:\n    def f(x):\n        return x\n")
+    extend_sys_path([folder])
+    module = importlib.import_module("tk_probe_h")
+    assert code_version(module.f) == code_version(module.A.f)
 
 
 SET_CONSTANT = "def f(x): return x in {'alpha', 'beta', 'gamma', 'delta', 'epsilon'} or (lambda y: y + 1)(x)"

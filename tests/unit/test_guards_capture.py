@@ -275,7 +275,7 @@ def test_a_stream_kept_by_user_code_goes_on_working():
         kept[0].flush()
         assert streams[0].getvalue() == "afterwards"
         sys.stdout = kept[0]
-        assert logs(run(fn, [3])) == ["kept "]
+        assert logs(run(fn, [3], passthrough=True)) == ["kept "]
         sys.stdout = streams[0]
 
 

@@ -40,8 +40,10 @@ def read_to_end(screen: BinaryIO) -> str:
 
 def test_line_says_what_a_watcher_asks():
     line = progress_line(status(), 140)
-    for words in ("thumbnails", "50 %", "500/1,000 items", "25.0 s left", "20 items/s", "4/6 workers", "10 dead letters",
-                  "30 retried"):  # fmt: skip
+    for words in (
+        "thumbnails", "50 %", "500/1,000 items", "25.0 s left", "20 items/s", "4/6 workers", "10 dead letters",
+        "30 retried",
+    ):  # fmt: skip
         assert words in line
 
 

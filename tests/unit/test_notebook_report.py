@@ -35,19 +35,9 @@ def studied() -> tuple[pd.DataFrame, Recommender, Recommendation]:
 
 
 def refused() -> Recommendation:
-    """Advice that is refused, because there is no history."""
-    return (
-        studied()[1].recommend(task="docs.classify", n_items=100, max_workers=4)
-        if False
-        else replace(
-            studied()[2],
-            refused="all batches had the same size.",
-            intervals={},
-            saving=None,
-            baseline={},
-            experiment="",
-        )
-    )
+    """Advice that is refused."""
+    why = "all batches had the same size."
+    return replace(studied()[2], refused=why, intervals={}, saving=None, baseline={}, experiment="")
 
 
 def hostile(text: str) -> Recommendation:
@@ -87,9 +77,9 @@ def test_report_tells_the_answer_the_reasons_and_the_evidence(tmp_path: Path):
     recommendation = studied()[2]
     text = read(written(tmp_path)).text
     for words in (
-        headline(recommendation), *recommendation.reasons, "Every setting", "Settings measured", "1 of 2 predictions held",
-        "runs predicted from the others", "Where the time goes", "the rule of thumb", "scikit-learn",
-        f"batch_size={recommendation.batch_size}",
+        headline(recommendation), *recommendation.reasons, "Every setting", "Settings measured",
+        "1 of 2 predictions held", "runs predicted from the others", "Where the time goes", "the rule of thumb",
+        "scikit-learn", f"batch_size={recommendation.batch_size}",
     ):  # fmt: skip
         assert words in text
 
@@ -129,26 +119,23 @@ def test_every_colour_class_has_its_rule(tmp_path: Path):
     assert all(page.count(f"--{name[2:]}:") == 3 for name in used)  # light, dark, print
 
 
-@pytest.mark.parametrize("text", [*HOSTILE, EVERYTHING])
-def test_hostile_text_in_every_field_stays_text(tmp_path: Path, text: str):
-    frame = metrics(text, who=text)
-    frame = frame.assign(task=text, name=text)
-    page = written(tmp_path, frame=frame, recommendation=hostile(text), title=text)
-    assert not {"script", "img", "b>"} & set(read(page).tags) - {"b"}
+def test_hostile_text_in_every_field_stays_text(tmp_path: Path):
+    frame = metrics(EVERYTHING, who=EVERYTHING, task=EVERYTHING, name=EVERYTHING, failing=2)
+    page = written(tmp_path, frame=frame, recommendation=hostile(EVERYTHING), title=EVERYTHING)
+    assert not {"script", "img"} & set(read(page).tags)
+    assert page.count("&lt;script&gt;") > 5
 
 
 def test_report_of_a_long_history_is_small(tmp_path: Path):
-    # Given a thousand runs and more than a hundred thousand batches, on many workers
-    long = metrics("run-long-abcdef", batches=100_000, workers=60, failing=500)
-    many = [
-        metrics(f"run-{i:04d}-abcdef", batch_size=1 + i % 300, batches=2, start_s=NOON + 9 * i) for i in range(1000)
-    ]
+    # Given many runs and batches, on many workers, with failures everywhere
+    long = metrics("run-long-abcdef", batches=20_000, workers=60, failing=5000, start_s=NOON + 1e5)
+    many = [metrics(f"run-{i:04d}-abcdef", batch_size=1 + i, batches=2, start_s=NOON + 9 * i) for i in range(200)]
     tries = pd.concat([trials()] * 500, ignore_index=True)
     # When it is reported
-    page = written(tmp_path, frame=concat_metrics([*many, long.assign(claimed_at=long["claimed_at"])]), measured=tries)
+    page = written(tmp_path, frame=concat_metrics([*many, long]), measured=tries)
     # Then the page stays under a megabyte, and says what is not shown
     assert len(page.encode()) < 1_000_000
-    assert f"{1001 - MAX_TABLE_ROWS} more rows not shown" in read(page).text
+    assert f"{201 - MAX_TABLE_ROWS} more rows not shown" in read(page).text
 
 
 def test_report_without_any_history(tmp_path: Path):
@@ -226,7 +213,7 @@ def test_hostile_text_in_a_recommendation_stays_text(text: str):
 def test_refused_recommendation_gives_the_reason_and_the_best_measured():
     text = Reader(recommendation_html(refused())).text
     assert "No recommendation for 2,000 items. all batches had the same size." in text
-    assert f"Best measured: batch size {studied()[2].batch_size}" in text
+    assert f"Best measured: batch size {studied()[2].batch_size:,}" in text
     assert "client.map" not in text
 
 
@@ -240,7 +227,7 @@ def test_map_and_throughput_are_made_of_the_recommendation():
     grid = MakespanMap.from_recommendation(recommendation).grid
     assert grid.recommended == (recommendation.batch_size, recommendation.workers)
     assert grid.measured.any()
-    assert f"Batch size {recommendation.batch_size}" in grid.finding()
+    assert f"Batch size {recommendation.batch_size:,}" in grid.finding()
     line = ThroughputPlot.from_recommendation(recommendation, frame)
     best = line.rate[line.batch_size == recommendation.batch_size]
     assert best == pytest.approx([2000 / recommendation.makespan_s])

@@ -39,6 +39,9 @@ class Setting:
     batch_size: int
     workers: int
 
+    def __str__(self) -> str:
+        return f"batch size {self.batch_size:,} with {self.workers:,} worker" + ("" if self.workers == 1 else "s")
+
 
 @dataclass(frozen=True, slots=True)
 class Study:

@@ -63,44 +63,49 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Advised:
-    """A recommendation, and what it took when it was run.
+class Trial:
+    """A prediction, and what came of it.
 
     Attributes
     ----------
     study : Study
         For which task and items.
     recommendation : Recommendation
-        Made before the measurement.
+        Made before the measurement; where it is refused, its setting is the best one measured so far.
+    predicted_s, low_s, high_s : float
+        Predicted makespan of its setting, and the 90 % interval, seconds.
     measured : Measured
-        The run with the recommended setting.
+        The run with that setting.
     """
 
     study: Study
     recommendation: Recommendation
+    predicted_s: float
+    low_s: float
+    high_s: float
     measured: Measured
 
     @property
-    def interval_s(self) -> tuple[float, float]:
-        """Interval of the makespan, seconds."""
-        low, high = self.recommendation.intervals["makespan_s"]
-        return float(low), float(high)
-
-    @property
     def inside(self) -> bool:
-        """Whether the measured makespan is in its interval."""
-        low, high = self.interval_s
-        return low <= self.measured.makespan_s <= high
+        """Whether the measured makespan is in the interval."""
+        return self.low_s <= self.measured.makespan_s <= self.high_s
 
-    def trial(self) -> pd.DataFrame:
-        """One row for the report: the prediction and what came of it, seconds."""
-        low, high = self.interval_s
+    def line(self) -> str:
+        """Prediction against measurement, on one line."""
+        return (
+            f"predicted {seconds(self.predicted_s)} (90 % interval {seconds(self.low_s)} to {seconds(self.high_s)}), "
+            f"measured {seconds(self.measured.makespan_s)}: {'inside' if self.inside else 'OUTSIDE'} the interval, "
+            f"{self.measured.makespan_s / self.predicted_s - 1:+.1%}"
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """One row for the report."""
         row = {
-            "batch_size": self.recommendation.batch_size,
-            "workers": self.recommendation.workers,
-            "predicted_s": self.recommendation.makespan_s,
-            "low_s": low,
-            "high_s": high,
+            "batch_size": self.measured.setting.batch_size,
+            "workers": self.measured.setting.workers,
+            "predicted_s": self.predicted_s,
+            "low_s": self.low_s,
+            "high_s": self.high_s,
             "measured_s": self.measured.makespan_s,
         }
         return pd.DataFrame([row])
@@ -147,15 +152,16 @@ def _run(client: Client, plan: list[Study], options: Options) -> bool:
     say(text_table(summary.cells(frame, measured), summary.CELL_COLUMNS))
 
     model = tk.Recommender().fit(frame, runs=client.runs())
-    advised = [one for study in plan if (one := _try_advice(client, model, study, session)) is not None]
-    met = len(advised) == len(plan)
+    trials = [_try_advice(client, model, study, session) for study in plan]
+    met = not any(trial.recommendation.refused for trial in trials)  # what was refused cannot meet a goal
     if options.grid:
-        met = evaluate(client, [(one.study, one.recommendation) for one in advised], session, say) and met
+        advised = [(trial.study, trial.recommendation) for trial in trials if not trial.recommendation.refused]
+        met = evaluate(client, advised, session, say) and met
 
     history = client.metrics(tags={"demo": session})
     say("")
-    for one in advised:
-        say(f"Report on {one.study.label}: {_report(one, options.report, history, model)}")
+    for trial in trials:
+        say(f"Report on {trial.study.label}: {_report(trial, options.report, history, model)}")
     if options.record is not None:
         runs = client.runs()
         mine = runs[runs["run_id"].isin(history["run_id"].unique())].reset_index(drop=True)
@@ -186,39 +192,55 @@ def _measure_design(client: Client, plan: Sequence[Study], session: str) -> list
     return measured
 
 
-def _try_advice(client: Client, model: Recommender, study: Study, session: str) -> Advised | None:
+def _try_advice(client: Client, model: Recommender, study: Study, session: str) -> Trial:
     """Ask for the best setting, run it, and print what was said and what happened."""
     advice = model.recommend(task=study.task.name, n_items=len(study.items), max_workers=study.most_workers)
+    setting = Setting(advice.batch_size, advice.workers)
     say(f"\n{study.label}, {len(study.items):,} items")
     if advice.refused:
         say(f"  no recommendation: {advice.refused}")
-        return None
-    low, high = advice.intervals["makespan_s"]
-    say(f"  recommended: batch size {advice.batch_size:,} with {workers_text(advice.workers)}")
-    for reason in advice.reasons:
-        say(f"    {reason}")
-    one = Advised(study, advice, measure(client, study, Setting(advice.batch_size, advice.workers), session))
-    error = one.measured.makespan_s / advice.makespan_s - 1
-    say(
-        f"  predicted {seconds(advice.makespan_s)} (90 % interval {seconds(low)} to {seconds(high)}, "
-        f"{advice.coverage_method}), measured {seconds(one.measured.makespan_s)}: "
-        f"{'inside' if one.inside else 'OUTSIDE'} the interval, {error:+.1%}"
+        say(f"  the best so far, not recommended: {setting}")
+    else:
+        say(f"  recommended: {setting}")
+        for reason in advice.reasons:
+            say(f"    {reason}")
+    trial = Trial(study, advice, *_prediction(model, study, setting, advice), measure(client, study, setting, session))
+    say(f"  {trial.line()}")
+    results = dict(client.get_run(trial.measured.run_id).as_completed())
+    say(summary.outcome(study, [results[index] for index in range(len(results))]))
+    return trial
+
+
+def _prediction(
+    model: Recommender, study: Study, setting: Setting, advice: Recommendation
+) -> tuple[float, float, float]:
+    """Return prediction and interval of a setting; a refused recommendation has none, but the model still predicts."""
+    if not advice.refused:
+        low, high = advice.intervals["makespan_s"]
+        return float(advice.makespan_s), float(low), float(high)
+    asked = pd.DataFrame(
+        {
+            "task": [study.task.name],
+            "n_items": [len(study.items)],
+            "batch_size": [setting.batch_size],
+            "workers": [setting.workers],
+        }
     )
-    say(summary.outcome(study, client.get_run(one.measured.run_id).results()))
-    return one
+    lows, highs = model.predict_interval(asked, study.task.name)
+    return float(model.predict(asked)[0]), float(lows[0]), float(highs[0])
 
 
-def _report(one: Advised, path: Path, history: pd.DataFrame, model: Recommender) -> Path:
+def _report(trial: Trial, path: Path, history: pd.DataFrame, model: Recommender) -> Path:
     """Write the report on one task; that on the batched one, where sizes matter most, has the plain name."""
-    if not one.study.task.batched:
-        path = path.with_stem(f"{path.stem}-{one.study.label}")
+    if not trial.study.task.batched:
+        path = path.with_stem(f"{path.stem}-{trial.study.label}")
     return write_report(
         path,
         frame=history,
         model=model,
-        recommendation=one.recommendation,
-        measured=one.trial(),
-        title=f"Batch tuning of {one.study.label}",
+        recommendation=trial.recommendation,
+        measured=trial.frame(),
+        title=f"Batch tuning of {trial.study.label}",
     )
 
 

@@ -113,6 +113,9 @@ def evaluate(
     bool
         Whether all goals are met.
     """
+    if not advised:
+        say("\nThe grid: nothing was recommended, so there is nothing to compare; the goal is missed")
+        return False
     recommended = [Setting(advice.batch_size, advice.workers) for _, advice in advised]
     cells = [
         (i, setting) for i, (study, _) in enumerate(advised) for setting in dict.fromkeys((*study.grid, recommended[i]))
@@ -144,7 +147,7 @@ def evaluate(
             )
         )
     say(f"\nGoal: regret at most {GOAL_REGRET:.0%}, an interval that covers and is at most {GOAL_WIDTH:.0%} wide")
-    say(text_table([one.row() for one in judged], list(judged[0].row()) if judged else []))
+    say(text_table([one.row() for one in judged], list(judged[0].row())))
     return all(one.met for one in judged)
 
 

@@ -23,6 +23,8 @@ _PASSING = (
     redis.exceptions.TryAgainError,
 )
 _CORRUPT = re.compile(r"CORRUPT <(.*?)> <(.*?)>")  # written by `corrupt` in functions/1_common.lua
+# Redis answers the last to a client without password whose command is long.
+_REFUSED_PREFIXES = ("WRONGPASS", "NOAUTH", "NOPERM", "Protocol error: unauthenticated")
 _PASSING_PREFIXES = ("MISCONF", "LOADING", "BUSY ", "MASTERDOWN", "CLUSTERDOWN", "UNBLOCKED")
 
 
@@ -154,7 +156,7 @@ class Connection:
             )
         if isinstance(
             error, redis.exceptions.AuthenticationError | redis.exceptions.NoPermissionError
-        ) or text.startswith(("WRONGPASS", "NOAUTH", "NOPERM")):
+        ) or text.startswith(_REFUSED_PREFIXES):
             return LedgerRefused(
                 f"{where} refused these credentials or a right is missing ({_safe(text)}). "
                 "Check user and password in the ledger URL"

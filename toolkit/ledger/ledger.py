@@ -447,7 +447,7 @@ class Ledger:
         if data is None:
             raise _not_found(run_id)
         try:
-            return RunSpec.from_dict(codec.decode(data))
+            return RunSpec.from_dict(dict(codec.decode(data)))
         except (LedgerError, TypeError, ValueError) as error:
             raise LedgerCorrupt(f"run {run_id}: field spec of key head does not parse ({error})") from error
 

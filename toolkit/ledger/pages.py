@@ -14,7 +14,9 @@ from toolkit.errors import LedgerCorrupt
 PAGE_ITEMS = 1024
 """Items of a page at most."""
 PAGE_BYTES = 1024 * 1024
-"""Encoded bytes of a page at most, more only for a single item."""
+"""Encoded bytes of a page at most, before compression; more only for a single item."""
+KEY_BYTES = 1024
+"""Encoded bytes of a user's key at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +49,13 @@ def make_pages(items: Iterable[Any], *, start: int = 0, key: Any = None, max_ite
     """
     stream = iter(items)
     while chunk := list(islice(stream, PAGE_ITEMS)):
-        keys = [key(item) for item in chunk] if key is not None else None
-        yield from _split(chunk, keys, start, max_item_bytes)
-        start += len(chunk)
-
-
-def _split(chunk: list[Any], keys: list[Any] | None, start: int, max_item_bytes: int) -> Iterator[Page]:
-    encoded = codec.encode_page(chunk, start, max_item_bytes)
-    if len(encoded) > PAGE_BYTES and len(chunk) > 1:
-        half = len(chunk) // 2
-        yield from _split(chunk[:half], keys and keys[:half], start, max_item_bytes)
-        yield from _split(chunk[half:], keys and keys[half:], start + half, max_item_bytes)
-        return
-    encoded_keys = codec.encode_page(keys, start, 1024) if keys is not None else b""
-    yield Page(start, start + len(chunk), encoded, encoded_keys)
+        for count, encoded in codec.encode_pages(chunk, start, max_item_bytes, PAGE_BYTES):
+            keys = b""
+            if key is not None:
+                keys = codec.encode_page([key(item) for item in chunk[:count]], start, KEY_BYTES)
+            yield Page(start, start + count, encoded, keys)
+            chunk = chunk[count:]
+            start += count
 
 
 class PageCache:

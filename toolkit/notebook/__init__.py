@@ -19,6 +19,7 @@ Importing this package loads neither ipywidgets nor matplotlib; each view loads 
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -105,6 +106,7 @@ def _report(path: str | Path, **parts: Any) -> Path:
 
 
 def _progress(stream: TextIO) -> ProgressBar:
-    from toolkit.notebook.progress import ProgressBar
+    from toolkit.notebook.progress import ProgressBar, in_kernel
 
-    return ProgressBar(stream)
+    # What a kernel writes to stderr, a notebook shows as an error.
+    return ProgressBar(sys.stdout if in_kernel(stream) else stream)

@@ -100,9 +100,9 @@ def measured_runs(frame: pd.DataFrame) -> tuple[MeasuredRun, ...]:
     """Return one record per run of a metrics frame, the latest first."""
     if frame.empty:
         return ()
-    spent = spent_s(frame)
+    seconds = spent_s(frame)
     start = epoch_s(frame["claimed_at"])
-    table = frame.assign(spent_s=spent, start_s=start, end_s=start + spent.to_numpy())
+    table = frame.assign(spent_s=seconds, start_s=start, end_s=start + seconds.to_numpy())
     runs = table.groupby("run_id", observed=True).agg(
         task=("task", "first"),
         name=("name", "first"),
@@ -122,24 +122,27 @@ def measured_runs(frame: pd.DataFrame) -> tuple[MeasuredRun, ...]:
         for run_id, size, items in zip(leading["run_id"], leading["batch_size"], leading["items"], strict=True)
     }
     found = []
-    for run_id, row in runs.sort_values("start_s", ascending=False).iterrows():
-        makespan = float(row["end_s"] - row["start_s"])
-        workers = max(1, int(row["workers"]))
-        batch_size, items = most[str(run_id)]
+    # Column by column: a row of its own would force names and numbers into one type.
+    latest_first = runs.sort_values("start_s", ascending=False, kind="stable").reset_index()
+    for run_id, task, name, workers, batches, ok, items, failed, spent, start, end in zip(
+        *(latest_first[column].tolist() for column in latest_first.columns), strict=True
+    ):
+        batch_size, leading_items = most[str(run_id)]
+        makespan, count = float(end - start), max(1, int(workers))
         found.append(
             MeasuredRun(
                 run_id=str(run_id),
-                task=str(row["task"]),
-                name=str(row["name"]),
+                task=str(task),
+                name=str(name),
                 batch_size=batch_size,
-                steady=bool(items >= STEADY * row["items"]),
-                workers=workers,
-                batches=int(row["batches"]),
-                items=int(row["ok"]),
-                failed=int(row["failed"]),
-                started_at=float(row["start_s"]),
+                steady=bool(leading_items >= STEADY * items),
+                workers=count,
+                batches=int(batches),
+                items=int(ok),
+                failed=int(failed),
+                started_at=float(start),
                 makespan_s=makespan,
-                busy=min(1.0, float(row["spent_s"]) / (workers * makespan)) if makespan > 0 else float("nan"),
+                busy=min(1.0, float(spent) / (count * makespan)) if makespan > 0 else float("nan"),
             )
         )
     return tuple(found)

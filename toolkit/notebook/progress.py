@@ -62,12 +62,11 @@ def progress_line(status: RunStatus, width: int = 80, fine: bool = True) -> str:
         extra.append(f"{status.active}/{status.known_workers} workers")
     if status.retried:
         extra.append(f"{fmt.count(status.retried)} retried")
-    while extra and len(name) + len(done) + len("  ".join(extra)) + 6 + 10 > width:
+    # The bar's width depends on the terminal alone, so that it does not jump while the numbers change.
+    parts = [name, bar(share, min(30, width // 5), fine), done] if width >= 60 else [name, done]
+    while extra and len("  ".join([*parts, *extra])) > width:
         extra.pop()
-    tail = "  ".join([done, *extra])
-    room = width - len(name) - len(tail) - 4
-    parts = [name, bar(share, min(room, 30), fine)] if room >= 8 else [name]
-    return escape.plain("  ".join([*parts, tail]), max(width, 1))
+    return escape.plain("  ".join([*parts, *extra]), max(width, 1))
 
 
 class ProgressBar:
@@ -88,7 +87,7 @@ class ProgressBar:
         self.silent = silent
         self._clock = clock
         # A kernel's stream is no terminal, but the notebook obeys a carriage return.
-        self._in_place = _is_terminal(stream) or type(stream).__module__.partition(".")[0] == "ipykernel"
+        self._in_place = _is_terminal(stream) or in_kernel(stream)
         self._drawn = ""
         self._next_at: float | None = None
 
@@ -130,6 +129,11 @@ class ProgressBar:
             self.stream.flush()
         except (OSError, ValueError, LookupError):  # a closed pipe must not end the wait
             self.silent = True
+
+
+def in_kernel(stream: TextIO) -> bool:
+    """Whether a stream leads to the output of a notebook's cell."""
+    return type(stream).__module__.partition(".")[0] == "ipykernel"
 
 
 def _is_terminal(stream: TextIO) -> bool:

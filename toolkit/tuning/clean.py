@@ -80,11 +80,14 @@ def clean(frame: pd.DataFrame, processes: Mapping[str, Collection[str]] | None =
 
 
 def _codes(column: Any) -> tuple[NDArray[np.int64], list[str]]:
-    """Integer codes of a column of names, -1 for missing, and the names."""
+    """Integer codes of a column of names, -1 for missing or empty ones, and the names."""
     import pandas as pd
 
     codes, names = pd.factorize(column)
-    return np.asarray(codes, dtype=np.int64), [str(name) for name in names]
+    texts = [str(name) for name in names]
+    if "" in texts:
+        codes = np.where(codes == texts.index(""), -1, codes)
+    return np.asarray(codes, dtype=np.int64), texts
 
 
 def _numbers(frame: pd.DataFrame, name: str, default: float) -> Array:
@@ -137,10 +140,12 @@ def _clean_task(task: str, frame: pd.DataFrame, known: frozenset[str]) -> TaskHi
         sound &= np.isfinite(rows.claimed) & (rows.run >= 0)
     if not sound.all():
         dropped["unusable"] = int((~sound).sum())
-        rows = rows.take(sound)
+    # One copy of everything, and none where the rows come in order, as those of a single run do.
+    kept = np.flatnonzero(sound)
+    kept = kept[np.lexsort((rows.claimed[kept], rows.run[kept]))]
+    rows = rows if np.array_equal(kept, np.arange(len(rows.run))) else rows.take(kept)
     if rows.cut_off.any():
         dropped["cut off"] = int(rows.cut_off.sum())
-    rows = rows.take(np.lexsort((rows.claimed, rows.run)))
     seen = np.array([name in known for name in workers] or [True], dtype=bool)
     cells, runs = _condense(rows, run_ids, ~seen)
     ran = [workers[code] for code in np.unique(rows.worker) if code >= 0]
@@ -272,14 +277,15 @@ def _concurrency(start: Array, end: Array) -> tuple[Array, int, float]:
 
 
 def _cells(rows: _Rows, position: NDArray[np.int64], busy: Array, cold: NDArray[np.bool_]) -> Cells:
-    keep = ~rows.cut_off
+    keep = np.flatnonzero(~rows.cut_off)
     items, spent = rows.items[keep], np.maximum(rows.spent[keep], 1e-9)
     first, cold_kept = rows.first[keep], cold[keep]
-    sizes = np.unique(items)
-    size = items if len(sizes) <= _EXACT_SIZES else np.floor(np.log(items) / 0.05)
+    sizes, size = np.unique(items, return_inverse=True)
+    if len(sizes) > _EXACT_SIZES:
+        size = np.floor(np.log(items) / 0.05).astype(np.int64)
+    quarters = np.round(busy[keep] * 4).astype(np.int64)
     key = np.zeros(len(items), dtype=np.int64)
-    for part in (position[keep], size, np.round(busy[keep] * 4), rows.host[keep], first, cold_kept):
-        codes = np.unique(part, return_inverse=True)[1]
+    for codes in (position[keep], size, quarters, rows.host[keep], first.astype(np.int64), cold_kept.astype(np.int64)):
         key = key * (int(codes.max(initial=0)) + 1) + codes
     _, index, inverse = np.unique(key, return_index=True, return_inverse=True)
     n = np.bincount(inverse, minlength=len(index)).astype(np.float64)
@@ -312,13 +318,14 @@ def _memory(rows: _Rows) -> tuple[tuple[float, float], ...]:
     known = (rows.rss > 0) & (rows.worker >= 0)
     if not known.any():
         return ()
-    part = rows.take(known)
-    part = part.take(np.lexsort((part.claimed, part.worker)))
-    apart = part.items.max() + 1
-    group = np.cumsum(np.r_[True, np.diff(part.worker) != 0]) - 1
-    largest = np.maximum.accumulate(part.items + group * apart) - group * apart
+    order = np.flatnonzero(known)
+    order = order[np.lexsort((rows.claimed[order], rows.worker[order]))]
+    items, worker, rss = rows.items[order], rows.worker[order], rows.rss[order]
+    apart = items.max() + 1
+    group = np.cumsum(np.r_[True, np.diff(worker) != 0]) - 1
+    largest = np.maximum.accumulate(items + group * apart) - group * apart
     # The last batch of a process at this largest size: there the peak is highest.
     last = np.r_[(np.diff(largest) != 0) | (np.diff(group) != 0), True]
-    pairs = sorted(zip(largest[last].tolist(), part.rss[last].tolist(), strict=True))
+    pairs = sorted(zip(largest[last].tolist(), rss[last].tolist(), strict=True))
     step = -(-len(pairs) // _MEMORY_POINTS)
     return tuple(max(pairs[i : i + step], key=lambda point: point[1]) for i in range(0, len(pairs), step))

@@ -2,8 +2,8 @@
 
 With enough runs the interval is conformal: the quantile of the errors that the model made on left-out runs, which
 covers whatever the model's faults, as long as the next run is like the earlier ones (Vovk, Gammerman and Shafer,
-*Algorithmic Learning in a Random World*, 2005; leave-one-out as in Barber et al., Ann. Statist. 49, 2021). With fewer it
-comes from the model: uncertain coefficients, differences between equal runs, and variation of batches, combined by
+*Algorithmic Learning in a Random World*, 2005; leave-one-out as in Barber et al., Ann. Statist. 49, 2021). With fewer
+it comes from the model: uncertain coefficients, differences between equal runs, and variation of batches, combined by
 simulation.
 """
 

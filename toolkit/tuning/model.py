@@ -16,7 +16,15 @@ from toolkit.tuning.checks import Checks, check
 from toolkit.tuning.history import Array, Cells, TaskHistory
 from toolkit.tuning.nonneg import weighted_nonneg
 from toolkit.tuning.schedule import EqualTiming, Plans, Timing, analytic_s, simulate
-from toolkit.tuning.structure import Costs, cell_spread, choose_contention, fit_costs, fit_variance, folds
+from toolkit.tuning.structure import (
+    Costs,
+    cell_spread,
+    choose_contention,
+    fit_costs,
+    fit_shared_sd,
+    fit_variance,
+    folds,
+)
 
 BACKTESTED = 60  # latest runs that are predicted from the others
 _PRIOR_SD = 0.04  # how much the same run differs from one day to the next, before anything was seen
@@ -219,11 +227,14 @@ def fit_task(history: TaskHistory, options: Options) -> TaskModel:
         raise ValueError(f"task {history.task!r} has no usable batch")
     variance = fit_variance(cells)
     spread = cell_spread(cells, variance)
+    kind, _ = choose_contention(cells, len(runs), spread)
+    everything = np.ones((1, len(cells)))
+    fitted = fit_costs(cells, everything, kind, spread).cell_s(cells)[0]
+    # Once more, now that it is known how much batches and runs vary.
+    variance = fit_variance(cells, fitted)
+    spread = cell_spread(cells, variance, fit_shared_sd(cells, fitted))
     kind, errors = choose_contention(cells, len(runs), spread)
-    costs = fit_costs(cells, np.ones((1, len(cells))), kind, spread)
-    variance = fit_variance(cells, costs.cell_s(cells)[0])
-    spread = cell_spread(cells, variance)
-    costs = fit_costs(cells, np.ones((1, len(cells))), kind, spread)
+    costs = fit_costs(cells, everything, kind, spread)
     draws = fit_costs(cells, _bootstrap(cells, len(runs), options), kind, spread)
     known = np.array([run.gaps > 0 for run in runs])
     rest = _Rest(_fit_gap(history, known), variance, _stagger(history), _cold(history))

@@ -73,9 +73,9 @@ class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
     def fit(
         self,
         frame: pd.DataFrame,
-        y: None = None,
+        y: None = None,  # noqa: ARG002 - part of the scikit-learn contract
         *,
-        runs: pd.DataFrame | None = None,  # noqa: ARG002 - the contract has y
+        runs: pd.DataFrame | None = None,
     ) -> Self:
         """Learn from metric rows.
 
@@ -105,9 +105,9 @@ class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
     def partial_fit(
         self,
         frame: pd.DataFrame,
-        y: None = None,
+        y: None = None,  # noqa: ARG002 - part of the scikit-learn contract
         *,
-        runs: pd.DataFrame | None = None,  # noqa: ARG002 - the contract has y
+        runs: pd.DataFrame | None = None,
     ) -> Self:
         """Learn from further metric rows, in addition to what is known; parameters as for `fit`."""
         known: dict[str, TaskHistory] = getattr(self, "histories_", {})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.records import CATEGORIES, OUTCOMES
+from toolkit.records import FLAG_FIRST, FLAG_TAIL, WorkerIdentity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -187,62 +187,52 @@ def simulate_runs(
 
     The workers are cold in the first run only, if not `warm`.
     """
-    import pandas as pd
+    from toolkit.frames import concat_metrics
 
-    frames = [
-        simulate_run(workload, n_items, size, workers, seed=seed, ordinal=i, warm=warm or i > 0)
-        for i, (size, workers) in enumerate(settings)
-    ]
-    joined = pd.concat(frames, ignore_index=True)
-    for name in _CATEGORICAL:
-        joined[name] = joined[name].astype("category")
-    return joined
+    return concat_metrics(
+        [
+            simulate_run(workload, n_items, size, workers, seed=seed, ordinal=i, warm=warm or i > 0)
+            for i, (size, workers) in enumerate(settings)
+        ]
+    )
 
 
-_CATEGORICAL = ("run_id", "task", "name", "code_version", "host", "node", "worker", "outcome", "error_category")
+def _frame(
+    workload: Workload, done: _Batches, run_id: str, asked: int, workers: int, at: float
+) -> pd.DataFrame:
+    """Pack the batches as workers do, and read them as the client does."""
+    from toolkit.frames import RunInfo, metrics_frame, row_dtype
 
-
-def _frame(workload: Workload, done: _Batches, run_id: str, asked: int, workers: int, at: float) -> pd.DataFrame:
-    import pandas as pd
-
-    n = len(done.items)
-    items, worker = done.items.astype(np.int64), done.worker.astype(np.int64)
-    service = done.end - done.start
-    first = np.zeros(n, dtype=bool)
-    first[np.unique(worker, return_index=True)[1]] = True
-    largest = np.zeros(n)
+    order = np.argsort(done.end, kind="stable")  # rows are in the order of commits
+    items, worker, service = done.items[order], done.worker[order].astype(np.int64), (done.end - done.start)[order]
+    first = np.zeros(len(items), dtype=np.int64)
+    first[np.unique(worker, return_index=True)[1]] = FLAG_FIRST
+    largest = np.zeros(len(items))
     for code in np.unique(worker):
         largest[worker == code] = np.maximum.accumulate(items[worker == code])
-    text: dict[str, Any] = {
-        "run_id": run_id, "task": workload.name, "name": "", "code_version": "v1", "host": "host", "node": "node@host",
-        "worker": np.char.add("node@host/", (1000 + worker).astype(str)),
-        "outcome": pd.Categorical(["ok"] * n, categories=list(OUTCOMES)),
-        "error_category": pd.Categorical([""] * n, categories=list(CATEGORIES)),
-    }  # fmt: skip
+    rows = np.zeros(len(items), dtype=row_dtype())
     columns: dict[str, Any] = {
-        "batch": np.arange(n), "first_index": np.r_[0, np.cumsum(items)[:-1]], "attempt": 1,
-        "batch_size": asked, "items": items, "ok": items, "failed": 0, "retried": 0, "dead": 0,
-        "weight_asked": 0.0, "weight": 0.0,
-        "claimed_at": pd.to_datetime(np.round((at + done.start) * 1e6).astype(np.int64), unit="us", utc=True),
-        "service_s": service, "decode_s": 0.0, "store_s": 0.0, "idle_s": done.idle,
-        "cpu_user_s": service, "cpu_system_s": 0.0,
-        "peak_rss_bytes": (workload.base_bytes + workload.item_bytes * largest).astype(np.int64),
-        "input_bytes": 100 * items, "output_bytes": 100 * items,
-        "item_sum_s": service, "item_sumsq_s2": service**2 / items, "item_max_s": service / items,
-        "active_claims": done.active.astype(np.int64), "known_workers": workers, "max_workers": workers,
-        "first_in_process": first, "tail": items < asked, "cut_off": False, "batched": False,
-    }  # fmt: skip
-    frame = pd.DataFrame({name: {**text, **columns}[name] for name in METRIC_COLUMNS})
-    for name in _CATEGORICAL:
-        frame[name] = frame[name].astype("category")
-    return frame
-
-
-METRIC_COLUMNS = (
-    "run_id", "task", "name", "code_version", "host", "node", "worker", "batch", "first_index", "attempt", "batch_size",
-    "items", "ok", "failed", "retried", "dead", "weight_asked", "weight", "outcome", "error_category", "claimed_at",
-    "service_s", "decode_s", "store_s", "idle_s", "cpu_user_s", "cpu_system_s", "peak_rss_bytes", "input_bytes",
-    "output_bytes", "item_sum_s", "item_sumsq_s2", "item_max_s", "active_claims", "known_workers", "max_workers",
-    "first_in_process", "tail", "cut_off", "batched",
-)  # fmt: skip
-"""Columns of a simulated metric frame, those of ``run.metrics()``."""
+        "worker": worker,
+        "flags": first | np.where(items < asked, FLAG_TAIL, 0),
+        "attempt": 1,
+        "active_claims": done.active[order],
+        "known_workers": workers,
+        "asked": asked,
+        "items": items,
+        "ok": items,
+        "first_index": np.r_[0, np.cumsum(done.items)[:-1]][order],
+        "claimed_at": at + done.start[order],
+        "service_s": service,
+        "idle_s": done.idle[order],
+        "cpu_user_s": service,
+        "peak_rss_kib": (workload.base_bytes + workload.item_bytes * largest) // 1024,
+        "input_bytes": 100 * items,
+        "output_bytes": 100 * items,
+        "item_sum_s": service,
+        "item_sumsq_s2": service**2 / items,
+        "item_max_s": service / items,
+    }
+    for name, column in columns.items():
+        rows[name] = column
+    names = {code: WorkerIdentity("host", "node@host", 1000 + code, "v1", "").encode() for code in range(workers)}
+    return metrics_frame(RunInfo(run_id, workload.name, max_workers=workers), rows.tobytes(), names)

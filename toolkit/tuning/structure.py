@@ -33,7 +33,7 @@ from toolkit.tuning.history import Array, Cells
 from toolkit.tuning.nonneg import weighted_nonneg
 
 N_BASE = 4  # per_batch, per_item, first, cold
-CELL_SD = 0.03  # relative error that cells of one run share, however many batches they have: precision has an end
+SHARED_SD = 0.03  # relative error that the batches of a run share, before anything was seen
 _HUBER = 2.5
 _ENOUGH = 30  # degrees of freedom within cells that suffice to know how batches vary
 _ROUNDS = 8  # alternations between costs and contention; they settle in three to five
@@ -146,9 +146,24 @@ def fit_costs(cells: Cells, weights: Array, kind: str, spread: Array) -> Costs:
     return Costs(kind, base, theta)
 
 
-def cell_spread(cells: Cells, variance: tuple[float, float]) -> Array:
-    """Relative variance of the cells' means: what more batches average out, and what they do not."""
-    return np.asarray(CELL_SD**2 + (variance[0] + variance[1] / cells.items) / cells.n)
+def cell_spread(cells: Cells, variance: tuple[float, float], shared_sd: float = SHARED_SD) -> Array:
+    """Relative variance of the cells' means: what more batches average out, and what a run shares.
+
+    A run counts about once, however many batches and cells it has: a cell has the share of its time, and at least an
+    equal share, so that a few small batches that probe are not lost.
+    """
+    spent = cells.n * cells.mean_s
+    per_run = np.bincount(cells.run, weights=spent)[cells.run]
+    share = np.maximum(spent / per_run, 1.0 / np.bincount(cells.run)[cells.run])
+    return np.asarray(shared_sd**2 / share + (variance[0] + variance[1] / cells.items) / cells.n)
+
+
+def fit_shared_sd(cells: Cells, predicted: Array) -> float:
+    """Standard deviation of the factor that the batches of a run share, from how far runs are from `predicted`."""
+    spent = np.bincount(cells.run, weights=cells.n * cells.mean_s)
+    expected = np.bincount(cells.run, weights=cells.n * predicted)
+    errors = np.log(spent[spent > 0] / expected[spent > 0])
+    return float(np.sqrt((2 * SHARED_SD**2 + np.square(errors).sum()) / (2 + len(errors))))
 
 
 def fit_variance(cells: Cells, predicted: Array | None = None) -> tuple[float, float]:

@@ -9,16 +9,19 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from toolkit.cluster import LocalCluster
 
-browser_recipe = pytest.importorskip("tests.acceptance.browser", reason="Playwright is not installed")
-expect = browser_recipe.expect
-
 REQUIRED = os.environ.get("TOOLKIT_REQUIRE_BROWSER") == "1"
+RECIPE = "tests.acceptance.browser"  # needs Playwright
+browser_recipe = (
+    import_module(RECIPE) if REQUIRED else pytest.importorskip(RECIPE, reason="Playwright is not installed")
+)
+expect = browser_recipe.expect
 CHROMIUM = browser_recipe.find_chromium()
 pytestmark = [
     pytest.mark.skipif(

@@ -271,3 +271,17 @@ def test_client_frames_and_doctor(client: Client) -> None:
     assert client.workers()["workers"].tolist() == [2]
     assert not [f for f in client.doctor() if f.level == "problem"]
     assert "finished" in str(run)
+
+
+def test_an_item_that_user_code_changes_in_place_is_retried_and_buried_as_submitted(client: Client) -> None:
+    def spoil(item: dict[str, list[int]]) -> int:
+        item["values"].append(0)
+        if len(item["values"]) > 2:
+            raise RuntimeError("spoilt twice")
+        raise ConnectionError("again")
+
+    run = client.map(spoil, [{"values": [1]}], retry=Retry(max_attempts=2, backoff_s=0.01))
+    assert run.wait(60).dead == 1
+    letters = run.dead_letters()
+    assert letters["item"].tolist() == [{"values": [1]}]
+    assert letters["error_type"].tolist() == ["ConnectionError"]

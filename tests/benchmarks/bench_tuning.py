@@ -1,7 +1,7 @@
 """Is the advice any good on this machine, and how long does it take? Real processes, a real clock, no server.
 
-``python tests/benchmarks/bench_tuning.py [--quick]`` prints; nothing is asserted, because the machine is noisy. Workers take
-batches from a shared counter, which is all that the model assumes of a ledger.
+``python tests/benchmarks/bench_tuning.py [--quick]`` prints; nothing is asserted, because the machine is noisy. Workers
+take batches from a shared counter, which is all that the model assumes of a ledger.
 """
 
 from __future__ import annotations
@@ -140,11 +140,10 @@ def speed() -> None:
     """Seconds of fitting, asking and re-planning."""
     work = Workload(per_item_s=1e-3, item_sigma=0.5, cores=4)
     one = simulate_runs(work, 20_000, [(1, 4), (10, 2), (100, 8), (1000, 4), (10, 1), (100, 2)])
-    copies = []
-    for i in range(36):
-        copies.append(
-            one.assign(run_id=one["run_id"].astype(str) + f"-{i}", claimed_at=one["claimed_at"] + pd.Timedelta(days=i))
-        )
+    copies = [
+        one.assign(run_id=one["run_id"].astype(str) + f"-{i}", claimed_at=one["claimed_at"] + pd.Timedelta(days=i))
+        for i in range(36)
+    ]
     many = pd.concat(copies, ignore_index=True)
     for name in ("run_id", "worker", "host", "task", "code_version"):
         many[name] = many[name].astype("category")
@@ -163,9 +162,7 @@ def speed() -> None:
         at = time.perf_counter()
         replan(rows, remaining=10_000, workers=4)
         times.append(time.perf_counter() - at)
-    print(
-        f"{len(many):,} rows, {many['run_id'].nunique()} runs: fit {fitted - begun:.2f} s, recommend {asked - fitted:.2f} s"
-    )
+    print(f"{len(many):,} rows of {len(copies)} copies: fit {fitted - begun:.2f} s, recommend {asked - fitted:.2f} s")
     print(f"replan over {len(rows):,} rows: {1e3 * np.median(times):.2f} ms")
 
 

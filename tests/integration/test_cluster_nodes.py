@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.integration.clusters import StandIn, alive, home, server_only, until
+from tests.integration.clusters import StandIn, alive, guard_looked, home, server_only, until
 from toolkit.cluster import files
 from toolkit.cluster.leases import NodeKeepAlive
 from toolkit.errors import ClusterError
@@ -229,9 +231,7 @@ def test_a_node_that_works_keeps_the_cluster_alive_without_any_client(home: Path
     keep_alive = NodeKeepAlive(home / "leases")
     keep_alive(True)
     cluster.close()
-    guard = psutil.Process(status.guard_pid)
-    ticks = guard.num_ctx_switches().voluntary
-    until(lambda: guard.num_ctx_switches().voluntary > ticks + 4, "the guard looked several times")
+    guard_looked(home)
     assert alive(status.node_pid)
     assert alive(status.server_pid)
     keep_alive(False)
@@ -280,9 +280,28 @@ def test_stop_after_a_killed_guard_leaves_nothing(home: Path) -> None:
         old = cluster.status()
         os.kill(old.guard_pid, signal.SIGKILL)
         until(lambda: not alive(old.guard_pid), "the guard is dead")
+        runtime = Path(cluster._where()).parent
         cluster.stop()
         until(lambda: not group_of(old.node_pid), "the node has ended")
         assert not files.is_locked(home / "data.lock")
+        assert not runtime.exists()
+
+
+def test_when_the_login_ends_and_takes_the_socket_along_everything_moves(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="tk-login-", ignore_cleanup_errors=True) as login:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", login)
+        with StandIn(home, 1) as cluster:
+            cluster.wait_ready(PATIENCE_S)
+            assert cluster._where().startswith(login)
+            first = cluster.status().node_pid
+            shutil.rmtree(login)
+            until(lambda: cluster.status().running, "the server is back")
+            assert not cluster._where().startswith(login)
+            until(lambda: len(cluster.lives()) == 2, "a node that knows the new socket")
+            cluster.wait_ready(PATIENCE_S)
+            assert group_of(first) == []
 
 
 def test_what_the_guard_tells_is_about_this_guards_node(home: Path) -> None:

@@ -16,6 +16,7 @@ from toolkit.cluster import LocalCluster, children, files, launch, layout, nodes
 from toolkit.cluster import binary as binaries
 from toolkit.cluster.leases import Lease, NodeKeepAlive
 from toolkit.cluster.status import ClusterStatus
+from toolkit.cluster.supervisor import Supervisor
 from toolkit.errors import ClusterError, InvalidInput
 
 ROOM = Path(files.__file__).parent
@@ -393,6 +394,41 @@ def test_the_status_in_one_line(tmp_path: Path) -> None:
         node_state="ready", node_pid=8, node_restarts=1,
     )  # fmt: skip
     assert status.line() == ("local cluster in /x: valkey 9.1.2, pid 7, node py311-a ready with 4 workers, 2 restarts")
+
+
+# --------------------------------------------------------------------------- the end
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Supervisor:
+    state = layout.StateDir(tmp_path / "state")
+    state.prepare()
+    made = Supervisor(state.path, 0o022, lambda text: None)
+    made.server.publish()
+    return made
+
+
+def test_the_door_is_closed_when_nobody_is_there(supervisor: Supervisor) -> None:
+    assert supervisor._nobody_comes()
+    assert not (supervisor.home / "server.json").exists()
+    assert files.is_locked(supervisor.home / "start.lock")  # whoever comes now waits for the end
+
+
+def test_the_door_is_opened_again_for_somebody_who_came_at_the_last_moment(supervisor: Supervisor) -> None:
+    lease = Lease(supervisor.home / "leases", 1.0, None)
+    lease.take()
+    assert not supervisor._nobody_comes()
+    assert (supervisor.home / "server.json").exists()
+    assert not files.is_locked(supervisor.home / "start.lock")
+    lease.release()
+
+
+def test_the_guard_does_not_end_while_somebody_starts_the_cluster(supervisor: Supervisor) -> None:
+    lock = files.try_lock(supervisor.home / "start.lock")
+    assert lock is not None
+    assert not supervisor._nobody_comes()
+    assert (supervisor.home / "server.json").exists()
+    os.close(lock)
 
 
 # --------------------------------------------------------------------------- the guard's files

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import pytest
 
 from tests.unit.notebook_samples import EVERYTHING, HOSTILE, ended, status
-from toolkit.notebook.progress import LOG_S, ProgressBar, bar, progress_line
+from toolkit.notebook.progress import LOG_S, START_S, ProgressBar, bar, progress_line
 from toolkit.records import RunState
 
 
@@ -92,12 +92,14 @@ def test_log_gets_a_full_line_now_and_then_and_the_last_one():
     assert "\r" not in stream.getvalue()
 
 
-def test_short_run_leaves_one_line_in_a_log():
-    stream = io.StringIO()
-    progress = ProgressBar(stream)
+@pytest.mark.parametrize(("waited_s", "lines"), [(START_S / 2, 0), (START_S, 1)])
+def test_wait_of_a_few_seconds_leaves_one_line_in_a_log_and_a_shorter_one_none(waited_s: float, lines: int):
+    clock, stream = Clock(), io.StringIO()
+    progress = ProgressBar(stream, clock=clock)
     progress.update(status())
+    clock.now = waited_s
     progress.close(ended())
-    assert len(stream.getvalue().splitlines()) == 1
+    assert len(stream.getvalue().splitlines()) == lines
 
 
 def test_terminal_is_redrawn_in_place_without_escape_sequences():
@@ -107,6 +109,8 @@ def test_terminal_is_redrawn_in_place_without_escape_sequences():
     with os.fdopen(terminal, "w", encoding="utf-8") as stream, os.fdopen(controller, "rb", buffering=0) as screen:
         progress = ProgressBar(stream, clock=clock)
         # When two snapshots come at once and one later
+        progress.update(status(ok=50))
+        clock.now = START_S
         progress.update(status(ok=100))
         progress.update(status(ok=200))
         clock.now = 1.0
@@ -115,6 +119,7 @@ def test_terminal_is_redrawn_in_place_without_escape_sequences():
         drawn = read_to_end(screen)
     # Then the second is skipped, each drawing starts at the left edge, and the line is ended
     assert drawn.count("\r") - drawn.count("\r\n") == 3
+    assert "60/1,000" not in drawn  # too early
     assert "210/1,000" not in drawn
     assert "310/1,000" in drawn
     assert drawn.endswith("\r\n")
@@ -126,6 +131,8 @@ def test_shorter_line_covers_the_longer_one_before():
     clock = Clock()
     with os.fdopen(terminal, "w", encoding="utf-8") as stream, os.fdopen(controller, "rb", buffering=0) as screen:
         progress = ProgressBar(stream, clock=clock)
+        progress.update(status())
+        clock.now = START_S
         progress.update(status(name="a long name of a run"))
         progress.close(ended(name="b", ok=5, dead=0, submitted=5))
         first, second = read_to_end(screen).split("\r")[1:3]
@@ -143,10 +150,24 @@ def test_silent_bar_draws_nothing():
 def test_stream_without_unicode_gets_ascii():
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii", errors="strict")
-    progress = ProgressBar(stream)
+    clock = Clock()
+    progress = ProgressBar(stream, clock=clock)
+    progress.update(status())
+    clock.now = START_S
     progress.close(ended(name="Größe"))
     assert b"Gr??e" in raw.getvalue()
 
 
 def test_a_closed_pipe_does_not_end_the_wait():
-    ProgressBar(Closed()).close(ended())
+    clock = Clock()
+    progress = ProgressBar(Closed(), clock=clock)
+    progress.update(status())
+    clock.now = START_S
+    progress.close(ended())
+    assert progress.silent
+
+
+def test_waiting_for_what_has_ended_draws_nothing():
+    stream = io.StringIO()
+    ProgressBar(stream).close(ended())
+    assert stream.getvalue() == ""

@@ -284,7 +284,7 @@ class Node:
         now = time.monotonic()
         if self.child is None:
             return max(0.0, self.backoff.next_at - now) if self.wanted.get("argv") else 60.0
-        return max(0.0, self.kill_at - now) if self.kill_at else 60.0
+        return max(0.05, self.kill_at - now) if self.kill_at else 60.0  # what was killed may take a while to go
 
     def _look(self) -> None:
         """See whether the process ended, or has to."""

@@ -118,6 +118,14 @@ def runtime_directory(home: Path, name: str) -> Path:
     raise GuardError("no directory for the server's socket: " + "; ".join(problems))
 
 
+def remove_runtime(runtime: Path) -> None:
+    """Remove the directory for the socket, as far as it is this cluster's."""
+    with contextlib.suppress(OSError):
+        for name in ("s", "wake"):
+            (runtime / name).unlink(missing_ok=True)
+        runtime.rmdir()
+
+
 # --------------------------------------------------------------------------- locks
 
 

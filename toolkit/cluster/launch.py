@@ -226,6 +226,8 @@ def stop(state: StateDir, grace_s: float) -> None:
             nodes.kill_leftovers(state)
         if state.password_file.exists():
             os.close(files.end_leftover_server(state.path, state.read_password()))
+        if left := state.server().get("socket"):
+            files.remove_runtime(Path(left).parent)
         (state.path / "server.json").unlink(missing_ok=True)
     finally:
         os.close(lock)

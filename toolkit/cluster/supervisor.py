@@ -18,6 +18,7 @@ from toolkit.cluster.files import (
     end_leftover_server,
     live_leases,
     read_json,
+    remove_runtime,
     runtime_directory,
     try_lock,
     wait_lock,
@@ -214,10 +215,7 @@ class Supervisor:
         for node in self.nodes.values():
             node.ready_path.unlink(missing_ok=True)
         if self.runtime:
-            for name in ("s", "wake"):
-                (self.runtime / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                self.runtime.rmdir()
+            remove_runtime(self.runtime)
         (self.home / "stop.json").unlink(missing_ok=True)
         say("the guard ends")
 

@@ -6,7 +6,7 @@ The codec is imported where it is used: a module that only marks its functions a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from toolkit.errors import EncodeError
@@ -46,15 +46,27 @@ class Stats:
     output_bytes: int = 0
     store_s: float = 0.0
 
-    def plus(self, more: Mapping[str, float]) -> Stats:
+
+class Tally:
+    """Stats of a batch in progress."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {name: field.default for name, field in Stats.__dataclass_fields__.items()}
+
+    def add(self, more: Mapping[str, float]) -> None:
         """Add measurements by field name; of maxima the larger one stays, unknown names are left out."""
-        changed: dict[str, Any] = {}
+        values = self._values
         for name, value in more.items():
             if name in ("item_max_s", "peak_rss_kib"):
-                changed[name] = max(getattr(self, name), value)
-            elif name in Stats.__dataclass_fields__:
-                changed[name] = getattr(self, name) + value
-        return replace(self, **changed)
+                values[name] = max(values[name], value)
+            elif name in values:
+                values[name] += value
+
+    def stats(self) -> Stats:
+        """What has been added up so far."""
+        return Stats(**self._values)
 
 
 @dataclass(frozen=True, slots=True)

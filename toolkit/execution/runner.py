@@ -31,7 +31,7 @@ from toolkit.execution.failures import (
     termination_behind,
 )
 from toolkit.execution.guarding import Guard, GuardStack
-from toolkit.execution.parts import Outputs, Part, Stats
+from toolkit.execution.parts import Outputs, Part, Stats, Tally
 from toolkit.execution.tasks import Task
 from toolkit.records import RunSpec
 
@@ -148,7 +148,7 @@ class Runner:
         step = self._call_once if self._task.batched else self._advance
         last = False
         while not last:
-            with self._guards.around(slot, batch.measured):
+            with self._guards.around(slot, batch.tally.add):
                 call = self._prepare(batch)
                 stopped = call is not None and step(batch, call, on_item, progress_s)
             last = stopped or batch.position >= n
@@ -201,7 +201,7 @@ class Runner:
                 break
         slot.position = NO_ITEM
         batch.position = reached
-        batch.measured(
+        batch.tally.add(
             {"service_s": began - first, "item_sum_s": total, "item_sumsq_s2": squares, "item_max_s": longest}
         )
         return stopped
@@ -238,7 +238,7 @@ class Runner:
             self._fail_rest(batch, exc, "setup failed: ")
             return None
         finally:
-            batch.measured({"service_s": perf_counter() - began})
+            batch.tally.add({"service_s": perf_counter() - began})
         return bind_state(self._task.fn, state, self._kwargs)
 
     def _fail_rest(self, batch: _Batch, error: BaseException, prefix: str = "", verdict: Verdict | None = None) -> None:
@@ -280,7 +280,7 @@ class Runner:
             self._batch_failed(batch, exc)
         batch.slot.position = NO_ITEM
         batch.position = n
-        batch.measured(
+        batch.tally.add(
             {"service_s": spent, "item_sum_s": spent, "item_sumsq_s2": spent * spent / n, "item_max_s": spent / n}
         )
         return False
@@ -312,7 +312,7 @@ class Runner:
 class _Batch:
     """A batch in progress: what has been executed and not yet handed over."""
 
-    __slots__ = ("cause", "failures", "items", "outputs", "position", "results", "slot", "start", "stats")
+    __slots__ = ("cause", "failures", "items", "outputs", "position", "results", "slot", "start", "tally")
 
     def __init__(self, items: Sequence[Any], slot: Slot, outputs: Outputs) -> None:
         self.items = items
@@ -323,31 +323,36 @@ class _Batch:
         self.results: list[Any] = []
         self.failures: list[Failure] = []
         self.cause: Failure | None = None
-        self.stats = Stats()
+        self.tally = Tally()
 
     @property
     def full(self) -> bool:
         """Whether failures alone make a part due."""
         return len(self.failures) >= MAX_FAILURES
 
-    def measured(self, values: Mapping[str, float]) -> None:
-        """Add to the stats."""
-        self.stats = self.stats.plus(values)
-
     def parts(self, last: bool, stopped: bool) -> Iterator[Part]:
         """Hand over what has been executed, in one part or, where the output is large, in several."""
         if self.cause is not None:
-            yield Part(self.start, self.position, None, 0, (), last, stopped, True, self.cause, self.stats)
+            yield Part(self.start, self.position, None, 0, (), last, stopped, True, self.cause, self.tally.stats())
             return
         results, failures, end = self.results, self.failures, self.position
         first, self.start, self.results, self.failures = self.start, self.position, [], []
         began = perf_counter()
         for start, stop, output, failed in self.outputs.encode(first, end, results, failures):
-            self.measured({"store_s": perf_counter() - began, "output_bytes": len(output or b"")})
+            self.tally.add({"store_s": perf_counter() - began, "output_bytes": len(output or b"")})
             final = stop == end
             n_ok = stop - start - len(failed)
             yield Part(
-                start, stop, output, n_ok, tuple(failed), last and final, stopped and final, False, None, self.stats
+                start,
+                stop,
+                output,
+                n_ok,
+                tuple(failed),
+                last and final,
+                stopped and final,
+                False,
+                None,
+                self.tally.stats(),
             )
             began = perf_counter()
 

@@ -58,16 +58,52 @@ def make_pages(items: Iterable[Any], *, start: int = 0, key: Any = None, max_ite
             start += count
 
 
+_IMMUTABLE = frozenset((bool, int, float, str, bytes, type(None)))
+
+
+class _Decoded:
+    """One page in memory.
+
+    User code may change an item in place. A position that was handed out once is therefore decoded anew the next time,
+    unless the items are of a kind that nobody can change.
+    """
+
+    __slots__ = ("_blob", "_handed", "_mutable", "keys", "size", "values")
+
+    def __init__(self, blob: bytes, keys: bytes) -> None:
+        self._blob = blob
+        self.values = codec.decode_page(blob)
+        self.keys = codec.decode_page(keys) if keys else None
+        self.size = len(blob)
+        self._mutable = not _IMMUTABLE.issuperset(map(type, self.values))
+        self._handed: set[int] = set()
+
+    def take(self, low: int, high: int) -> list[Any]:
+        """Items of the positions ``low <= i < high``, as they were submitted."""
+        if self._mutable:
+            positions = range(low, high)
+            if not self._handed.isdisjoint(positions):
+                self.values = codec.decode_page(self._blob)
+                self._handed.clear()
+            self._handed.update(positions)
+        return self.values[low:high]
+
+    def original(self, position: int) -> Any:
+        """One item as it was submitted, whatever became of the one handed out."""
+        return codec.decode_page(self._blob)[position] if self._mutable else self.values[position]
+
+
 class PageCache:
     """Decoded pages that a worker keeps between claims: the one it is on."""
 
     def __init__(self) -> None:
-        self._pages: dict[int, tuple[list[Any], list[Any] | None, int]] = {}
+        self._pages: dict[int, _Decoded] = {}
+        self._kept = -1
 
     @property
     def have(self) -> int:
         """First index of the latest page kept, -1 when none."""
-        return next(reversed(self._pages)) if self._pages else -1
+        return self._kept
 
     def slice(
         self, pages: Sequence[tuple[int, bytes, bytes]], ranges: Sequence[tuple[int, int]]
@@ -80,33 +116,42 @@ class PageCache:
             Every page that the ranges touch; empty bytes for one that is kept.
         ranges : sequence of (start, stop)
             Item indexes.
+
+        Raises
+        ------
+        LedgerCorrupt
+            The pages do not hold what the ranges name.
         """
-        table: dict[int, tuple[list[Any], list[Any] | None, int]] = {}
+        table: dict[int, _Decoded] = {}
         for start, blob, keys in pages:
             if blob:
-                decoded = codec.decode_page(blob)
-                table[start] = (decoded, codec.decode_page(keys) if keys else None, len(blob))
+                table[start] = _Decoded(blob, keys)
             elif start in self._pages:
                 table[start] = self._pages[start]
             else:
                 raise LedgerCorrupt(f"page {start} was asked for as known and is not")
-        ordered = sorted(table.items())  # the server names a page where a range first touches it
         items: list[Any] = []
         all_keys: list[Any] = []
         size = 0.0
         for a, b in ranges:
-            for start, (values, keys_, length) in ordered:
-                low, high = max(a, start), min(b, start + len(values))
+            for start, page in table.items():
+                low, high = max(a - start, 0), min(b - start, len(page.values))
                 if low < high:
-                    items += values[low - start : high - start]
-                    if keys_ is not None:
-                        all_keys += keys_[low - start : high - start]
-                    size += length * (high - low) / len(values)
+                    items += page.take(low, high)
+                    if page.keys is not None:
+                        all_keys += page.keys[low:high]
+                    size += page.size * (high - low) / len(page.values)
         if len(items) != sum(b - a for a, b in ranges):
-            raise LedgerCorrupt(f"pages hold {len(items)} of the items of {ranges}")
-        if ordered:
-            self._pages = dict(ordered[-1:])
+            raise LedgerCorrupt(f"pages hold {len(items)} of the items of {list(ranges)[:5]}")
+        if table:
+            # all pages of this claim stay until the next one, for `original`
+            self._pages, self._kept = table, max(table)
         return items, all_keys or None, int(size)
+
+    def original(self, index: int) -> Any:
+        """Item `index` of the latest slice as it was submitted, even if user code changed the one handed out."""
+        start = max(s for s in self._pages if s <= index)
+        return self._pages[start].original(index - start)
 
 
 def pack_output(ranges: Sequence[tuple[int, int]], page: bytes) -> bytes:

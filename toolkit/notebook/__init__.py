@@ -19,7 +19,6 @@ Importing this package loads neither ipywidgets nor matplotlib; each view loads 
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -106,7 +105,6 @@ def _report(path: str | Path, **parts: Any) -> Path:
 
 
 def _progress(stream: TextIO) -> ProgressBar:
-    from toolkit.notebook.progress import ProgressBar, in_kernel
+    from toolkit.notebook.progress import ProgressBar
 
-    # What a kernel writes to stderr, a notebook shows as an error.
-    return ProgressBar(sys.stdout if in_kernel(stream) else stream)
+    return ProgressBar(stream)

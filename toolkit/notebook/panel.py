@@ -38,6 +38,9 @@ VIEW_TYPE: Final = "application/vnd.jupyter.widget-view+json"
 SECTION_S: Final = 2.0
 """Shortest time between two readings of an open section (workers, dead letters), which cost more than a snapshot."""
 
+AFTER_CELL_S: Final = 0.5
+"""Longest time that the end of a cell waits for a last look at the run."""
+
 MAX_VIEWS: Final = 64
 """Outputs of one run that are replaced at its end; executing a cell again and again leaves dead ones behind."""
 
@@ -100,6 +103,7 @@ class RunPanel:
         self._watched_at = time.monotonic()
         self._read_at: dict[str, tuple[float, int]] = {}
         self._thread: threading.Thread | None = None
+        self._caught_up: threading.Event | None = None
         self.ended = False
         self._draw()
 
@@ -118,7 +122,19 @@ class RunPanel:
                     target=self._refresh, name=f"toolkit-panel-{self.view.run_id}", daemon=True
                 )
                 self._thread.start()
+                shell().events.register("post_run_cell", self._after_cell)
         self._attend()
+
+    def _after_cell(self, _result: Any) -> None:
+        """Let the refresher look once more before the cell counts as executed.
+
+        What runs a notebook from top to bottom (nbconvert, papermill) listens only while a cell runs: a run that ended
+        during the cell must show its summary now, or the widget would be saved in its place.
+        """
+        done = threading.Event()
+        self._caught_up = done
+        self._wake.set()
+        done.wait(AFTER_CELL_S)
 
     def _clicked(self, _button: Any) -> None:
         self._cancel.set()
@@ -141,13 +157,20 @@ class RunPanel:
     # ------------------------------------------------------------------ on the refresher
 
     def _refresh(self) -> None:
-        while not self.view.final:
+        while not self.ended:
             self._wake.wait(period_s(time.monotonic() - self._watched_at, self.view.trouble is not None))
             self._wake.clear()
-            self._ask()
-            # A view that cannot be sent (the kernel is going down) must not end the watch of the others.
-            _quietly(self._draw)
-        self._end()
+            waiting, self._caught_up = self._caught_up, None
+            self._look()
+            if waiting is not None:
+                waiting.set()
+
+    def _look(self) -> None:
+        self._ask()
+        # A view that cannot be sent (the kernel is going down) must not end the watch of the others.
+        _quietly(self._draw)
+        if self.view.final:
+            self._end()
 
     def _ask(self) -> None:
         """Pass on a click, then take a new snapshot; an error becomes a line of the panel."""
@@ -220,6 +243,7 @@ class RunPanel:
             outputs, self._outputs = self._outputs, []
             with _live_lock:
                 _live.pop(self.view.run_id, None)
+        _quietly(shell().events.unregister, "post_run_cell", self._after_cell)
         _quietly(self._draw)
         _quietly(self._hide_button)
         bundle = self._bundle(live=False)
@@ -245,11 +269,16 @@ def show_bundle(bundle: dict[str, Any], **options: Any) -> Any:
     return show(bundle, raw=True, **options)
 
 
-def kernel_present() -> bool:
-    """Whether this process is a kernel whose outputs a browser shows."""
+def shell() -> Any:
+    """Return the interactive shell of this process, None outside of IPython."""
     from IPython.core.getipython import get_ipython
 
-    return getattr(get_ipython(), "kernel", None) is not None
+    return get_ipython()
+
+
+def kernel_present() -> bool:
+    """Whether this process is a kernel whose outputs a browser shows."""
+    return getattr(shell(), "kernel", None) is not None
 
 
 def run_display(run: Any) -> None:

@@ -15,6 +15,9 @@ from toolkit.notebook import escape
 from toolkit.notebook import format as fmt
 from toolkit.records import RunState, RunStatus
 
+START_S: Final = 0.5
+"""A wait that is over before this draws nothing: the results of a short run come without noise."""
+
 REDRAW_S: Final = 0.1
 """Shortest time between two drawings in place."""
 
@@ -89,22 +92,27 @@ class ProgressBar:
         # A kernel's stream is no terminal, but the notebook obeys a carriage return.
         self._in_place = _is_terminal(stream) or in_kernel(stream)
         self._drawn = ""
-        self._next_at: float | None = None
+        self._began_at: float | None = None
+        self._next_at = 0.0
 
     def update(self, status: RunStatus) -> None:
         """Draw `status`, unless the last drawing was a moment ago. Never raises because of the stream."""
         now = self._clock()
-        if self._next_at is None:
-            # In a log the first line comes after a while: a short run leaves only its last one.
-            self._next_at = now if self._in_place else now + LOG_S
+        if self._began_at is None:
+            self._began_at = now
+            # In a log the first line comes after a while: a run of a few seconds leaves only its last one.
+            self._next_at = now + (START_S if self._in_place else LOG_S)
         if self.silent or now < self._next_at:
             return
         self._next_at = now + (REDRAW_S if self._in_place else LOG_S)
         self._draw(status, end="" if self._in_place else "\n")
 
     def close(self, status: RunStatus | None = None) -> None:
-        """Draw the last line and end it; without `status` end the line that is there."""
-        if self.silent:
+        """Draw the last line and end it; without `status` end the line that is there.
+
+        After a wait shorter than `START_S`, or for a run that had ended before it, nothing is drawn.
+        """
+        if self.silent or self._began_at is None or self._clock() - self._began_at < START_S:
             return
         if status is not None:
             self._draw(status, end="\n")

@@ -191,11 +191,12 @@ class BatchLoop:
         context.batches += 1
         idle_s = math.nan if self._idle_since is None else time.perf_counter() - self._idle_since
         tally = Tally(claim, context, idle_s, decode_s, input_bytes)
+        batch = Batch(indexes, attempts, item_keys, context.pages)
         ask: Ask | None = None
         parts = context.runner.run(items, indexes, attempts, item_keys, on_item=_never_stop(step, context))
         for part in parts:
             tally.count(part)
-            progress = self._progress(claim, part, offset, Batch(items, indexes, attempts, item_keys), tally)
+            progress = self._progress(claim, part, offset, batch, tally)
             if part.last:
                 self._idle_since = time.perf_counter()
                 service_s = part.stats.service_s
@@ -249,10 +250,10 @@ def _never_stop(step: Callable[[int], bool], context: RunContext) -> Callable[[i
 class Batch:
     """The items of a claim that are being executed."""
 
-    items: Sequence[object]
     indexes: Sequence[int]
     attempts: Sequence[int]
     keys: Sequence[object] | None
+    pages: PageCache
 
     def ok_ranges(self, part: Part) -> list[tuple[int, int]]:
         """Index ranges of the part's ok items, in the order of its results."""
@@ -265,7 +266,7 @@ class Batch:
         """The dead letter of a failed item."""
         p = failure.position
         return codec.encode({
-            "item": self.items[p], "key": self.keys[p] if self.keys else None, "error_type": failure.error_type,
+            "item": self.pages.original(self.indexes[p]), "key": self.keys[p] if self.keys else None, "error_type": failure.error_type,
             "message": _clean(failure.message), "traceback_text": _clean(failure.traceback_text),
             "category": failure.category, "attempts": self.attempts[p],
             "worker": WorkerIdentity.decode(identity).worker, "logs": _clean(failure.logs), "at": at,

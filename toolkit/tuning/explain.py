@@ -85,8 +85,9 @@ def how_sure(model: TaskModel) -> list[str]:
     dropped = ", ".join(f"{count:,} {name}" for name, count in model.history.dropped.items() if count)
     if dropped:
         lines.append(f"rows left out: {dropped}")
-    if len(model.history.hosts) > 1:
-        lines.append(f"{len(model.history.hosts)} hosts are treated as equally fast")
+    hosts = sum(1 for host in model.history.hosts if host)
+    if hosts > 1:
+        lines.append(f"{hosts} hosts are treated as equally fast")
     return lines
 
 
@@ -107,7 +108,7 @@ def evidence(model: TaskModel) -> dict[str, Any]:
         "batch_sizes": f"{low:,.0f} to {high:,.0f}",
         "workers": list(checks.workers),
         "settings": len(checks.settings),
-        "hosts": len(history.hosts),
+        "hosts": max(1, sum(1 for host in history.hosts if host)),
         "contention": model.costs.kind,
         "per_batch_s": float(model.costs.base[0, 0]),
         "per_item_s": float(model.costs.base[0, 1]),

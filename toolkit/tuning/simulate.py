@@ -197,9 +197,7 @@ def simulate_runs(
     )
 
 
-def _frame(
-    workload: Workload, done: _Batches, run_id: str, asked: int, workers: int, at: float
-) -> pd.DataFrame:
+def _frame(workload: Workload, done: _Batches, run_id: str, asked: int, workers: int, at: float) -> pd.DataFrame:
     """Pack the batches as workers do, and read them as the client does."""
     from toolkit.frames import RunInfo, metrics_frame, row_dtype
 
@@ -235,4 +233,4 @@ def _frame(
     for name, column in columns.items():
         rows[name] = column
     names = {code: WorkerIdentity("host", "node@host", 1000 + code, "v1", "").encode() for code in range(workers)}
-    return metrics_frame(RunInfo(run_id, workload.name, max_workers=workers), rows.tobytes(), names)
+    return metrics_frame(RunInfo(run_id, workload.name, "", workers), rows.tobytes(), names)

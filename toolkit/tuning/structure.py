@@ -35,6 +35,7 @@ from toolkit.tuning.nonneg import weighted_nonneg
 N_BASE = 4  # per_batch, per_item, first, cold
 SHARED_SD = 0.03  # relative error that the batches of a run share, before anything was seen
 _HUBER = 2.5
+_WILD = 5.0  # a cell whose variance is more than this many times the fitted one is trusted less
 _ENOUGH = 30  # degrees of freedom within cells that suffice to know how batches vary
 _ROUNDS = 8  # alternations between costs and contention; they settle in three to five
 _FOLDS = 20
@@ -163,7 +164,9 @@ def fit_shared_sd(cells: Cells, predicted: Array) -> float:
     spent = np.bincount(cells.run, weights=cells.n * cells.mean_s)
     expected = np.bincount(cells.run, weights=cells.n * predicted)
     errors = np.log(spent[spent > 0] / expected[spent > 0])
-    return float(np.sqrt((2 * SHARED_SD**2 + np.square(errors).sum()) / (2 + len(errors))))
+    # From the median, because one run with a stuck batch is an outlier, and the others are as good as before.
+    sd = 1.4826 * float(np.median(np.abs(errors)))
+    return math.sqrt((2 * SHARED_SD**2 + len(errors) * sd**2) / (2 + len(errors)))
 
 
 def fit_variance(cells: Cells, predicted: Array | None = None) -> tuple[float, float]:
@@ -183,10 +186,10 @@ def fit_variance(cells: Cells, predicted: Array | None = None) -> tuple[float, f
         return 0.1**2, 0.3**2
     target = np.clip(target, 1e-6, 25.0)
     design = np.stack([np.ones(len(items)), 1.0 / items], axis=1)
-    fitted = np.full(len(items), float(np.average(target, weights=weight)))
+    fitted = np.full(len(items), float(np.median(np.repeat(target, np.minimum(weight, 50).astype(np.int64) + 1))))
     found = np.zeros((1, 2))
-    for _ in range(4):  # relative errors: a variance is known up to a factor
-        weights = weight / (fitted + 1e-4) ** 2
+    for _ in range(4):  # relative errors: a variance is known up to a factor; one wild cell is no variance
+        weights = weight * np.minimum(1.0, _WILD * (fitted + 1e-4) / target) / (fitted + 1e-4) ** 2
         found = weighted_nonneg(design[None], target[None], weights[None], np.full((1, 2), 1e-9))
         fitted = design @ found[0]
     return float(found[0, 0]), float(found[0, 1])

@@ -1,0 +1,113 @@
+"""Costs with known truth are found again; the solver is exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+
+from toolkit.tuning.clean import clean
+from toolkit.tuning.model import Options, TaskModel, fit_task
+from toolkit.tuning.nonneg import solve_nonneg, weighted_nonneg
+from toolkit.tuning.simulate import Workload, simulate_runs
+from toolkit.tuning.structure import contention_basis, fit_variance
+
+DESIGN = [(10, 1), (100, 2), (10, 4), (100, 8), (30, 6), (30, 1), (200, 4), (10, 8)]
+
+
+def learn(work: Workload, n_items: int, settings: list[tuple[int, int]], **options: bool) -> TaskModel:
+    return fit_task(clean(simulate_runs(work, n_items, settings, **options))[work.name], Options())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_solver_agrees_with_scipy(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    design, target = rng.normal(size=(40, 5)), rng.normal(size=40)
+    ours = solve_nonneg((design.T @ design)[None], (design.T @ target)[None])[0]
+    np.testing.assert_allclose(ours, nnls(design, target)[0], atol=1e-9)
+
+
+def test_many_weightings_are_many_problems() -> None:
+    rng = np.random.default_rng(0)
+    design, target, weights = rng.random((30, 3)), rng.random(30), rng.random((4, 30))
+    ridge = np.full((1, 3), 1e-12)
+    together = weighted_nonneg(design[None], target[None], weights, ridge)
+    for i, w in enumerate(weights):
+        root = np.sqrt(w)
+        np.testing.assert_allclose(together[i], nnls(design * root[:, None], target * root)[0], atol=1e-8)
+
+
+def test_too_many_coefficients_are_refused() -> None:
+    with pytest.raises(ValueError, match="at most"):
+        solve_nonneg(np.eye(9)[None], np.ones((1, 9)))
+
+
+def test_batch_and_item_costs_are_found() -> None:
+    model = learn(
+        Workload(per_item_s=2e-3, per_batch_s=0.05, item_sigma=0.3), 2000, [(5, 2), (20, 2), (100, 2), (400, 2)]
+    )
+    per_batch, per_item = model.costs.base[0, :2]
+    assert per_batch == pytest.approx(0.05, rel=0.05)
+    assert per_item == pytest.approx(2e-3, rel=0.05)
+    low, high = model.checks.per_batch_s
+    assert low < high
+    assert low < per_batch < high
+
+
+def test_warm_up_is_told_from_work() -> None:
+    model = learn(
+        Workload(per_item_s=2e-3, per_batch_s=0.01, warm_s=3.0), 1000, [(5, 2), (100, 2), (20, 2)], warm=False
+    )
+    assert model.costs.base[0, 2:].sum() == pytest.approx(3.0, rel=0.1)
+    assert model.costs.base[0, 1] == pytest.approx(2e-3, rel=0.05)
+    assert model.cold == 0.0
+
+
+def test_contention_of_the_usl_is_found() -> None:
+    work = Workload(per_item_s=5e-3, per_batch_s=0.02, sigma=0.08, kappa=0.02)
+    model = learn(work, 4000, DESIGN)
+    assert model.costs.kind == "usl"
+    for w in (1, 2, 4, 8):
+        found = float(model.costs.contention(np.array([float(w)]))[0, 0])
+        assert found == pytest.approx(work.slowdown(w), rel=0.08)
+
+
+def test_four_workers_on_two_cores_are_no_faster_than_two() -> None:
+    model = learn(
+        Workload(per_item_s=2e-3, per_batch_s=0.01, cores=2),
+        3000,
+        [(5, 1), (50, 2), (400, 4), (5, 4), (50, 1), (20, 3)],
+    )
+    assert model.costs.kind == "saturation:2"
+    factors = model.costs.contention(np.array([1.0, 2.0, 3.0, 4.0]))[0]
+    np.testing.assert_allclose(factors, [1.0, 1.0, 1.5, 2.0], rtol=0.05)
+
+
+def test_workers_that_do_not_disturb_each_other_show_no_contention() -> None:
+    model = learn(Workload(per_item_s=5e-3), 2000, DESIGN)
+    assert float(model.costs.contention(np.array([8.0]))[0, 0]) == pytest.approx(1.0, abs=0.03)
+
+
+def test_one_slow_batch_moves_little() -> None:
+    frame = simulate_runs(Workload(per_item_s=2e-3, per_batch_s=0.02), 2000, [(5, 2), (20, 2), (100, 2), (400, 2)])
+    clear = fit_task(clean(frame)["demo.task"], Options()).costs.base[0, :2]
+    frame.loc[frame.index[-2], "service_s"] = 60.0
+    np.testing.assert_allclose(fit_task(clean(frame)["demo.task"], Options()).costs.base[0, :2], clear, rtol=0.15)
+
+
+def test_variation_of_items_averages_out_and_that_of_batches_does_not() -> None:
+    work = Workload(per_item_s=1e-2, item_sigma=1.0, batch_sigma=0.1)
+    batch, item = fit_variance(clean(simulate_runs(work, 20_000, [(1, 2), (10, 2), (100, 2)]))["demo.task"].cells)
+    assert batch == pytest.approx(0.01, rel=0.5)
+    assert item == pytest.approx(np.e - 1, rel=0.4)
+
+
+def test_uncertainty_shrinks_with_runs() -> None:
+    work = Workload(per_item_s=2e-3, per_batch_s=0.02, run_sigma=0.05)
+    few, many = (learn(work, 1000, [(5, 2), (100, 2), (20, 2)] * k).checks.per_item_s for k in (1, 6))
+    assert many[1] - many[0] < few[1] - few[0]
+
+
+def test_an_unknown_contention_is_refused() -> None:
+    with pytest.raises(ValueError, match="contention kind"):
+        contention_basis("magic", np.ones(3))

@@ -265,12 +265,19 @@ class Batch:
     def letter(self, failure: Failure, identity: str, at: float) -> bytes:
         """The dead letter of a failed item."""
         p = failure.position
-        return codec.encode({
-            "item": self.pages.original(self.indexes[p]), "key": self.keys[p] if self.keys else None, "error_type": failure.error_type,
-            "message": _clean(failure.message), "traceback_text": _clean(failure.traceback_text),
-            "category": failure.category, "attempts": self.attempts[p],
-            "worker": WorkerIdentity.decode(identity).worker, "logs": _clean(failure.logs), "at": at,
-        })  # fmt: skip
+        letter = {
+            "item": self.pages.original(self.indexes[p]),
+            "key": self.keys[p] if self.keys else None,
+            "error_type": failure.error_type,
+            "message": _clean(failure.message),
+            "traceback_text": _clean(failure.traceback_text),
+            "category": failure.category,
+            "attempts": self.attempts[p],
+            "worker": WorkerIdentity.decode(identity).worker,
+            "logs": _clean(failure.logs),
+            "at": at,
+        }
+        return codec.encode(letter)
 
 
 def _clean(text: str) -> str:

@@ -43,6 +43,18 @@ def processes_of(*marks: str) -> list[psutil.Process]:
     return found
 
 
+def true_in_fork(condition: Callable[[], bool]) -> bool:
+    """Return whether `condition` holds in a forked child, whatever happens there."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if condition() else 1
+        finally:
+            os._exit(code)  # never back into pytest
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def guard_looked(home: Path, times: int = 6) -> None:
     """Wait until the guard has looked at the leases so many times, which is at most twice a second."""
     for count in range(times):

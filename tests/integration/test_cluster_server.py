@@ -12,7 +12,17 @@ import psutil
 import pytest
 import redis
 
-from tests.integration.clusters import alive, connect, guard_looked, home, processes_of, run_python, server_only, until
+from tests.integration.clusters import (
+    alive,
+    connect,
+    guard_looked,
+    home,
+    processes_of,
+    run_python,
+    server_only,
+    true_in_fork,
+    until,
+)
 from toolkit.cluster import LocalCluster, files
 from toolkit.errors import ClusterError
 
@@ -79,14 +89,10 @@ def test_threads_of_one_process_get_one_server(home: Path) -> None:
     assert cluster.status().leases == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # of the server's log
 def test_a_forked_child_uses_the_cluster_with_a_lease_of_its_own(home: Path) -> None:
     with server_only(home) as cluster:
-        child = os.fork()
-        if child == 0:
-            ok = cluster.start().status().leases == 2
-            cluster.close()
-            os._exit(0 if ok else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert true_in_fork(lambda: cluster.start().status().leases == 2)
         assert cluster.status().leases == 1
 
 

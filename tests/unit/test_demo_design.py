@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from toolkit.demo.design import Setting, alternate, studies, worker_counts
-from toolkit.demo.flow import Options
+from toolkit.demo.flow import DEMO_ITEMS, QUICK_ITEMS, Options
 from toolkit.demo.grid import Judged, evaluate
 from toolkit.demo.record import anonymous
+from toolkit.demo.summary import busy_hint
 from toolkit.demo.table import seconds, text_table
 from toolkit.errors import InvalidInput
 
@@ -110,6 +111,16 @@ def test_a_setting_reads_well():
     ]
 
 
+def rows(*shares: tuple[int, float]) -> list[dict]:
+    return [{"workers": workers, "CPU %": share} for workers, share in shares]
+
+
+def test_a_busy_machine_is_told_from_too_many_workers():
+    assert "got 40 %" in (busy_hint(rows((1, 40.0), (2, 99.0))) or "")
+    assert busy_hint(rows((1, 98.0), (3, 30.0))) is None
+    assert busy_hint(rows((2, 30.0))) is None
+
+
 def test_recorded_metrics_name_no_machine():
     frame = pd.DataFrame(
         {
@@ -125,6 +136,20 @@ def test_recorded_metrics_name_no_machine():
         ["host", "node", "worker-2"],
     ]
     assert frame["host"].iloc[0] == "box.example"
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [
+        (Options(), DEMO_ITEMS),
+        (Options(quick=True), QUICK_ITEMS),
+        (Options(grid=True), None),
+        (Options(grid=True, items=500), 500),
+        (Options(quick=True, items=0), 0),
+    ],
+)
+def test_how_many_paragraphs(options, limit):
+    assert options.limit() == limit
 
 
 def test_options_have_the_documented_defaults():

@@ -313,7 +313,7 @@ def test_settings_outside_of_the_data_are_less_certain() -> None:
     assert width[1] > width[0]
 
 
-# --------------------------------------------------------------------------- imports
+# --------------------------------------------------------------------------- what loading it costs
 
 
 @pytest.mark.parametrize(

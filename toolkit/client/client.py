@@ -169,6 +169,8 @@ class Client:
         LedgerFull, LedgerUnavailable
             The server cannot take the items; what was stored is cancelled.
         """
+        if self._cluster is not None:
+            self._cluster.start()  # a millisecond when all is well; brings back what was killed as a whole
         check_items(items)
         size = Size.parse(batch_size, max_workers)
         check_options(priority, queue or "celery", name, tags, retry, call)

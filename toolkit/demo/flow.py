@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 QUICK_ITEMS = 1_500
 """Paragraphs of a quick demo."""
 
+DEMO_ITEMS = 14_000
+"""Paragraphs of a plain demo, about every second of each message, so that it stays a matter of a minute or two."""
+
 WARM_UP = "warm-up"
 """Tag of the runs that only warm the workers up."""
 
@@ -48,7 +51,7 @@ class Options:
     grid : bool
         Also compare the recommendation with a measured grid.
     items : int or None
-        How many paragraphs; None takes all, or `QUICK_ITEMS`.
+        How many paragraphs; None takes `DEMO_ITEMS`, `QUICK_ITEMS` when quick, all of them for the grid.
     report : pathlib.Path
         Where the report goes.
     record : pathlib.Path or None
@@ -60,6 +63,14 @@ class Options:
     items: int | None = None
     report: Path = Path("report.html")
     record: Path | None = None
+
+    def limit(self) -> int | None:
+        """How many paragraphs to take, None for all."""
+        if self.items is not None:
+            return self.items
+        if self.quick:
+            return QUICK_ITEMS
+        return None if self.grid else DEMO_ITEMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +144,7 @@ def run_demo(options: Options) -> bool:
     """
     if options.record is not None:
         require_pyarrow()
-    items = paragraphs(QUICK_ITEMS if options.quick and options.items is None else options.items)
+    items = paragraphs(options.limit())
     years = [item["year"] for item in items]
     say(f"{len(items):,} paragraphs of State of the Union messages, {min(years)} to {max(years)}.")
     if not model_dir().is_dir():
@@ -149,7 +160,10 @@ def _run(client: Client, plan: list[Study], options: Options) -> bool:
     measured = _measure_design(client, plan, session)
     frame = client.metrics(tags={"demo": session})
     say(f"\nrun.metrics(): {len(frame):,} rows, one per batch, and {frame.shape[1]} columns. By setting:")
-    say(text_table(summary.cells(frame, measured), summary.CELL_COLUMNS))
+    cells = summary.cells(frame, measured)
+    say(text_table(cells, summary.CELL_COLUMNS))
+    if (hint := summary.busy_hint(cells)) is not None:
+        say(hint)
 
     model = tk.Recommender().fit(frame, runs=client.runs())
     trials = [_try_advice(client, model, study, session) for study in plan]

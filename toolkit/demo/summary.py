@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from toolkit.demo.design import Study
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 CELL_COLUMNS = ("task", "batch size", "workers", "batches", "makespan s", "µs/item", "ms between batches", "CPU %")
 """Columns of `cells`."""
+
+
+BUSY_BELOW = 85.0
+"""Share of a processor, percent, below which a single worker did not have one to itself."""
 
 
 def cells(frame: pd.DataFrame, measured: Sequence[Measured]) -> list[dict[str, Any]]:
@@ -52,6 +57,24 @@ def cells(frame: pd.DataFrame, measured: Sequence[Measured]) -> list[dict[str, A
             }
         )
     return rows
+
+
+def busy_hint(rows: Sequence[dict[str, Any]]) -> str | None:
+    """Return a warning when other work took the processor away from the runs, else None.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        As `cells` returns them. Those with one worker count: alone it would have a processor to itself, and what these
+        tasks do is all computing.
+    """
+    alone = [row["CPU %"] for row in rows if row["workers"] == 1]
+    if not alone or median(alone) >= BUSY_BELOW:
+        return None
+    return (
+        f"  This machine was busy with other work: a single worker got {median(alone):.0f} % of a processor. "
+        "Expect noisy times, wide intervals or no recommendation."
+    )
 
 
 def outcome(study: Study, results: Sequence[Any]) -> str:

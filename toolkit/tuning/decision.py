@@ -190,19 +190,24 @@ def _allowed(
     """Which settings may be chosen, and which limits bind."""
     binding = []
     allowed = ~grid.extrapolated
-    if not allowed.any():
-        return allowed, ["every setting within the limits lies outside of what was measured"]
-    # A size beyond the data is trusted only where even the slow end of its interval beats the best inside.
-    best = grid.makespan_s[allowed].min()
     counted = np.isin(grid.workers, model.checks.workers)
-    allowed = allowed | (grid.extrapolated & counted & (grid.high_s < best))
+    if not counted.any():
+        measured = ", ".join(f"{count:,}" for count in model.checks.workers)
+        return counted, [f"no worker count within the limit was measured, only {measured}."]
+    if allowed.any():
+        # A size beyond the data is trusted only where even the slow end of its interval beats the best inside.
+        best = grid.makespan_s[allowed].min()
+        allowed = allowed | (grid.extrapolated & counted & (grid.high_s < best))
+    else:
+        allowed = counted
+        binding.append("so few items allow only batches smaller than those measured")
     if request.max_worker_memory_bytes and memory is None:
         binding.append("the memory limit was not applied: no batch recorded its peak memory")
     if request.max_worker_memory_bytes and memory is not None:
         fits = memory.upper_bytes(grid.batch_size.astype(np.float64)) <= request.max_worker_memory_bytes
         text = f"a worker may use {request.max_worker_memory_bytes / 2**20:,.0f} MiB"
         if not (allowed & fits).any():
-            return allowed & fits, [f"{text}, and no measured batch size stays below that"]
+            return allowed & fits, [f"{text}, and no measured batch size stays below that."]
         if grid.makespan_s[allowed & fits].min() > (1 + SAME) * grid.makespan_s[allowed].min():
             largest = int(grid.batch_size[allowed & fits].max())
             binding.append(f"memory binds: {text}, which allows batches up to {largest:,} items")

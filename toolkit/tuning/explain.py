@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _UNUSABLE = 0.4  # mean relative error on left-out runs beyond which the model is not used
 _LOSES = 1.25  # how much worse than the baseline it may be, beside a percentage point
+_GOOD = 0.05  # mean relative error that is good enough, whatever the baseline does
 _WORTH = 0.01  # expected gain below which no experiment is worth a run
 _FEW_RUNS = 4  # from this many left-out runs the comparison with the baseline counts
 
@@ -35,7 +36,7 @@ def refusal(model: TaskModel) -> str | None:
         )
     if np.isfinite(backtest.model).sum() >= _FEW_RUNS:
         ours, dumb = backtest.model_error, backtest.baseline_error
-        if ours > _LOSES * dumb + 0.01:
+        if ours > max(_LOSES * dumb + 0.01, _GOOD):
             return (
                 f"on left-out runs the model is off by {ours:.0%} on average, and the plain throughput of earlier runs "
                 f"by {dumb:.0%}: it has not earned a recommendation."
@@ -134,7 +135,7 @@ def experiment_for_refusal(model: TaskModel, n_items: int, limit: int) -> str:
         smallest = min(run.batch_size for run in model.history.runs)
         with_most = {run.batch_size for run in model.history.runs if run.workers == workers}
         return f"run it with batch_size={smallest if smallest not in with_most else size} and max_workers={workers}."
-    if not checks.workers_known and limit > workers:
+    if limit < min(checks.workers) or (not checks.workers_known and limit > workers):
         return f"run it with batch_size={size} and max_workers={limit}."
     return "repeat a setting that was measured, so that the difference between equal runs is known."
 

@@ -108,17 +108,18 @@ def _fit(items: Array, service: Array, idle: Array) -> _Fit:
     return _Fit(float(found[0]), float(found[1]), float(errors[0]), float(errors[1]), variance, gap)
 
 
-def _plan(fit: _Fit, largest: float, remaining: int, workers: int) -> Plan | None:
-    if fit.per_item_s <= 0:
-        return None
+def _plan(fit: _Fit, largest: float, remaining: int, workers: int) -> Plan:
     most = max(1, min(remaining, math.ceil(largest * _REACH)))
     sizes = {round(b) for b in np.geomspace(1, most, 40)} | {b for b in equal_splits(remaining, workers) if b <= most}
     size: NDArray[np.int64] = np.array(sorted(sizes), dtype=np.int64)
     count = -(-remaining // size)
     last = remaining - (count - 1) * size
 
+    # As if the fixed cost were a standard error higher: too large a batch is tapered later, too small a one is not.
+    fixed = fit.per_batch_s + fit.batch_error + fit.gap_s
+
     def seconds(items: NDArray[np.int64]) -> Array:
-        return np.asarray(fit.per_batch_s + fit.per_item_s * items + fit.gap_s, dtype=np.float64)
+        return np.asarray(fixed + fit.per_item_s * items, dtype=np.float64)
 
     whole = seconds(size)
     timing = EqualTiming(whole, whole, seconds(last), np.full(len(size), fit.variance), np.zeros(len(size)))
@@ -131,7 +132,8 @@ def _plan(fit: _Fit, largest: float, remaining: int, workers: int) -> Plan | Non
         f"a batch costs {1e3 * fit.per_batch_s:.3g} ms and an item {1e3 * fit.per_item_s:.3g} ms",
         f"{overhead:.1%} of a batch of {chosen:,} is overhead",
     )
-    known_item = fit.item_error <= _PRECISE * fit.per_item_s
-    # The fixed cost must be known where it matters: relative to itself, or to the batch that was chosen.
-    known_batch = fit.batch_error <= max(_PRECISE * fit.per_batch_s, 0.05 * float(whole[best]))
-    return Plan(chosen, float(total[best]), reasons, bool(known_item and known_batch))
+    # Each cost must be known where it matters: relative to itself, or to the batch that was chosen.
+    matters = 0.05 * float(whole[best])
+    known_item = fit.item_error <= max(_PRECISE * fit.per_item_s, matters / chosen)
+    known_batch = fit.batch_error <= max(_PRECISE * fit.per_batch_s, matters)
+    return Plan(chosen, float(total[best]), reasons, known_item and known_batch)

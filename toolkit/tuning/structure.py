@@ -37,7 +37,8 @@ SHARED_SD = 0.03  # relative error that the batches of a run share, before anyth
 _HUBER = 2.5
 _WILD = 5.0  # a cell whose variance is more than this many times the fitted one is trusted less
 _ENOUGH = 30  # degrees of freedom within cells that suffice to know how batches vary
-_ROUNDS = 8  # alternations between costs and contention; they settle in three to five
+_STEPS = 8  # iterations of a fit
+_ALTERNATING = 2  # of which these find a start
 _FOLDS = 20
 _KINDS = 6  # saturation points tried
 _GAIN = 0.95  # a richer contention must have less than this share of the simpler one's error
@@ -129,16 +130,28 @@ def fit_costs(cells: Cells, weights: Array, kind: str, spread: Array) -> Costs:
     precision = weights / spread
     observed = cells.mean_s[None, :]
     predicted = np.broadcast_to(observed, weights.shape)
-    theta = np.zeros((len(weights), basis.shape[1]))
     trust = np.ones_like(weights)
+    theta = np.zeros((len(weights), basis.shape[1]))
     found = np.zeros((len(weights), len(present)))
-    for _ in range(_ROUNDS if basis.shape[1] else 4):
-        factor = (1.0 + theta @ basis.T) / predicted
-        found = weighted_nonneg(design * factor[..., None], observed / predicted, precision * trust, ridge)
-        plain = np.maximum(found @ design.T, 1e-12)
-        if basis.shape[1]:
-            share = (plain / predicted)[..., None] * basis
-            theta = weighted_nonneg(share, (observed - plain) / predicted, precision * trust, theta_ridge)
+    for step in range(_STEPS):
+        factor = 1.0 + theta @ basis.T
+        if step < _ALTERNATING or not basis.shape[1]:  # a start: costs under the contention so far
+            rows = design * (factor / predicted)[..., None]
+            found = weighted_nonneg(rows, observed / predicted, precision * trust, ridge)
+            plain = np.maximum(found @ design.T, 1e-12)
+            if basis.shape[1]:
+                rows = (plain / predicted)[..., None] * basis
+                theta = weighted_nonneg(rows, (observed - plain) / predicted, precision * trust, theta_ridge)
+        else:  # Gauss-Newton in both together: alternating would creep along the valley between them
+            plain = found @ design.T
+            rows = np.concatenate([design * factor[..., None], plain[..., None] * basis], axis=2) / predicted[..., None]
+            both = np.concatenate([found, theta], axis=1)
+            # The tangent plane at the present coefficients, which `rows @ both` overshoots by the product term.
+            target = observed / predicted - plain * factor / predicted + (rows @ both[..., None])[..., 0]
+            prior = np.concatenate([ridge, theta_ridge], axis=1)
+            both = weighted_nonneg(rows, target, precision * trust, prior)
+            found, theta = both[:, : len(present)], both[:, len(present) :]
+            plain = np.maximum(found @ design.T, 1e-12)
         predicted = plain * (1.0 + theta @ basis.T)
         error = np.abs(observed / predicted - 1.0) / np.sqrt(spread)
         trust = np.minimum(1.0, _HUBER / np.maximum(error, 1e-12))

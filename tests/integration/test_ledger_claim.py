@@ -106,6 +106,17 @@ def test_halves_are_never_gathered(ledger: Ledger) -> None:
     run.check()
 
 
+def test_gathering_stops_before_what_must_be_alone_and_goes_on_with_new_items(ledger: Ledger) -> None:
+    run = Run(ledger, 12, batch_size=4)
+    one, two = run.claim(), run.claim()
+    run.lose(one)
+    run.commit(two, 3)  # 7 is given back in front of the halves
+    assert [c.ranges for c in (run.claim(), run.claim())] == [
+        (Range(7, 8), Range(8, 11)), (Range(0, 2, alone=True),),
+    ]  # fmt: skip
+    run.check()
+
+
 def test_a_half_larger_than_the_batch_is_cut_and_its_rest_stays_alone(ledger: Ledger) -> None:
     run = Run(ledger, 8, batch_size=8)
     run.lose(run.claim())

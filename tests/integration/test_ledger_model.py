@@ -43,7 +43,7 @@ EXAMPLES = {"valkey": 100, "redis": 25}
 STEPS = 40
 FAR = 10**5  # seconds: longer than any test, so that only the test itself moves time
 HOUR = 3600.0
-FATES = ["ok", "ok", "ok", "retry", "later", "again", "dead", "dead", "part", "kill", "kill", "hang"]
+FATES = ["ok", "ok", "ok", "retry", "later", "again", "dead", "dead", "part", "rest", "split", "kill", "kill", "hang"]
 Plan = list[tuple[str, int]]
 plans = st.lists(st.tuples(st.sampled_from(FATES), st.integers(0, 5)), min_size=2, max_size=8)
 
@@ -199,8 +199,9 @@ class Machine(RuleBasedStateMachine):
                 failed = () if fate == "ok" else (FailedItem(at, kind, HOUR if fate == "later" else 0.0, LETTER),)
                 progress = replace(self.progress(held, 0, len(held), failed), claim_id=ask.claim_id)
                 self.say(partial(self.make_commit, progress, None), again=False)
-            elif fate == "part":
-                progress = replace(self.progress(held, 0, at, ()), claim_id=ask.claim_id, last=False)
+            elif fate in ("part", "rest", "split"):
+                progress = self.progress(held, 0, at, ())
+                progress = replace(progress, claim_id=ask.claim_id, last=fate != "part", split=fate == "split")
                 self.say(partial(self.make_commit, progress, None), again=False)
             elif fate == "kill":
                 self.say(partial(self.make_loss, ask.claim_id, at), again=False)
@@ -364,10 +365,18 @@ class Machine(RuleBasedStateMachine):
         """From wherever a history led, workers bring the run to its end."""
         m, again = self.model, False
         self.make_turn("resume")
-        self.append(0, 0, close=True, again=again)
         self.make_update(4, False, 0)
+        self.end_all()
+        self.append(0, 0, close=True, again=again)
+        self.end_all()
+        assert m.state in ("finished", "cancelled")
+        assert len(m.ok) + len(m.dead) + m.skipped == m.submitted
+
+    def end_all(self) -> None:
+        """Until nothing is left to do, or the run has ended."""
+        m, again = self.model, False
         for _ in range(100):
-            if m.state not in ("running", "cancelling"):
+            if m.state not in ("running", "cancelling") or not (m.left() or m.claims or m.delayed):
                 break
             for claim_id in list(m.claims):
                 self.make_loss(claim_id, -1)
@@ -376,8 +385,6 @@ class Machine(RuleBasedStateMachine):
             if m.left():
                 self.work([("ok", 0)] * 3)
         self.agrees()
-        assert m.state in ("finished", "cancelled")
-        assert len(m.ok) + len(m.dead) + m.skipped == m.submitted
 
     def audit(self) -> None:
         m, run = self.model, self.run_

@@ -134,6 +134,12 @@ def test_map_without_recommendation_says_the_fastest_setting():
     assert small_grid(None).finding() == "Fastest: batch size 10 with 2 workers, 20.0 s"
 
 
+def test_fastest_cell_is_the_brightest():
+    shares = small_grid().shares()
+    assert shares[1, 1] == 1.0  # 20 s
+    assert shares[0, 0] == 0.0  # 100 s
+
+
 def test_map_as_html_table_marks_its_cells():
     reader = Reader(small_grid().html())
     assert reader.problems == []
@@ -252,6 +258,11 @@ def test_predictions_are_counted_inside_and_outside_of_their_interval():
     display = PredictedVsMeasured.from_frame(trials())
     assert display.inside.tolist() == [True, True, False]
     assert display.finding() == "2 of 3 predictions held (90 % interval); the typical error is 9.1 %"
+
+
+def test_faster_than_the_interval_is_outside_as_well():
+    display = PredictedVsMeasured.from_frame(trials().assign(measured_s=[7.9, 15.0, 35.0]))
+    assert display.inside.tolist() == [False, True, True]
 
 
 def test_incomplete_trials_are_left_out():

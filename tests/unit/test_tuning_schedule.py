@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ def constant(plans: Plans, item_s: float, batch_s: float = 0.0, variance: float 
     tail = np.where(plans.tail > 0, batch_s + item_s * plans.tail, 0.0)
     body = batch_s + item_s * plans.body_items
     zero = np.zeros(len(plans))
-    return Timing(body, tail, np.full_like(body, variance), np.full_like(tail, variance), zero, zero)
+    alone = np.ones((len(plans), int(plans.workers.max()) + 1))
+    return Timing(body, tail, np.full_like(body, variance), np.full_like(tail, variance), alone, zero, zero)
 
 
 def makespan(n_items: int, size: int, workers: int, item_s: float = 1.0, batch_s: float = 0.0) -> float:
@@ -81,6 +83,16 @@ def test_both_forms_agree_with_the_event_simulation(size: int, workers: int, sig
     timing = EqualTiming(*seconds, np.array([variance]), np.zeros(1))
     screened = analytic_s(ints(n_items), ints(size), ints(workers), timing)
     assert screened[0] == pytest.approx(truth, rel=0.12)
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4, 7])
+@pytest.mark.parametrize("size", [3, 40, 130, 400])
+def test_workers_that_share_cores_end_as_in_the_event_simulation(size: int, workers: int) -> None:
+    work = Workload(per_item_s=0.01, cores=2, kappa=0.01, batch_sigma=0.0, run_sigma=0.0, gap_s=0.0, stagger_s=0.0)
+    plans = Plans.equal(ints(1200), ints(size), ints(workers))
+    slowdown = np.array([[1.0, *(work.slowdown(k) for k in range(1, int(plans.workers[0]) + 1))]])
+    found = simulate(plans, replace(constant(plans, 0.01), contention=slowdown), 8, 0).mean()
+    assert found == pytest.approx(simulate_makespan(work, 1200, size, workers), rel=0.01)
 
 
 def test_equal_splits_give_each_worker_as_many_batches() -> None:

@@ -188,19 +188,25 @@ def timing_of(plans: Plans, costs: Costs, rest: TaskModel | _Rest, index: int = 
     """Mean seconds of the batches of `plans` under one set of coefficients."""
     one = costs.pick(index)
     busy = plans.workers.astype(np.float64)
-    body_busy = np.broadcast_to(busy[:, None], plans.body_items.shape)
+    counts = np.arange(int(plans.workers.max(initial=1)) + 1, dtype=np.float64)
+    contention = one.contention(counts)[0]
+    full = contention[plans.workers][:, None]
+
+    def work_s(items: Array) -> Array:
+        # The gap is measured as it is with all workers busy; only their work speeds up when some are done.
+        alone = one.service_s(items, np.ones_like(items))[0]
+        return np.asarray(alone + gap_s(rest.gap, items, busy[:, None]) / full)
+
     some = np.maximum(plans.tail, 1.0)
-    body = one.service_s(plans.body_items, body_busy)[0] + gap_s(rest.gap, plans.body_items, body_busy)
-    tail = one.service_s(some, plans.tail_busy)[0] + gap_s(rest.gap, some, plans.tail_busy)
-    warm = (one.base[0, 2] + rest.cold * one.base[0, 3]) * one.contention(busy)[0]
     batch_var, item_var = rest.variance
     return Timing(
-        body_s=body,
-        tail_s=np.where(plans.tail > 0, tail, 0.0),
+        body_s=work_s(plans.body_items),
+        tail_s=np.where(plans.tail > 0, work_s(some), 0.0),
         body_var=batch_var + item_var / plans.body_items,
         tail_var=batch_var + item_var / some,
+        contention=np.broadcast_to(contention, (len(plans), len(contention))),
         stagger_s=np.full(len(plans), rest.stagger_s),
-        start_s=warm,
+        start_s=np.full(len(plans), one.base[0, 2] + rest.cold * one.base[0, 3]),
     )
 
 

@@ -1,8 +1,9 @@
-"""How long a run takes: list scheduling of batches over workers.
+"""How long a run takes: list scheduling of batches over workers that slow each other down.
 
-Whoever is free takes the next batch, which is list scheduling (Graham, SIAM J. Appl. Math. 17, 1969). `analytic_s` is a
-closed form for screening, `simulate` a vectorised Monte Carlo for what is left. The simulation follows the last batches
-of a run one by one; the many before them only fill the workers evenly, up to a random phase.
+Whoever is free takes the next batch, which is list scheduling (Graham, SIAM J. Appl. Math. 17, 1969); while `k` workers
+are busy, each works at ``1 / C(k)`` of its speed, so that the end of a run, when some are done, is faster for the others.
+`analytic_s` is a closed form for screening, `simulate` a vectorised Monte Carlo for what is left. It follows the last
+batches of a run one by one; the many before them only fill the workers evenly, up to a random phase.
 """
 
 from __future__ import annotations
@@ -32,15 +33,12 @@ class Plans:
         Sizes of the earlier batches and how many of each; count 0 pads.
     tail : ndarray of shape (n_plans, n_steps)
         Sizes of the last batches in the order of their claims; 0 pads at the end.
-    tail_busy : ndarray of shape (n_plans, n_steps)
-        Workers busy while these run.
     """
 
     workers: NDArray[np.int64]
     body_items: Array
     body_count: Array
     tail: Array
-    tail_busy: Array
 
     def __len__(self) -> int:
         return len(self.workers)
@@ -60,16 +58,11 @@ class Plans:
         column = np.arange(int(steps.max(initial=1)))[None, :]
         tail = np.where(column < steps[:, None], batch_size[:, None], 0).astype(np.float64)
         tail[np.arange(len(tail)), steps - 1] = last
-        # The last round is run by fewer workers, which then disturb each other less.
-        final = (count - 1) % workers + 1
-        in_final = column >= (steps - final)[:, None]
-        busy = np.where(in_final & (count <= 6 * workers)[:, None], final[:, None], workers[:, None])
         return cls(
             workers=workers,
             body_items=batch_size[:, None].astype(np.float64),
             body_count=(count - steps)[:, None].astype(np.float64),
             tail=tail,
-            tail_busy=busy.astype(np.float64),
         )
 
     @classmethod
@@ -87,8 +80,7 @@ class Plans:
             tail[i, : len(sizes)] = sizes
         most = np.maximum(1, (tail > 0).sum(axis=1) + body_count.sum(axis=1)).astype(np.int64)
         counts = np.minimum(np.array(workers, dtype=np.int64), most)
-        busy = np.broadcast_to(counts[:, None], tail.shape).astype(np.float64)
-        return cls(counts, body_items, body_count, tail, busy)
+        return cls(counts, body_items, body_count, tail)
 
     def take(self, index: NDArray[np.int64]) -> Plans:
         """Plans at `index`, without padding that they do not need."""
@@ -98,30 +90,32 @@ class Plans:
             self.body_items[index],
             self.body_count[index],
             self.tail[index, :steps],
-            self.tail_busy[index, :steps],
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Mean seconds of the batches of `Plans`, and how much they vary.
+    """Mean work of the batches of `Plans`, in seconds of a worker that is alone, and how much it varies.
 
     Attributes
     ----------
     body_s, tail_s : ndarray, shapes of ``body_items`` and ``tail``
-        Seconds that a batch occupies its worker, dispatch gap included; 0 where padded.
+        Work of a batch, dispatch gap included; 0 where padded.
     body_var, tail_var : ndarray, same shapes
         Relative variances.
+    contention : ndarray of shape (n_plans, most workers + 1)
+        ``C(k)`` for each number of busy workers from 0.
     stagger_s : ndarray of shape (n_plans,)
         Delay from one worker's first claim to the next one's.
     start_s : ndarray of shape (n_plans,)
-        Warm-up of each worker.
+        Warm-up work of each worker.
     """
 
     body_s: Array
     tail_s: Array
     body_var: Array
     tail_var: Array
+    contention: Array
     stagger_s: Array
     start_s: Array
 
@@ -132,6 +126,7 @@ class Timing:
             self.tail_s[index, :steps],
             self.body_var[index],
             self.tail_var[index, :steps],
+            self.contention[index],
             self.stagger_s[index],
             self.start_s[index],
         )
@@ -195,31 +190,50 @@ def simulate(plans: Plans, timing: Timing, replicates: int, seed: int) -> Array:
         for at in range(0, len(members), block):
             index = members[at : at + block]
             part = plans.take(index)
-            out[index] = _list_schedule(part, timing.take(index, part.tail.shape[1]), normal, level, phase)
+            out[index] = _schedule(part, timing.take(index, part.tail.shape[1]), normal, level, phase)
     return out
 
 
-def _list_schedule(plans: Plans, timing: Timing, normal: Array, level: Array, phase: Array) -> Array:
+def _schedule(plans: Plans, timing: Timing, normal: Array, level: Array, phase: Array) -> Array:
+    """Follow the tails of plans of like shape from one end of a batch to the next."""
     cells, steps = plans.tail.shape
     replicates, width = len(level), int(plans.workers.max())
-    slot = np.arange(width)
-    work = (timing.body_s * plans.body_count).sum(axis=1) / plans.workers
-    noise = np.sqrt((timing.body_var * timing.body_s**2 * plans.body_count).sum(axis=1)) / plans.workers
-    # Where the body leaves off, workers are somewhere within a batch: uniform, balanced so that no work appears.
-    started = plans.body_count.sum(axis=1) > 0
-    span = np.where(started, timing.tail_s[:, 0], 0.0)
-    shift = (phase[:, :width] - 0.5)[None] * span[:, None, None]
-    begin = timing.start_s[:, None] + timing.stagger_s[:, None] * slot
-    free = begin[:, None, :] + np.maximum(work[:, None] + noise[:, None] * level, 0.0)[..., None] + shift
-    free = np.where(slot < plans.workers[:, None, None], np.maximum(free, begin[:, None, :]), np.inf)
+    count = cells * replicates
+    now, left = _begin(plans, timing, level, phase[:, :width])
     sigma = np.sqrt(np.log1p(timing.tail_var))[:, None, :]
-    duration = timing.tail_s[:, None, :] * np.exp(sigma * normal[None, :, :steps] - sigma**2 / 2)
-    flat = free.reshape(cells * replicates, width)
-    rows = np.arange(len(flat))
-    duration = np.ascontiguousarray(np.moveaxis(duration, 2, 0)).reshape(steps, len(flat))
-    for step in range(steps):
-        flat[rows, flat.argmin(axis=1)] += duration[step]
-    return np.asarray(np.where(np.isfinite(flat), flat, 0.0).max(axis=1).reshape(cells, replicates))
+    work = timing.tail_s[:, None, :] * np.exp(sigma * normal[None, :, :steps] - sigma**2 / 2)
+    work = np.where(plans.tail[:, None, :] > 0, work, np.inf)  # who finds nothing left is done
+    work = np.ascontiguousarray(np.moveaxis(work, 2, 0)).reshape(steps, count)
+    slowdown = np.repeat(timing.contention, replicates, axis=0)
+    busy = np.repeat(plans.workers, replicates)
+    rows = np.arange(count)
+    for step in range(steps + width):
+        worker = left.argmin(axis=1)
+        advance = left[rows, worker]
+        advance = np.where(np.isfinite(advance), advance, 0.0)
+        now += advance * slowdown[rows, busy]
+        left -= advance[:, None]
+        taken = work[step] if step < steps else np.inf
+        ended = (busy > 0) & ~np.isfinite(taken)
+        left[rows, worker] = taken
+        busy -= ended
+    return now.reshape(cells, replicates)
+
+
+def _begin(plans: Plans, timing: Timing, level: Array, phase: Array) -> tuple[Array, Array]:
+    """When the tails begin, and the work that each worker has left then; infinite for workers that a plan has not."""
+    cells, (replicates, width) = len(plans), phase.shape
+    slot = np.arange(width)
+    full = timing.contention[np.arange(cells), plans.workers]
+    body = (timing.body_s * plans.body_count).sum(axis=1) * full / plans.workers
+    noise = np.sqrt((timing.body_var * timing.body_s**2 * plans.body_count).sum(axis=1)) * full / plans.workers
+    # Where the body leaves off, workers are somewhere within a batch: uniform, so half a batch of each is still to do.
+    span = np.where(plans.body_count.sum(axis=1) > 0, timing.tail_s[:, 0], 0.0)
+    now = np.maximum((body - 0.5 * span * full)[:, None] + noise[:, None] * level, 0.0)
+    wait = timing.start_s[:, None] + timing.stagger_s[:, None] * slot / full[:, None]
+    left = wait[:, None, :] + phase[None] * span[:, None, None]
+    left = np.where(slot < plans.workers[:, None, None], left, np.inf)
+    return now.reshape(-1), np.ascontiguousarray(left).reshape(cells * replicates, width)
 
 
 def analytic_s(

@@ -47,8 +47,8 @@ def test_function_typed_here_is_shipped_with_what_it_captures(client: Client) ->
 
 
 def test_automatic_batches_grow_and_every_item_is_done_once(client: Client) -> None:
-    run = client.map(shop.double, range(20_000))
-    assert run.results(60) == [2 * i for i in range(20_000)]
+    run = client.map(lambda x: 3 * x, range(20_000))  # of this code there is no history yet
+    assert run.results(60) == [3 * i for i in range(20_000)]
     frame = run.metrics()
     assert frame["items"].iloc[0] < frame["items"].max()
     assert run.status().generation == 0

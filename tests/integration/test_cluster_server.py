@@ -271,6 +271,8 @@ def test_a_killed_lease_holder_leaves_no_orphan(home: Path) -> None:
 
 def test_an_interrupt_of_the_callers_group_does_not_stop_it(home: Path) -> None:
     code = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits "ignore"
 try:
     print("waits", flush=True)
     time.sleep(1000)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from toolkit.demo.design import Setting, alternate, studies, worker_counts
+from toolkit.demo.design import Setting, alternate, studies, worker_counts, workers_needed
 from toolkit.demo.flow import DEMO_ITEMS, QUICK_ITEMS, Options
 from toolkit.demo.grid import Judged, evaluate
 from toolkit.demo.record import anonymous
@@ -42,6 +42,12 @@ def test_the_designed_set_tells_batch_cost_from_item_cost_and_contention(n_items
 def test_too_few_items_are_refused():
     with pytest.raises(InvalidInput, match="100"):
         studies(range(99), MODEL, 2)
+
+
+def test_there_are_workers_for_every_cell_that_is_measured():
+    quick = studies(range(1_000), MODEL, 2, quick=True)
+    assert workers_needed(quick, grid=False) == 2
+    assert workers_needed(quick, grid=True) == 3  # its grid asks for more than its settings do
 
 
 def test_studies_alternate():

@@ -127,6 +127,24 @@ def test_the_first_batch_of_a_process_is_not_believed() -> None:
     assert len(world.sizes) < 300
 
 
+def test_imports_in_the_first_batch_are_forgotten_at_once() -> None:
+    controller = Controller()
+    controller.observe(1, 2.0, 0.0005)
+    controller.observe(1, 0.001, 0.0005)
+    assert controller.per_item_s == pytest.approx(0.001)
+
+
+def test_items_that_become_slow_get_smaller_batches_at_once() -> None:
+    controller = Controller()
+    for size in (1, 16, 150, *[150] * 30):
+        controller.observe(size, 1e-3 * size, 0.0005)
+    size = 150
+    for _ in range(3):
+        controller.observe(size, 50e-3 * size, 0.0005)
+        size = controller.propose(0.0, size, 1_000_000, 2).want
+    assert size <= 6
+
+
 def test_a_step_in_item_cost_is_followed() -> None:
     world = World(lambda rng, done: 1e-3 if done < 0.5 else 20e-3).run(40_000)
     late = world.durations[-len(world.durations) // 3 : -20]

@@ -90,6 +90,26 @@ def test_wild_rows_are_not_believed() -> None:
     assert plan is None or not plan.confident
 
 
+def test_one_stuck_batch_moves_little() -> None:
+    work = Workload(per_item_s=1e-3, per_batch_s=0.05)
+    rows = probes(work, (1, 4, 16, 64, 64), 4)
+    calm = replan(rows, remaining=5_000, workers=4)
+    rows.append((16, 60.0, 4, 0.0005, False))
+    stuck = replan(rows, remaining=5_000, workers=4)
+    assert calm is not None
+    assert stuck is not None
+    assert stuck.batch_size == pytest.approx(calm.batch_size, rel=0.3)
+    assert stuck.predicted_s == pytest.approx(calm.predicted_s, rel=0.3)
+
+
+def test_batches_that_ran_alone_do_not_count_for_all_workers() -> None:
+    crowded = probes(Workload(per_item_s=3e-3), (1, 4, 16, 64), 4)
+    alone = [(b, s / 3, 1, g, f) for b, s, _, g, f in crowded] * 3
+    plan = replan(crowded + alone, remaining=5_000, workers=4)
+    assert plan is not None
+    assert plan.predicted_s == pytest.approx(5_000 * 3e-3 / 4, rel=0.1)
+
+
 def test_a_plan_never_exceeds_what_remains() -> None:
     plan = replan(probes(Workload(per_batch_s=5.0), (1, 16, 64), 4), remaining=3, workers=4)
     assert plan is not None

@@ -49,6 +49,12 @@ def test_many_batches_keep_all_workers_busy() -> None:
     assert makespan(100_000, 10, 4, item_s=1e-3) == pytest.approx(25.0, rel=0.002)
 
 
+def test_the_batches_before_the_last_ones_are_neither_lost_nor_doubled() -> None:
+    plans = Plans.equal(ints(300), ints(1), ints(2))
+    assert plans.body_count.sum() == 44
+    assert 149.8 < simulate(plans, constant(plans, 1.0), 64, 0).mean() < 150.4
+
+
 def test_it_is_list_scheduling() -> None:
     rng = np.random.default_rng(3)
     sizes = rng.integers(1, 50, 200)

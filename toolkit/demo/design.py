@@ -114,6 +114,11 @@ def worker_counts(cores: int) -> tuple[int, int, int]:
     return 1, most, most + 1
 
 
+def workers_needed(studies_: Sequence[Study], *, grid: bool) -> int:
+    """Return how many workers there must be for what is measured: the designed sets, and the grids where `grid`."""
+    return max(s.workers for study in studies_ for s in (*study.settings, *(study.grid if grid else ())))
+
+
 def alternate(studies_: Sequence[Study]) -> list[tuple[Study, Setting]]:
     """Return all settings of all studies, one study after the other in turn."""
     longest = max(len(study.settings) for study in studies_)

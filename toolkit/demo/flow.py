@@ -14,7 +14,7 @@ import pandas as pd
 import toolkit as tk
 from toolkit.cluster.nodes import default_workers
 from toolkit.demo import summary
-from toolkit.demo.design import Setting, Study, alternate, studies
+from toolkit.demo.design import Setting, Study, alternate, studies, workers_needed
 from toolkit.demo.eras import ensure_model, model_dir
 from toolkit.demo.grid import evaluate
 from toolkit.demo.measure import Measured, measure
@@ -150,7 +150,7 @@ def run_demo(options: Options) -> bool:
     if not model_dir().is_dir():
         say("Training the text model of the second task (once, about 10 s) ...")
     plan = studies(items, ensure_model(), default_workers(), quick=options.quick)
-    with tk.Client() as client, _enough_workers(client, max(study.most_workers for study in plan)):
+    with tk.Client() as client, _enough_workers(client, workers_needed(plan, grid=options.grid)):
         return _run(client, plan, options)
 
 

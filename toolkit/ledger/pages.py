@@ -130,11 +130,12 @@ class PageCache:
                 table[start] = self._pages[start]
             else:
                 raise LedgerCorrupt(f"page {start} was asked for as known and is not")
+        ordered = sorted(table.items())  # the server names a page where a range first touches it, not in order
         items: list[Any] = []
         all_keys: list[Any] = []
         size = 0.0
         for a, b in ranges:
-            for start, page in table.items():
+            for start, page in ordered:
                 low, high = max(a - start, 0), min(b - start, len(page.values))
                 if low < high:
                     items += page.take(low, high)

@@ -1,8 +1,8 @@
 """Small non-negative least squares, many problems at a time.
 
 The cost model has a handful of coefficients, and needs to be solved once per left-out run and once per bootstrap
-replicate. Block principal pivoting does all of them with a few batched solves (Portugal, Júdice and Vicente, Math. Comp.
-63, 1994; Kim and Park, SIAM J. Sci. Comput. 33, 2011).
+replicate. Block principal pivoting does all of them with a few batched solves (Portugal, Júdice and Vicente, Math.
+Comp. 63, 1994; Kim and Park, SIAM J. Sci. Comput. 33, 2011).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _TOLERANCE = 1e-10
 def solve_nonneg(gram: Array, moment: Array) -> Array:
     """Minimise ``x' gram x - 2 moment' x`` over ``x >= 0`` for each problem.
 
-    At the minimum each coefficient is either 0 with a gradient that points outwards, or positive with none. Coefficients
-    that violate this change sides until none does.
+    At the minimum each coefficient is either 0 with a gradient that points outwards, or positive with none.
+    Coefficients that violate this change sides until none does.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 """How long a run takes: list scheduling of batches over workers that slow each other down.
 
-Whoever is free takes the next batch, which is list scheduling (Graham, SIAM J. Appl. Math. 17, 1969); while `k` workers
-are busy, each works at ``1 / C(k)`` of its speed, so that the end of a run, when some are done, is faster for the others.
-`analytic_s` is a closed form for screening, `simulate` a vectorised Monte Carlo for what is left. It follows the last
-batches of a run one by one; the many before them only fill the workers evenly, up to a random phase.
+Whoever is free takes the next batch, which is list scheduling (Graham, SIAM J. Appl. Math. 17, 1969); while `k`
+workers are busy, each works at ``1 / C(k)`` of its speed, so that at the end of a run, when some are done, the others
+get faster. `analytic_s` is a closed form for screening, `simulate` a vectorised Monte Carlo for what is left. It
+follows the last batches of a run one by one; the many before only fill the workers evenly, up to a random phase.
 """
 
 from __future__ import annotations

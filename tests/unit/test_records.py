@@ -40,7 +40,8 @@ def test_good_run_ids_pass(run_id: str) -> None:
 
 @pytest.mark.parametrize(
     "run_id",
-    ["", "abcde", "a" * 65, "-abcdef", "Abcdef", "abc_def", "abc def", "abcdef\n", "abc}def", "{tk:x}", "äbcdef", "abc*ef"],
+    ["", "abcde", "a" * 65, "-abcdef", "Abcdef", "abc_def", "abc def", "abcdef\n", "abc}def", "{tk:x}", "äbcdef",
+     "abc*ef"],
 )  # fmt: skip
 def test_bad_run_ids_are_refused(run_id: str) -> None:
     with pytest.raises(InvalidInput, match="run id"):

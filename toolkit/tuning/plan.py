@@ -98,8 +98,10 @@ def _fit(items: Array, service: Array, idle: Array) -> _Fit:
         found = weighted_nonneg(rows[None], (service / predicted)[None], trust[None], ridge)[0]
         predicted = np.maximum(design @ found, 1e-9)
         error = service / predicted - 1.0
-        variance = max(1e-4, float((trust * error**2).sum() / max(1.0, len(items) - 2.0)))
-        trust = np.minimum(1.0, _HUBER * math.sqrt(variance) / np.maximum(np.abs(error), 1e-12))
+        # The bulk says what is usual; a stuck batch then counts as far out, not as far as it was.
+        usual = _HUBER * max(0.01, 1.4826 * float(np.median(np.abs(error))))
+        variance = max(1e-4, float(np.minimum(error**2, 4 * usual**2).sum() / max(1.0, len(items) - 2.0)))
+        trust = np.minimum(1.0, usual / np.maximum(np.abs(error), 1e-12))
     rows = design / predicted[:, None]
     covariance = variance * np.linalg.inv((rows * trust[:, None]).T @ rows + np.diag(ridge[0]))
     waits = idle[np.isfinite(idle) & (idle >= 0)]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit import codec
@@ -108,6 +108,7 @@ def test_an_item_or_key_that_is_too_large_is_named_by_its_index(small_pages: Non
 # --------------------------------------------------------------------------- slices
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(data=st.data(), items=st.lists(values, min_size=1, max_size=30), keyed=st.booleans())
 def test_a_worker_gets_the_items_and_keys_of_any_ranges(data: st.DataObject, items: list[Any], keyed: bool) -> None:
     names = [f"key {i}" for i in range(len(items))]
@@ -176,11 +177,13 @@ def test_pages_that_do_not_hold_the_ranges_are_corrupt(wanted: Wanted) -> None:
 indexes = st.integers(0, 2**63)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(ranges=st.lists(st.tuples(indexes, indexes), max_size=20), page=st.binary(max_size=50))
 def test_outputs_read_back(ranges: Wanted, page: bytes) -> None:
     assert unpack_output(pack_output(ranges, page)) == (ranges, page)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(ranges=st.lists(st.tuples(indexes, indexes), min_size=1, max_size=5), data=st.data())
 def test_an_output_cut_short_is_corrupt(ranges: Wanted, data: st.DataObject) -> None:
     whole = pack_output(ranges, b"")

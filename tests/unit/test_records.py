@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolkit import codec
@@ -85,7 +85,7 @@ def test_bad_policies_are_refused(wrong: dict[str, object]) -> None:
 
 
 def test_errors_are_kept_by_name() -> None:
-    assert Retry(on=(OSError, codec.decode.__class__)[:1]).names() == ("OSError",)
+    assert Retry().names() == ("OSError",)
     assert Retry(on=(InvalidInput, "my.pkg.Error")).names() == ("toolkit.errors.InvalidInput", "my.pkg.Error")
     assert Retry(on=OSError).on == (OSError,)  # type: ignore[arg-type]
     assert qualified_name(KeyError) == "KeyError"
@@ -97,6 +97,7 @@ def test_delays_double_up_to_their_limit() -> None:
     assert retry.delay_s(1, 0.5) == 0.5 * (1 - 0.5 * 0.5)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     attempt=st.integers(1, 10**9), uniform=st.floats(0, 1, exclude_max=True), backoff=st.floats(0, 1e6),
     limit=st.floats(0, 1e6), jitter=st.floats(0, 1),
@@ -123,6 +124,7 @@ specs = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(specs)
 def test_a_spec_reads_back_from_the_ledger(spec: RunSpec) -> None:
     assert RunSpec.from_dict(codec.decode(codec.encode(spec.to_dict()))) == spec
@@ -227,6 +229,7 @@ def test_codes_keep_their_places() -> None:
 clean = st.text(st.characters(exclude_characters="\t\r\n", exclude_categories=["Cs"]), max_size=10)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.builds(WorkerIdentity, clean, clean, st.integers(0, 2**31), clean, clean))
 def test_an_identity_reads_back(identity: WorkerIdentity) -> None:
     assert WorkerIdentity.decode(identity.encode()) == identity

@@ -9,8 +9,8 @@ import pytest
 
 from tests.integration.ledgers import LETTER, Run, new_run_id
 from toolkit import codec
-from toolkit.ledger import FailedItem, Ledger, NoClaim, Page, Range, Registry, keys
-from toolkit.records import NodeInfo, RunSpec, RunState
+from toolkit.ledger import FailedItem, Ledger, NoClaim, Page, Range, Registry, keys, reading
+from toolkit.records import METRIC_ROW, NodeInfo, RunSpec, RunState
 from toolkit.settings import ServerAddress
 
 
@@ -248,6 +248,20 @@ def test_outputs_are_read_from_where_one_stopped(ledger: Ledger) -> None:
     assert [ranges[0][0] for ranges, _ in run.reader.outputs(first=1)] == [4, 8]
     assert run.reader.output_ranges() == [(i, i + 1) for i in range(12)]
     assert list(run.reader.outputs(first=3)) == []
+
+
+def test_bulk_is_read_in_bounded_calls(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_OUTPUTS_PER_CALL", 2)
+    monkeypatch.setattr(reading, "_BYTES_PER_CALL", 2 * METRIC_ROW.size)
+    for batches in range(6):
+        run = Run(ledger, batches, batch_size=1)
+        for _ in range(batches):
+            run.commit(run.claim())
+        assert list(run.results()) == list(range(batches))
+        assert run.reader.output_ranges() == [(i, i + 1) for i in range(batches)]
+        chunks, following = run.reader.metric_rows()
+        assert (len(b"".join(chunks)), following) == (batches * METRIC_ROW.size, batches)
+        assert all(len(chunk) <= 2 * METRIC_ROW.size for chunk in chunks)
 
 
 def test_items_and_keys_are_read_by_index(ledger: Ledger) -> None:

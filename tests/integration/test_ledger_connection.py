@@ -98,6 +98,18 @@ def raising(kind: type[ToolkitError], match: str, *hidden: str) -> Iterator[None
         error = error.__cause__ or error.__context__
 
 
+def watch(connection: Connection) -> list[str]:
+    """Names of the commands that go to the server from now on."""
+    real, calls = connection.redis.execute_command, list[str]()
+
+    def watched(*args: Any) -> Any:
+        calls.append(args[0])
+        return real(*args)
+
+    connection.redis.execute_command = watched  # type: ignore[method-assign]
+    return calls
+
+
 # --------------------------------------------------------------------------- who is refused
 
 
@@ -105,8 +117,13 @@ def test_a_wrong_password_is_refused_at_once_and_never_shown(address: ServerAddr
     wrong = replace(address, password="hunter2-secret")
     with closing(Ledger(wrong)) as ledger, raising(LedgerRefused, "Check user and password", "hunter2", "secret"):
         ledger.status(new_run_id())
-    with closing(Connection(wrong)) as connection, raising(LedgerRefused, "refused", "hunter2"):
-        connection.check_server()
+    with closing(Connection(wrong)) as connection:
+        with raising(LedgerRefused, "refused", "hunter2"):
+            connection.check_server()
+        calls = watch(connection)
+        with raising(LedgerRefused, "refused", "hunter2"):
+            connection.command("PING", retry_s=600.0)
+        assert calls == ["PING"]
 
 
 def test_no_password_is_refused(address: ServerAddress) -> None:
@@ -309,8 +326,10 @@ def test_a_server_that_cannot_write_for_now_is_unavailable(start_server: StartSe
 
 
 def test_a_command_that_is_wrong_is_not_tried_again(ledger: Ledger) -> None:
+    calls = watch(ledger.connection)
     with raising(LedgerError, "wrong number of arguments"):
         ledger.connection.command("HGET", retry_s=600.0)
+    assert calls == ["HGET"]
 
 
 # --------------------------------------------------------------------------- what is broken

@@ -49,12 +49,12 @@ def refusal(model: TaskModel) -> str | None:
 def why(model: TaskModel, n_items: int, batch_size: int, workers: int) -> list[str]:
     """What makes the setting good."""
     per_batch, per_item = model.costs.base[0, :2].tolist()
-    gap = float(gap_s(model.gap, np.array(float(batch_size)), np.array(float(workers))))
+    factor = float(model.costs.contention(np.array([float(workers)]))[0, 0])
+    gap = float(gap_s(model.gap, np.array(float(batch_size)), np.array(float(workers)), np.array(factor)))
     busy = float(model.costs.service_s(np.array([float(batch_size)]), np.array([float(workers)]))[0, 0])
     fixed = per_batch * busy / max(per_batch + per_item * batch_size, 1e-12) + gap
     costs = f"a batch costs {seconds(per_batch)} and an item {seconds(per_item)}, with {seconds(gap)} between batches"
     lines = [f"{costs}: at {batch_size:,} items {fixed / (busy + gap):.1%} of the time is not spent on items"]
-    factor = float(model.costs.contention(np.array([float(workers)]))[0, 0])
     if model.checks.workers_known:
         if workers > 1:
             lines.append(f"{workers} workers do the work of {workers / factor:.1f}")
@@ -65,9 +65,8 @@ def why(model: TaskModel, n_items: int, batch_size: int, workers: int) -> list[s
     else:
         lines.append(f"only {model.checks.workers[0]} at a time was measured, so other worker counts are not judged")
     batches = math.ceil(n_items / batch_size)
-    if batches % min(workers, batches) == 0 and batches <= 8 * workers:
-        each = batches // min(workers, batches)
-        lines.append(f"{batches:,} batches: {each} for each worker, so all end together")
+    if workers > 1 and batches % workers == 0 and batches <= 8 * workers:
+        lines.append(f"{batches:,} batches: {batches // workers} for each worker, so all end together")
     return lines
 
 

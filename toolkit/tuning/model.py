@@ -99,7 +99,7 @@ class TaskModel:
     contention_errors : dict of str to float
         Cross-validated relative error of each candidate for contention.
     gap : ndarray of shape (3,)
-        Dispatch gap of a batch in seconds: constant, per further worker, per item.
+        Dispatch gap of a batch in seconds: constant, per further worker, per item; see `gap_s`.
     variance : (batch, item)
         Relative variance of a batch of `b` items: ``batch + item / b``.
     stagger_s : float
@@ -155,7 +155,7 @@ class TaskModel:
         all_busy = used.astype(np.float64)
 
         def seconds(items: Array, busy: Array) -> Array:
-            return np.asarray(costs.service_s(items, busy) + gap_s(self.gap, items, busy))
+            return np.asarray(costs.service_s(items, busy) + gap_s(self.gap, items, busy, costs.contention(busy)))
 
         warm = costs.base[:, 2] + self.cold * costs.base[:, 3]
         begin = warm[:, None] * costs.contention(all_busy) + self.stagger_s * (used - 1) / 2
@@ -169,9 +169,9 @@ class TaskModel:
         return self.calibration * analytic_s(n_items, batch_size, workers, timing)
 
 
-def gap_s(gap: Array, items: Array, busy: Array) -> Array:
-    """Dispatch gap before a batch in seconds."""
-    return np.asarray(gap[0] + gap[1] * np.maximum(busy - 1.0, 0.0) + gap[2] * items)
+def gap_s(gap: Array, items: Array, busy: Array, contention: Array) -> Array:
+    """Dispatch gap before a batch in seconds: fetching and storing compete for the same processors as the work."""
+    return np.asarray((gap[0] + gap[2] * items) * contention + gap[1] * np.maximum(busy - 1.0, 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +195,13 @@ def timing_of(plans: Plans, costs: Costs, rest: TaskModel | _Rest, index: int = 
     def work_s(items: Array) -> Array:
         # The gap is measured as it is with all workers busy; only their work speeds up when some are done.
         alone = one.service_s(items, np.ones_like(items))[0]
-        return np.asarray(alone + gap_s(rest.gap, items, busy[:, None]) / full)
+        return np.asarray(alone + gap_s(rest.gap, items, busy[:, None], full) / full)
 
     some = np.maximum(plans.tail, 1.0)
     batch_var, item_var = rest.variance
     return Timing(
         body_s=work_s(plans.body_items),
         tail_s=np.where(plans.tail > 0, work_s(some), 0.0),
-        body_var=batch_var + item_var / plans.body_items,
         tail_var=batch_var + item_var / some,
         contention=np.broadcast_to(contention, (len(plans), len(contention))),
         stagger_s=np.full(len(plans), rest.stagger_s),
@@ -243,11 +242,13 @@ def fit_task(history: TaskHistory, options: Options) -> TaskModel:
     costs = fit_costs(cells, everything, kind, spread)
     draws = fit_costs(cells, _bootstrap(cells, len(runs), options), kind, spread)
     known = np.array([run.gaps > 0 for run in runs])
-    rest = _Rest(_fit_gap(history, known), variance, _stagger(history), _cold(history))
+    rest = _Rest(_fit_gap(history, known, costs), variance, _stagger(history), _cold(history))
     judged = [i for i, run in enumerate(runs) if run.judged][-BACKTESTED:]
     within = _replay(history, [costs] * len(judged), [rest] * len(judged), judged, options)
     errors_within = np.log([runs[i].makespan_s for i in judged]) - np.log(within)
-    calibration, run_sd, dof = _run_effect(errors_within, costs)
+    calibration, run_sd, dof = _run_effect(
+        errors_within, costs, variance[1] / float(np.median([r.items for r in runs]))
+    )
     backtest = _backtest(history, kind, spread, rest, judged, options)
     checks = check(history, draws)
     return TaskModel(
@@ -267,14 +268,17 @@ def _bootstrap(cells: Cells, n_runs: int, options: Options) -> Array:
     return np.asarray(len(cells) * rng.dirichlet(np.ones(len(cells)), size=options.draws))
 
 
-def _fit_gap(history: TaskHistory, use: NDArray[np.bool_]) -> Array:
-    """Gap of a batch as non-negative ``constant + per further worker + per item`` of the runs' means."""
+def _fit_gap(history: TaskHistory, use: NDArray[np.bool_], costs: Costs) -> Array:
+    """Fit the coefficients of `gap_s` to the mean gaps of the runs, by relative non-negative least squares."""
     runs = [run for run, used in zip(history.runs, use, strict=True) if used]
     if not runs:
         return np.array([_GAP_PRIOR_S, 0.0, 0.0])
     observed = np.array([max(run.gap_s, 1e-5) for run in runs])
     counts = np.array([run.gaps for run in runs], dtype=np.float64)
-    design = np.array([[1.0, run.workers - 1.0, run.items / run.batches] for run in runs])
+    busy = np.array([run.workers for run in runs], dtype=np.float64)
+    factor = costs.contention(busy)[0]
+    sizes = np.array([run.items / run.batches for run in runs])
+    design = np.stack([factor, busy - 1.0, sizes * factor], axis=1)
     typical = float(np.median(observed))
     scale = np.array([10 * typical, 3 * typical, 3 * typical / max(1.0, float(design[:, 2].max()))])
     predicted = observed
@@ -314,19 +318,21 @@ def _replay(history: TaskHistory, costs: list[Costs], rests: list[_Rest], which:
     return np.array(means, dtype=np.float64)
 
 
-def _run_effect(errors: Array, costs: Costs) -> tuple[float, float, float]:
+def _run_effect(errors: Array, costs: Costs, sampling: float) -> tuple[float, float, float]:
     """Calibration factor, standard deviation between equal runs, degrees of freedom.
 
     The mean error is shrunk toward none; the variance has a scaled inverse chi-squared prior (Gelman et al., *Bayesian
-    Data Analysis*, ch. 2) and pays for the coefficients that were fitted.
+    Data Analysis*, ch. 2) and pays for the coefficients that were fitted. `sampling` is the relative variance that the
+    sum of a run's items has where they are drawn anew for each run.
     """
+    prior = _PRIOR_SD**2 + sampling
     if not len(errors):
-        return 1.0, 2 * _PRIOR_SD, _PRIOR_RUNS
+        return 1.0, 2 * math.sqrt(prior), _PRIOR_RUNS
     shift = float(np.median(errors)) * len(errors) / (len(errors) + 2.0)
     used = int((costs.base[0] > 0).sum() + (costs.theta[0] > 0).sum())
     dof = _PRIOR_RUNS + max(0.0, len(errors) - used)
     square = float(np.square(errors - shift).sum())
-    return math.exp(shift), math.sqrt((_PRIOR_RUNS * _PRIOR_SD**2 + square) / dof), dof
+    return math.exp(shift), math.sqrt((_PRIOR_RUNS * prior + square) / dof), dof
 
 
 def _backtest(
@@ -345,7 +351,8 @@ def _backtest(
     costs = fit_costs(history.cells, weights, kind, spread)
     has_gap = np.array([run.gaps > 0 for run in runs])
     rests = [
-        _Rest(_fit_gap(history, has_gap & ~held[f]), rest.variance, rest.stagger_s, rest.cold) for f in range(len(held))
+        _Rest(_fit_gap(history, has_gap & ~held[f], costs.pick(f)), rest.variance, rest.stagger_s, rest.cold)
+        for f in range(len(held))
     ]
     of = [int(fold[i]) for i in judged]
     predicted = _replay(history, [costs.pick(f) for f in of], [rests[f] for f in of], judged, options)

@@ -101,7 +101,7 @@ class Timing:
     ----------
     body_s, tail_s : ndarray, shapes of ``body_items`` and ``tail``
         Work of a batch, dispatch gap included; 0 where padded.
-    body_var, tail_var : ndarray, same shapes
+    tail_var : ndarray, shape of ``tail``
         Relative variances.
     contention : ndarray of shape (n_plans, most workers + 1)
         ``C(k)`` for each number of busy workers from 0.
@@ -113,7 +113,6 @@ class Timing:
 
     body_s: Array
     tail_s: Array
-    body_var: Array
     tail_var: Array
     contention: Array
     stagger_s: Array
@@ -124,7 +123,6 @@ class Timing:
         return Timing(
             self.body_s[index],
             self.tail_s[index, :steps],
-            self.body_var[index],
             self.tail_var[index, :steps],
             self.contention[index],
             self.stagger_s[index],
@@ -159,6 +157,10 @@ def simulate(plans: Plans, timing: Timing, replicates: int, seed: int) -> Array:
     Common random numbers make the difference of two plans far less noisy than either (Law, *Simulation Modeling and
     Analysis*, ch. 11), and the result of a plan does not depend on which others are asked for.
 
+    How batches vary decides how evenly a run ends, so that is simulated, at an unchanged sum. Whether the sum varies
+    from run to run cannot be seen within a run (the same items take the same time again, in whichever batch they are),
+    so it is left to whoever compares runs.
+
     Parameters
     ----------
     plans : Plans
@@ -180,8 +182,7 @@ def simulate(plans: Plans, timing: Timing, replicates: int, seed: int) -> Array:
         return out
     most = int(plans.workers.max())
     normal = np.random.default_rng(seed).standard_normal((STEPS, replicates)).T
-    level = np.random.default_rng(seed + 1).standard_normal(replicates)
-    phase = np.random.default_rng(seed + 2).random((most, replicates)).T
+    phase = np.random.default_rng(seed + 1).random((most, replicates)).T
     # Plans of like length and width together, so that little is padded.
     label = np.ceil(np.log2(plans.steps)).astype(np.int64) * 64 + np.ceil(np.log2(plans.workers)).astype(np.int64)
     for group in np.unique(label):
@@ -190,18 +191,19 @@ def simulate(plans: Plans, timing: Timing, replicates: int, seed: int) -> Array:
         for at in range(0, len(members), block):
             index = members[at : at + block]
             part = plans.take(index)
-            out[index] = _schedule(part, timing.take(index, part.tail.shape[1]), normal, level, phase)
+            out[index] = _schedule(part, timing.take(index, part.tail.shape[1]), normal, phase)
     return out
 
 
-def _schedule(plans: Plans, timing: Timing, normal: Array, level: Array, phase: Array) -> Array:
+def _schedule(plans: Plans, timing: Timing, normal: Array, phase: Array) -> Array:
     """Follow the tails of plans of like shape from one end of a batch to the next."""
     cells, steps = plans.tail.shape
-    replicates, width = len(level), int(plans.workers.max())
+    replicates, width = len(phase), int(plans.workers.max())
     count = cells * replicates
-    now, left = _begin(plans, timing, level, phase[:, :width])
+    now, left = _begin(plans, timing, phase[:, :width])
     sigma = np.sqrt(np.log1p(timing.tail_var))[:, None, :]
-    work = timing.tail_s[:, None, :] * np.exp(sigma * normal[None, :, :steps] - sigma**2 / 2)
+    work = timing.tail_s[:, None, :] * np.exp(sigma * normal[None, :, :steps])
+    work *= timing.tail_s.sum(axis=1)[:, None, None] / work.sum(axis=2, keepdims=True)
     work = np.where(plans.tail[:, None, :] > 0, work, np.inf)  # who finds nothing left is done
     work = np.ascontiguousarray(np.moveaxis(work, 2, 0)).reshape(steps, count)
     slowdown = np.repeat(timing.contention, replicates, axis=0)
@@ -220,20 +222,19 @@ def _schedule(plans: Plans, timing: Timing, normal: Array, level: Array, phase: 
     return now.reshape(cells, replicates)
 
 
-def _begin(plans: Plans, timing: Timing, level: Array, phase: Array) -> tuple[Array, Array]:
+def _begin(plans: Plans, timing: Timing, phase: Array) -> tuple[Array, Array]:
     """When the tails begin, and the work that each worker has left then; infinite for workers that a plan has not."""
     cells, (replicates, width) = len(plans), phase.shape
     slot = np.arange(width)
     full = timing.contention[np.arange(cells), plans.workers]
     body = (timing.body_s * plans.body_count).sum(axis=1) * full / plans.workers
-    noise = np.sqrt((timing.body_var * timing.body_s**2 * plans.body_count).sum(axis=1)) * full / plans.workers
     # Where the body leaves off, workers are somewhere within a batch: uniform, so half a batch of each is still to do.
     span = np.where(plans.body_count.sum(axis=1) > 0, timing.tail_s[:, 0], 0.0)
-    now = np.maximum((body - 0.5 * span * full)[:, None] + noise[:, None] * level, 0.0)
+    now = np.repeat(np.maximum(body - 0.5 * span * full, 0.0), replicates)
     wait = timing.start_s[:, None] + timing.stagger_s[:, None] * slot / full[:, None]
     left = wait[:, None, :] + phase[None] * span[:, None, None]
     left = np.where(slot < plans.workers[:, None, None], left, np.inf)
-    return now.reshape(-1), np.ascontiguousarray(left).reshape(cells * replicates, width)
+    return now, np.ascontiguousarray(left).reshape(cells * replicates, width)
 
 
 def analytic_s(

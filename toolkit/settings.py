@@ -45,9 +45,23 @@ class ServerAddress:
         Raises
         ------
         InvalidInput
-            The scheme is none of redis, rediss, valkey, valkeys, unix.
+            The scheme is none of redis, rediss, valkey, valkeys, unix, or the URL cannot be split safely: a password
+            with ``/ ? # @`` must be percent-encoded, and none belongs in the query.
         """
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            _ = parts.port  # raises where a password was mistaken for a port
+            # what follows the host is shown and logged: no part of a secret may be in it
+            rest = f"{parts.path}?{parts.query}#{parts.fragment}"
+            unsafe = bool(parts.fragment) or "password=" in rest.lower() or (parts.scheme != "unix" and "@" in rest)
+        except ValueError:
+            unsafe = True
+        if unsafe:
+            raise InvalidInput(
+                "the ledger URL cannot be split into user, password and host (it is not repeated here, it may hold a "
+                "secret): percent-encode the characters / ? # @ : of the password, as urllib.parse.quote does, and put "
+                "it in front of the host: redis://user:password@host:6379/0"
+            ) from None
         if parts.scheme not in _SCHEMES:
             raise InvalidInput(
                 f"ledger URL {redact_url(url)!r}: scheme must be one of {', '.join(sorted(_SCHEMES))}, "
@@ -72,7 +86,7 @@ class ServerAddress:
 
 def redact_url(url: str) -> str:
     """Return `url` with any password replaced by ``***``."""
-    return re.sub(r"(?<=://)([^/@\s:]*):[^@\s]*@", lambda m: f"{m.group(1)}:***@", url)
+    return re.sub(r"(?<=://)([^/@\s:]*):\S*@", lambda m: f"{m.group(1)}:***@", url)
 
 
 def url_with_password(address: ServerAddress) -> str:

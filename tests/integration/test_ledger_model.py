@@ -39,7 +39,7 @@ from toolkit.ledger import (
     pack_output,
 )
 
-EXAMPLES = {"valkey": 100, "redis": 25}
+EXAMPLES = {"valkey": 250, "redis": 60}
 STEPS = 40
 FAR = 10**5  # seconds: longer than any test, so that only the test itself moves time
 HOUR = 3600.0

@@ -151,3 +151,23 @@ def test_limits_have_units_in_their_names() -> None:
     settings = LedgerSettings()
     assert (settings.lease_s, settings.retry_s, settings.retention_s) == (10.0, 30.0, 7 * 86400.0)
     assert settings.max_item_bytes == settings.max_result_bytes == 16 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:pa/zebra@h/0",
+        "redis://:pa?zebra@h/0",
+        "redis://:pa#zebra@h/0",
+        "redis://h/0?password=zebra",
+        "redis://h:zebra/0",
+    ],
+)
+def test_a_url_that_would_show_part_of_a_password_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(InvalidInput, match="percent-encode") as caught:
+        ServerAddress.parse(url)
+    assert "zebra" not in str(caught.value)
+
+
+def test_redaction_takes_all_of_a_password_with_an_at_sign() -> None:
+    assert redact_url("amqp://u:p@ss@h/v") == "amqp://u:***@h/v"

@@ -31,7 +31,8 @@ def test_worker_counts_differ_and_stay_small(cores):
 def test_the_designed_set_tells_batch_cost_from_item_cost_and_contention(n_items, quick):
     for study in studies(range(n_items), MODEL, 2, quick=quick):
         sizes = {setting.batch_size for setting in study.settings}
-        assert len(set(study.settings)) == len(study.settings) == (4 if quick else 8)
+        assert len(study.settings) == (4 if quick else 10)
+        assert len(set(study.settings)) == (4 if quick else 9)  # one is measured twice: how much do equal runs differ?
         assert max(sizes) >= 4 * min(sizes)
         assert 5 * max(sizes) <= n_items
         assert {s.workers for s in study.settings} >= {1, 2}

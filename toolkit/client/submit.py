@@ -16,6 +16,8 @@ from toolkit.settings import LedgerSettings
 
 _CHECKED_AHEAD_BYTES = 64 * 1024 * 1024
 """Encoded bytes of a sequence that are checked before the run is created."""
+_HEAD_START_S = 0.25
+"""How long the first tickets wait for the input of whole batches: a batch cut short there spoils an even split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,18 +193,19 @@ class Submission:
         return checked
 
     def _append(self, pages: Iterable[Page], known: int) -> int:
-        run_id, submitted, tickets_sent = self._spec.run_id, 0, False
+        run_id, submitted, tickets = self._spec.run_id, 0, self._first_tickets(known)
+        enough, latest = tickets * self._size.batch_size, time.monotonic() + _HEAD_START_S
         pending: Page | None = None
         for page in pages:
             if pending is not None:
                 submitted = self._ledger.append(run_id, pending, expected=submitted)
-                if not tickets_sent:
-                    self._send(self._first_tickets(known))
-                    tickets_sent = True
+                if tickets and (submitted >= enough or time.monotonic() >= latest):
+                    self._send(tickets)
+                    tickets = 0
             pending = page
         submitted = self._ledger.append(run_id, pending, expected=submitted, close=True)
-        if not tickets_sent:
-            self._send(self._first_tickets(known))
+        if tickets:
+            self._send(tickets)
         return submitted
 
     def _first_tickets(self, known: int) -> int:

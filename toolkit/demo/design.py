@@ -140,6 +140,8 @@ def _study(task: Task, items: Sequence[Any], sizes: tuple[int, int], cores: int,
         Setting(large, too_many),
         Setting(huge, most),
         Setting(small, too_many),
+        Setting(large, one),
+        Setting(large, most),  # again, as the last one: how much do equal runs differ?
     ]
     return Study(
         task=task,

@@ -3,21 +3,21 @@
 Start with `keys` (what is stored), then ``functions/*.lua`` (the transitions), then `ledger` (their callers).
 """
 
-from toolkit.ledger.checks import check_structure
-from toolkit.ledger.connection import Connection
-from toolkit.ledger.ledger import (
+from toolkit.ledger.calls import (
     TICKET_EXPIRY_S,
     Ask,
     Claim,
     Committed,
     FailedItem,
-    Ledger,
     NoClaim,
     Progress,
     Range,
     Swept,
     new_claim_id,
 )
+from toolkit.ledger.checks import check_structure
+from toolkit.ledger.connection import Connection
+from toolkit.ledger.ledger import Ledger
 from toolkit.ledger.pages import Page, PageCache, make_pages, pack_output
 from toolkit.ledger.reading import Reader
 from toolkit.ledger.registry import NODE_ALIVE_S, Registry

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from toolkit.ledger.ledger import Range
+from toolkit.ledger.calls import Range
 
 
 def check_structure(structure: dict[str, Any]) -> list[str]:

@@ -1,0 +1,262 @@
+"""What goes into the ledger's calls and comes out of them, as frozen records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.errors import LedgerCorrupt
+
+TICKET_EXPIRY_S = 60.0
+"""How long a ticket counts as outstanding, and how long its message lives on the broker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Item indexes ``start <= i < stop`` that share a history.
+
+    Attributes
+    ----------
+    start, stop : int
+        Indexes.
+    attempts : int
+        Executions so far that ended with an error.
+    suspicions : int
+        Process deaths it is suspected of.
+    alone : bool
+        Not to be gathered with other ranges.
+    """
+
+    start: int
+    stop: int
+    attempts: int = 0
+    suspicions: int = 0
+    alone: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Range:
+        """Read the form that the server keeps."""
+        try:
+            a, b, att, sus, solo = text.split(":")
+            return cls(int(a), int(b), int(att), int(sus), solo == "1")
+        except ValueError as error:
+            raise LedgerCorrupt(f"a stored range does not parse: {text[:60]!r}") from error
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A batch that this process holds under a lease.
+
+    Attributes
+    ----------
+    claim_id : bytes
+        128 random bits made by the claimer.
+    at : float
+        Seconds since the epoch by the server's clock.
+    worker : int
+        Code of the claimer's identity.
+    active, known_workers : int
+        Claims of the run and workers known at that moment.
+    left : int
+        Items nobody holds, after this claim.
+    spawn : bool
+        The claimer is to publish one more ticket, already counted.
+    item_s : float
+        The run's seconds per item, 0 when unknown.
+    last_batch : int
+        Batch size of the latest claim.
+    max_workers : int
+        The run's cap, 0 for none.
+    offset : int
+        Items committed from its start.
+    asked : int
+        Batch size before tapering.
+    ranges : tuple of Range
+        What to execute, from offset 0 on.
+    pages : tuple of (int, bytes, bytes)
+        Start, items, keys of each page touched; empty bytes for the one the claimer has.
+    batch_size : int
+        The run's own batch size, 0 when the controller chooses.
+    """
+
+    claim_id: bytes
+    at: float
+    worker: int
+    active: int
+    known_workers: int
+    left: int
+    spawn: bool
+    item_s: float
+    last_batch: int
+    max_workers: int
+    offset: int
+    asked: int
+    ranges: tuple[Range, ...]
+    pages: tuple[tuple[int, bytes, bytes], ...]
+    batch_size: int
+
+    def __len__(self) -> int:
+        return sum(len(r) for r in self.ranges)
+
+    def indexes(self) -> Sequence[int]:
+        """Item index of every position; a plain range in the common case."""
+        if len(self.ranges) == 1:
+            return range(self.ranges[0].start, self.ranges[0].stop)
+        return [i for r in self.ranges for i in range(r.start, r.stop)]
+
+    def attempts(self) -> list[int]:
+        """Attempt number (from 1) of every position."""
+        return [r.attempts + 1 for r in self.ranges for _ in range(len(r))]
+
+
+@dataclass(frozen=True, slots=True)
+class NoClaim:
+    """No batch, and why.
+
+    Attributes
+    ----------
+    reason : str
+        ``empty``, ``busy``, ``gone``, ``norun`` or the run's state.
+    left : int
+        Items nobody holds; for ``empty``, the delayed ones.
+    """
+
+    reason: str
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a worker says when it asks for a batch.
+
+    Attributes
+    ----------
+    claim_id : bytes
+        Fresh random id; repeat it to repeat the call.
+    identity : str
+        `WorkerIdentity.encode` of the claimer.
+    want, floor : int
+        Batch size, and the least that tapering may cut it to; 0 means the run's latest.
+    have : int
+        Start of the page that the worker keeps, -1 for none.
+    ticket : str
+        Id of the ticket that brought it here, empty after the first claim.
+    new_ticket : str
+        Id for one more ticket, should the run want one.
+    """
+
+    claim_id: bytes
+    identity: str
+    want: int = 0
+    floor: int = 1
+    have: int = -1
+    ticket: str = ""
+    new_ticket: str = ""
+
+    def arguments(self) -> tuple[Any, ...]:
+        """In the order of the server-side function."""
+        return (
+            self.claim_id, self.identity, self.want, self.floor, self.have, self.ticket, self.new_ticket,
+            int(TICKET_EXPIRY_S * 1000),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FailedItem:
+    """One failed item of a commit.
+
+    Attributes
+    ----------
+    position : int
+        Absolute offset in the claim.
+    kind : str
+        ``retry`` (attempt charged), ``again`` (not charged) or ``dead``.
+    delay_s : float
+        Before the next attempt.
+    letter : bytes
+        The dead letter, encoded; empty unless dead.
+    """
+
+    position: int
+    kind: str
+    delay_s: float = 0.0
+    letter: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The part of a claim that was executed since the previous commit.
+
+    Attributes
+    ----------
+    claim_id : bytes
+        Whose.
+    start, stop : int
+        Absolute offsets in the claim.
+    last : bool
+        Close the claim and give back what was not done.
+    split : bool
+        Give it back in halves, each to be claimed alone.
+    item_s : float
+        Seconds per item as this worker sees it, 0 to say nothing.
+    row : bytes
+        The metric row, with the last part.
+    output : bytes
+        `pages.pack_output` of the ok results, empty when there are none.
+    failed : tuple of FailedItem
+        In ascending position.
+    """
+
+    claim_id: bytes
+    start: int
+    stop: int
+    last: bool = True
+    split: bool = False
+    item_s: float = 0.0
+    row: bytes = b""
+    output: bytes = b""
+    failed: tuple[FailedItem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Answer to a commit.
+
+    Attributes
+    ----------
+    accepted : bool
+        False when the claim was taken away meanwhile: the work will be done elsewhere.
+    state : str
+        State of the run afterwards.
+    left : int
+        Items nobody holds.
+    claim : Claim, NoClaim or None
+        The next batch, when one was asked for.
+    """
+
+    accepted: bool
+    state: str
+    left: int
+    claim: Claim | NoClaim | None
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """Answer to a sweep: the run's state and the tickets it lacks."""
+
+    state: str
+    left: int
+    active: int
+    expired: int
+    delayed: int
+    tickets: int
+
+
+def new_claim_id() -> bytes:
+    """128 random bits."""
+    return os.urandom(16)

@@ -1,0 +1,163 @@
+"""A run as it was asked for: its retry policy and its spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from toolkit.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When and how often an item is tried again.
+
+    Attributes
+    ----------
+    max_attempts : int
+        Executions of an item before it becomes a dead letter, the first one included.
+    on : tuple of exception classes or of their qualified names
+        Errors worth another try. Stored by name; a subclass counts.
+    backoff_s : float
+        Delay before the second attempt; doubled for each further one.
+    max_backoff_s : float
+        Longest delay.
+    jitter : float
+        The delay is multiplied by a random factor from ``1 - jitter`` to 1.
+    """
+
+    max_attempts: int = 4
+    on: tuple[type[BaseException] | str, ...] = (OSError,)
+    backoff_s: float = 0.5
+    max_backoff_s: float = 60.0
+    jitter: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise InvalidInput(f"Retry(max_attempts={self.max_attempts}): at least 1, the first attempt counts")
+        if self.backoff_s < 0 or self.max_backoff_s < 0 or not 0 <= self.jitter <= 1:
+            raise InvalidInput("Retry: backoff_s and max_backoff_s must be >= 0 and jitter between 0 and 1")
+        on = self.on if isinstance(self.on, tuple) else (self.on,)
+        for cls in on:
+            if not (isinstance(cls, str) or (isinstance(cls, type) and issubclass(cls, BaseException))):
+                raise InvalidInput(f"Retry(on=...): {cls!r} is neither an exception class nor its name")
+        object.__setattr__(self, "on", on)
+
+    def names(self) -> tuple[str, ...]:
+        """Qualified names of the retryable errors."""
+        return tuple(c if isinstance(c, str) else qualified_name(c) for c in self.on)
+
+    def delay_s(self, attempt: int, uniform: float) -> float:
+        """Delay after failed attempt number `attempt` (from 1), with `uniform` drawn from [0, 1)."""
+        base = min(self.max_backoff_s, self.backoff_s * 2.0 ** min(attempt - 1, 30))
+        return base * (1.0 - self.jitter * uniform)
+
+
+def qualified_name(cls: type) -> str:
+    """``module.QualName`` of a class, without the module for builtins."""
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """What a run was asked to be; written once, at create.
+
+    Attributes
+    ----------
+    run_id : str
+        Its id.
+    task : str
+        Name of the task, as shown everywhere.
+    path : str
+        ``module:qualname`` by which a worker finds it, where that is not its name.
+    kind : str
+        ``task`` (a `toolkit.task` found by name), ``celery`` (registered in the application)
+        or ``function`` (shipped by value, signed).
+    call : str
+        How an item becomes arguments: ``item``, ``args`` or ``kwargs``.
+    batched : bool
+        One call per batch, list in and list out.
+    name : str
+        The user's name for the run.
+    queue : str
+        Celery queue of its tickets.
+    priority : str
+        One of `PRIORITIES`.
+    lease_s : float
+        How long a claim lives without renewal.
+    retention_s : float or None
+        How long its data stay after the end.
+    keep_results : bool
+        Whether results are stored.
+    retry_names : tuple of str
+        Errors worth another try.
+    max_attempts, backoff_s, max_backoff_s, jitter
+        See `Retry`.
+    item_time_limit_s, batch_time_limit_s, deadline_s : float or None
+        Limits; `deadline_s` steers and does not kill.
+    max_result_bytes : int
+        Largest encoded result of one item.
+    tags : mapping of str to str
+        The user's labels.
+    code_version : str
+        Digest of the task's source, as the client saw it.
+    sys_path : tuple of str
+        Directories that a local worker adds to find the task's module.
+    python : str
+        ``major.minor`` of the client.
+    toolkit_version : str
+        Version of this package that submitted it.
+    protocol : int
+        Version of the ledger's layout.
+    """
+
+    run_id: str
+    task: str
+    path: str = ""
+    kind: str = "task"
+    call: str = "item"
+    batched: bool = False
+    name: str = ""
+    queue: str = "celery"
+    priority: str = "normal"
+    lease_s: float = 10.0
+    retention_s: float | None = None
+    keep_results: bool = True
+    retry_names: tuple[str, ...] = ()
+    max_attempts: int = 4
+    backoff_s: float = 0.5
+    max_backoff_s: float = 60.0
+    jitter: float = 0.5
+    item_time_limit_s: float | None = None
+    batch_time_limit_s: float | None = None
+    deadline_s: float | None = None
+    max_result_bytes: int = 16 * 1024 * 1024
+    tags: Mapping[str, str] = field(default_factory=dict)
+    code_version: str = ""
+    sys_path: tuple[str, ...] = ()
+    python: str = ""
+    toolkit_version: str = ""
+    protocol: int = 1
+
+    @property
+    def retry(self) -> Retry:
+        """The retry policy, with errors by name."""
+        return Retry(self.max_attempts, self.retry_names, self.backoff_s, self.max_backoff_s, self.jitter)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the codec."""
+        values = asdict(self)
+        values["tags"] = dict(self.tags)
+        for name in ("retry_names", "sys_path"):
+            values[name] = list(values[name])
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
+        """Inverse of `to_dict`; fields of a newer minor version are ignored."""
+        known = {k: v for k, v in values.items() if k in cls.__dataclass_fields__}
+        for name in ("retry_names", "sys_path"):
+            if name in known:
+                known[name] = tuple(known[name])
+        return cls(**known)

@@ -1,0 +1,63 @@
+"""The fixed words of the toolkit: states, priorities, categories; and what an id and a name may be."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Final
+
+from toolkit.errors import InvalidInput
+
+
+class RunState(StrEnum):
+    """State of a run; `closed` (the input is complete) is a flag beside it."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    FINISHED = "finished"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        return self in (RunState.CANCELLED, RunState.FINISHED)
+
+
+PRIORITIES: Final = ("low", "normal", "high", "urgent")
+"""Priorities between runs, from the least to the most pressing."""
+
+CATEGORIES: Final = ("", "retryable", "fatal", "timeout", "worker_lost", "out_of_memory", "bad_payload")
+"""Error categories; the position is the code in a metric row, 0 means no error."""
+
+INLINE_QUEUE: Final = "inline"
+"""Queue name of runs that execute in the submitting process: no ticket is ever sent to it."""
+
+_RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{5,63}")
+_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]{1,200}")
+
+
+def check_run_id(run_id: str) -> str:
+    """Return `run_id` when it is well formed.
+
+    Raises
+    ------
+    InvalidInput
+        It is not 6 to 64 of ``a-z 0-9 -``; no key is ever built from such a value.
+    """
+    if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id):
+        raise InvalidInput(f"run id {run_id!r}: expected 6 to 64 characters of a-z, 0-9 and '-'; see client.runs()")
+    return run_id
+
+
+def check_name(name: str, what: str = "name") -> str:
+    """Return `name` when it is printable text of 1 to 200 characters.
+
+    Raises
+    ------
+    InvalidInput
+        It is empty, too long, or holds control or bidirectional characters.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidInput(f"{what} {name!r}: expected 1 to 200 printable characters")
+    return name

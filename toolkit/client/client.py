@@ -119,9 +119,12 @@ class Client:
         key: Callable[[Any], Any] | None = None,
         retry: Retry | None = None,
         call: str = "item",
+        item_time_limit_s: float | None = None,
+        batch_time_limit_s: float | None = None,
         keep_results: bool = True,
         name: str = "",
         tags: Mapping[str, str] | None = None,
+        run_id: str | None = None,
         inline: bool = False,
     ) -> Run:
         """Run `task` on every item and return a handle at once.
@@ -148,12 +151,19 @@ class Client:
             When and how often a failing item is tried again.
         call : str
             ``"item"``: ``f(item)``; ``"args"``: ``f(*item)``; ``"kwargs"``: ``f(**item)``.
+        item_time_limit_s : float, optional
+            Longest execution of an item: then `toolkit.TimeLimitExceeded` is raised in it, and soon after its process
+            is killed.
+        batch_time_limit_s : float, optional
+            Longest execution of a batch: what it has not begun is given back; for a batched task as above.
         keep_results : bool
-            Store results on the server.
+            Store results on the server. Without, the stored inputs go too as their items end.
         name : str
             A name for people.
         tags : mapping of str to str, optional
             Labels for later selection.
+        run_id : str, optional
+            An id of your own. Given again with the same task and items, it goes on with an interrupted submission.
         inline : bool
             Execute in this process, under a debugger if you like.
 
@@ -180,12 +190,12 @@ class Client:
             described = self._inline_celery(described)
         policy = retry or described.retry or self._default_retry(described)
         spec = RunSpec(
-            run_id=new_run_id(), task=described.name, path=described.path, kind=described.kind, call=call,
+            run_id=run_id or new_run_id(), task=described.name, path=described.path, kind=described.kind, call=call,
             batched=described.batched, name=name, queue=INLINE_QUEUE if inline else queue or self._route(described),
-            priority=priority, keep_results=keep_results, retry_names=policy.names(), max_attempts=policy.max_attempts,
-            backoff_s=policy.backoff_s, max_backoff_s=policy.max_backoff_s, jitter=policy.jitter, tags=dict(tags or {}),
+            priority=priority, keep_results=keep_results, tags=dict(tags or {}),
             code_version=described.code_version, sys_path=described.sys_path,
             python=f"{sys.version_info[0]}.{sys.version_info[1]}", toolkit_version=__version__, protocol=PROTOCOL,
+            item_time_limit_s=item_time_limit_s, batch_time_limit_s=batch_time_limit_s, **RunSpec.of_retry(policy),
             **make_spec_limits(self.settings),
         )  # fmt: skip
         function = b"" if inline else ship(described, spec.run_id, self._deployment)

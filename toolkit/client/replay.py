@@ -74,8 +74,8 @@ def _renew(ledger: Ledger, spec: RunSpec, marker: Marker, stop: threading.Event)
     while not stop.wait(0.5):
         for work in marker.works():
             try:
-                state, gone = ledger.renew(spec.run_id, 1, [work.claim_id])
+                renewed = ledger.renew(spec.run_id, 1, [work.claim_id])
             except LedgerError:
                 continue  # tried again in half a second; the loop itself reports a server that stays away
-            if state in ("cancelling", "cancelled") or work.claim_id in gone:
+            if renewed.state in ("cancelling", "cancelled") or work.claim_id in renewed.gone:
                 marker.stop(work.slot, work.claim_id)

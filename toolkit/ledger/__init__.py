@@ -4,14 +4,18 @@ Start with `keys` (what is stored), then ``functions/*.lua`` (the transitions), 
 """
 
 from toolkit.ledger.calls import (
+    NOBODY,
     TICKET_EXPIRY_S,
+    UNKNOWN,
     Ask,
     Claim,
     Committed,
+    Death,
     FailedItem,
     NoClaim,
     Progress,
     Range,
+    Renewed,
     Swept,
     new_claim_id,
 )
@@ -23,12 +27,15 @@ from toolkit.ledger.reading import Reader
 from toolkit.ledger.registry import NODE_ALIVE_S, Registry
 
 __all__ = [
+    "NOBODY",
     "NODE_ALIVE_S",
     "TICKET_EXPIRY_S",
+    "UNKNOWN",
     "Ask",
     "Claim",
     "Committed",
     "Connection",
+    "Death",
     "FailedItem",
     "Ledger",
     "NoClaim",
@@ -38,6 +45,7 @@ __all__ = [
     "Range",
     "Reader",
     "Registry",
+    "Renewed",
     "Swept",
     "check_structure",
     "make_pages",

@@ -178,6 +178,8 @@ class FailedItem:
         ``retry`` (attempt charged), ``again`` (not charged) or ``dead``.
     delay_s : float
         Before the next attempt.
+    category : str
+        One of `records.CATEGORIES`.
     letter : bytes
         The dead letter, encoded; empty unless dead.
     """
@@ -185,6 +187,7 @@ class FailedItem:
     position: int
     kind: str
     delay_s: float = 0.0
+    category: str = "fatal"
     letter: bytes = b""
 
 
@@ -210,6 +213,8 @@ class Progress:
         `pages.pack_output` of the ok results, empty when there are none.
     failed : tuple of FailedItem
         In ascending position.
+    pause : str
+        Why the run is to be paused, empty when it is not.
     """
 
     claim_id: bytes
@@ -221,6 +226,7 @@ class Progress:
     row: bytes = b""
     output: bytes = b""
     failed: tuple[FailedItem, ...] = ()
+    pause: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +249,56 @@ class Committed:
     state: str
     left: int
     claim: Claim | NoClaim | None
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """Answer to a renewal.
+
+    Attributes
+    ----------
+    state : str
+        The run's state, ``norun`` when it is gone.
+    terminate : bool
+        Kill what still runs of it.
+    gone : frozenset of bytes
+        Claims that are no longer held.
+    """
+
+    state: str
+    terminate: bool = False
+    gone: frozenset[bytes] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """Why a worker process died.
+
+    Attributes
+    ----------
+    blamed : int
+        Offset in the claim of the item that it was executing, `UNKNOWN`, or `NOBODY`.
+    category : str
+        One of `records.CATEGORIES`: ``worker_lost``, ``timeout`` or ``out_of_memory``.
+    limit : int
+        For a timeout, executions of the item before it is a dead letter.
+    delay_s : float
+        For a timeout, before the next attempt.
+    letter : bytes
+        The dead letter that the item gets if it is not tried again, encoded.
+    """
+
+    blamed: int = -1
+    category: str = "worker_lost"
+    limit: int = 0
+    delay_s: float = 0.0
+    letter: bytes = b""
+
+
+UNKNOWN = -1
+"""Whom to blame cannot be told: the batch is halved."""
+NOBODY = -2
+"""Nobody is to blame: it was killed on purpose."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,16 @@ from toolkit.ledger.calls import (
     Ask,
     Claim,
     Committed,
+    Death,
     NoClaim,
     Progress,
     Range,
+    Renewed,
     Swept,
 )
 from toolkit.ledger.connection import Connection
 from toolkit.ledger.pages import Page
-from toolkit.records import RunSpec, RunState, RunStatus
+from toolkit.records import CATEGORIES, RunSpec, RunState, RunStatus
 from toolkit.settings import LedgerSettings, ServerAddress
 
 
@@ -53,7 +55,7 @@ class Ledger:
 
     def create(  # noqa: PLR0913 - one argument a field of the head
         self, spec: RunSpec, *, function: bytes = b"", kwargs: bytes = b"", batch_size: int, auto: bool,
-        max_workers: int, known_workers: int = 0,
+        max_workers: int, known_workers: int = 0, release: bool = False,
     ) -> None:  # fmt: skip
         """Write the head of a run.
 
@@ -65,6 +67,8 @@ class Ledger:
             Whether batches taper and the controller steers.
         max_workers : int
             Most batches at a time, 0 for no cap.
+        release : bool
+            Delete each page of items once all of them ended.
 
         Raises
         ------
@@ -74,13 +78,13 @@ class Ledger:
         answer = self.connection.call(
             "create", keys.of_run(spec.run_id), codec.encode(spec.to_dict()), function, kwargs,
             int(spec.lease_s * 1000), int((spec.retention_s or 0) * 1000), batch_size, int(auto), max_workers, 3,
-            known_workers,
+            known_workers, int(release), repr(spec.breaker), spec.breaker_items,
         )  # fmt: skip
         if answer != b"ok":
             raise RunStateError(f"run {spec.run_id} exists already with another description; choose another run_id")
 
-    def append(self, run_id: str, page: Page | None, *, expected: int, close: bool = False) -> int:
-        """Store one page of items and return how many the run has now.
+    def append(self, run_id: str, page: Page | None, *, expected: int, close: bool = False) -> tuple[int, int]:
+        """Store one page of items; returns how many the run has now, and how many of them workers have taken.
 
         Raises
         ------
@@ -90,14 +94,16 @@ class Ledger:
             The server is out of memory; nothing was stored.
         """
         n, items, keyed = (page.stop - page.start, page.items, page.keys) if page else (0, b"", b"")
-        answer, submitted = self.connection.call("append", keys.of_run(run_id), expected, n, items, keyed, int(close))
+        answer, submitted, taken = self.connection.call(
+            "append", keys.of_run(run_id), expected, n, items, keyed, int(close)
+        )
         if answer == b"norun":
             raise _not_found(run_id)
         if answer != b"ok":
             raise RunStateError(
                 f"run {run_id} takes no more items: {answer.decode()} at {submitted} items (expected {expected})"
             )
-        return int(submitted)
+        return int(submitted), int(taken)
 
     # ------------------------------------------------------------------ work
 
@@ -108,24 +114,29 @@ class Ledger:
     def commit(self, run_id: str, progress: Progress, ask: Ask | None = None) -> Committed:
         """Account a finished prefix of a claim, and take the next batch in the same round trip."""
         p = progress
-        failed = [value for f in p.failed for value in (f.position, f.kind, int(f.delay_s * 1000), f.letter)]
+        failed = [
+            value for f in p.failed for value in (f.position, f.kind, int(f.delay_s * 1000), f.category, f.letter)
+        ]
         answer = self.connection.call(
             "commit", keys.of_run(run_id), p.claim_id, p.start, p.stop, int(p.last), int(p.split),
-            repr(p.item_s) if p.item_s > 0 else "", p.row, p.output, len(p.failed), *failed,
+            repr(p.item_s) if p.item_s > 0 else "", p.row, p.output, p.pause, len(p.failed), *failed,
             *(ask.arguments() if ask else ()),
         )  # fmt: skip
         following = answer[3] if len(answer) > 3 else None
         claim = _parse_claim(ask.claim_id, following) if ask and following is not None else None
         return Committed(answer[0] == b"ok", answer[1].decode(), int(answer[2]), claim)
 
-    def renew(self, run_id: str, known_workers: int, claim_ids: Sequence[bytes]) -> tuple[str, set[bytes]]:
-        """Extend leases; returns the run's state and the claims that are no longer held."""
+    def renew(self, run_id: str, known_workers: int, claim_ids: Sequence[bytes]) -> Renewed:
+        """Extend leases."""
         answer = self.connection.call("renew", keys.of_run(run_id), known_workers, *claim_ids, retry_s=0.0)
-        return answer[0].decode(), set(answer[3:])
+        return Renewed(answer[0].decode(), bool(answer[3]), frozenset(answer[4:]))
 
-    def lost(self, run_id: str, claim_id: bytes, blamed: int = -1, letter: bytes = b"") -> str:
-        """Report that the process holding a claim died while executing the item at offset `blamed`."""
-        _, state = self.connection.call("lost", keys.of_run(run_id), claim_id, blamed, letter)
+    def lost(self, run_id: str, claim_id: bytes, death: Death) -> str:
+        """Report that the process holding a claim died, and of what; returns the run's state."""
+        _, state = self.connection.call(
+            "lost", keys.of_run(run_id), claim_id, death.blamed, death.category, death.limit,
+            int(death.delay_s * 1000), death.letter,
+        )  # fmt: skip
         return str(state.decode())
 
     def sweep(self, run_id: str, *, known_workers: int, idle_workers: int, lease_s: float) -> Swept:
@@ -144,9 +155,13 @@ class Ledger:
 
     # ------------------------------------------------------------------ commands
 
-    def steer(self, run_id: str, verb: str, reason: str = "") -> str:
-        """``cancel``, ``pause`` or ``resume`` a run; returns its state."""
-        state = self.connection.call("steer", keys.of_run(run_id), verb, reason).decode()
+    def steer(self, run_id: str, verb: str, reason: str = "", grace_s: float | None = None) -> str:
+        """``cancel``, ``pause`` or ``resume`` a run; returns its state.
+
+        With `grace_s`, what still runs of a cancelled run after so many seconds is killed.
+        """
+        grace_ms = "" if grace_s is None else int(grace_s * 1000)
+        state = self.connection.call("steer", keys.of_run(run_id), verb, reason, grace_ms).decode()
         if state == "norun":
             raise _not_found(run_id)
         return str(state)
@@ -160,6 +175,13 @@ class Ledger:
         state = self.connection.call("update", keys.of_run(run_id), *("" if v is None else v for v in values), detail)
         if state == b"norun":
             raise _not_found(run_id)
+
+    def note(self, run_id: str, kind: str, detail: str) -> None:
+        """Write a remark into a run's events, for people and for ``toolkit doctor``."""
+        self.connection.command(
+            "XADD", keys.of(run_id, "events"), "MAXLEN", "~", 10_000, "*", "event", kind, "ok", 0, "dead", 0, "retried",
+            0, "submitted", 0, "skipped", 0, "detail", detail[:1000].encode("utf-8", "replace"),
+        )  # fmt: skip
 
     def retry_dead(self, run_id: str, indexes: Sequence[int]) -> int:
         """Send dead letters back to work; returns how many."""
@@ -239,6 +261,8 @@ def _parse_status(run_id: str, spec: RunSpec | None, answer: Any) -> RunStatus:
          auto, max_workers, known, last_batch) = (int(x) for x in v[1:18])  # fmt: skip
         item_s = float(v[18])
         generation, created, started, finished = (int(x) for x in v[19:23])
+        reason = (v[25] or b"").decode("utf-8", "replace")
+        errors = {c: int(n) for c, n in zip(CATEGORIES[1:], v[26:], strict=True) if n and int(n)}
     except (ValueError, TypeError, AttributeError) as error:
         raise LedgerCorrupt(f"run {run_id}: a counter of key head does not parse ({error})") from error
     return RunStatus(
@@ -247,5 +271,5 @@ def _parse_status(run_id: str, spec: RunSpec | None, answer: Any) -> RunStatus:
         delayed=delayed, claimed=claimed, ok=ok, dead=dead, skipped=skipped, retried=retried,
         batches=batches, active=int(active), known_workers=known, lost=lost, batch_size=batch_size or last_batch,
         auto=bool(auto), max_workers=max_workers, item_s=item_s, generation=generation, created_at=created / 1000,
-        started_at=started / 1000, finished_at=finished / 1000, at=int(at) / 1000,
+        started_at=started / 1000, finished_at=finished / 1000, at=int(at) / 1000, reason=reason, errors=errors,
     )  # fmt: skip

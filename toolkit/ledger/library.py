@@ -24,7 +24,8 @@ def _body() -> str:
         "__ROW_FORMAT__": "<" + "".join(_LUA_CODES[code] for _, code in METRIC_FIELDS),
         "__FLAG_CUT_OFF__": FLAG_CUT_OFF,
         "__OUTCOME_LOST__": OUTCOMES.index("lost"),
-        "__CATEGORY_LOST__": CATEGORIES.index("worker_lost"),
+        "__CATEGORIES__": ", ".join(f"'{c}'" for c in CATEGORIES[1:]),
+        "__ERROR_FIELDS__": ", ".join(f"'errors:{c}'" for c in CATEGORIES[1:]),
     }.items():
         text = text.replace(placeholder, str(value))
     return text

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from toolkit import codec
-from toolkit.errors import LedgerCorrupt, LedgerError
+from toolkit.errors import LedgerCorrupt, LedgerError, RunStateError
 from toolkit.ledger import keys
 from toolkit.ledger.connection import Connection
 from toolkit.ledger.pages import unpack_output
@@ -113,23 +113,27 @@ class Reader:
     def item(self, index: int) -> tuple[Any, Any]:
         """Item `index` and its key, as they were submitted."""
         found = self._command("ZREVRANGEBYSCORE", "page_index", index, "-inf", "LIMIT", 0, 1)
-        if not found:
-            raise LedgerCorrupt(f"run {self.run_id}: key page_index has no page for item {index}")
-        start = int(found[0])
+        start = int(found[0]) if found else 0
         page, page_keys = self._command("HMGET", "pages", start, f"k{start}")
-        if page is None:
-            raise LedgerCorrupt(f"run {self.run_id}: key pages, field {start} is missing")
-        items = codec.decode_page(page)
+        items = codec.decode_page(page) if page is not None else []
+        if index - start >= len(items):
+            if self._command("HGET", "head", "release") == b"1":
+                raise RunStateError(
+                    f"run {self.run_id} keeps no results, and the inputs of items that ended are deleted with them: "
+                    f"item {index} is not stored any more"
+                )
+            raise LedgerCorrupt(f"run {self.run_id}: key pages, field {start} does not hold item {index}")
         key = codec.decode_page(page_keys)[index - start] if page_keys else None
         return items[index - start], key
 
     def item_keys(self) -> list[Any] | None:
-        """The user's key of every item in order, None when the run has none."""
+        """The user's key of every item in order, None when the run has none; None for items not stored any more."""
         found: list[Any] = []
         for start in self._command("ZRANGE", "page_index", 0, -1):
             page_keys = self._command("HGET", "pages", b"k" + start)
             if page_keys is None:
                 return None
+            found += [None] * (int(start) - len(found))
             found += codec.decode_page(page_keys)
         return found or None
 

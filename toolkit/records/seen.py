@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,6 +59,10 @@ class RunStatus:
         How often dead letters were sent back to work.
     created_at, started_at, finished_at, at : float
         Seconds since the epoch by the server's clock, 0 when not yet; `at` is the snapshot's.
+    reason : str
+        Why it was paused or cancelled, as far as somebody said.
+    errors : mapping of str to int
+        Failed executions by error category, those that were tried again included.
     """
 
     run_id: str
@@ -87,6 +92,8 @@ class RunStatus:
     started_at: float
     finished_at: float
     at: float
+    reason: str = ""
+    errors: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -129,6 +136,8 @@ class RunStatus:
             parts.append(f"{self.dead:,} dead letters")
         if self.retried:
             parts.append(f"{self.retried:,} retried")
+        if self.reason:
+            parts.append(self.reason)
         if not self.state.final:
             parts.append(f"{self.active} of {self.known_workers} workers busy")
         return ", ".join(parts)

@@ -224,9 +224,11 @@ class BatchLoop:
 
     def _progress(self, claim: Claim, part: Part, offset: int, batch: Batch, tally: Tally) -> Progress:
         failed = tuple(
-            FailedItem(offset + f.position, "retry", f.delay_s)
+            FailedItem(offset + f.position, "retry", f.delay_s, f.category)
             if f.retry
-            else FailedItem(offset + f.position, "dead", 0.0, batch.letter(f, self.context.identity, claim.at))
+            else FailedItem(
+                offset + f.position, "dead", 0.0, f.category, batch.letter(f, self.context.identity, claim.at)
+            )
             for f in part.failures
         )
         output = b""

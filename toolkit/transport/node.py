@@ -15,7 +15,7 @@ from typing import Any
 from toolkit import codec
 from toolkit._version import PROTOCOL, __version__
 from toolkit.errors import LedgerError, RunNotFound, TransportError
-from toolkit.ledger import Ledger, Registry
+from toolkit.ledger import Death, Ledger, Registry, Renewed
 from toolkit.records import INLINE_QUEUE, NodeInfo, RunSpec
 from toolkit.transport.marker import Work
 from toolkit.transport.servant import Installation
@@ -107,7 +107,7 @@ class Keeper:
             if _alive(work.pid):
                 continue
             logger.warning("worker %s of node %s died on run %s", work.pid, self._node, work.run_id)
-            self._ledger.lost(work.run_id, work.claim_id, work.position, self._letter(work))
+            self._ledger.lost(work.run_id, work.claim_id, Death(work.position, letter=self._letter(work)))
             self._installation.marker.end_dead(work)
 
     def _letter(self, work: Work) -> bytes:
@@ -125,11 +125,11 @@ class Keeper:
         for run_id, held in by_run.items():
             try:
                 queue = self._spec(run_id).queue
-                state, gone = self._ledger.renew(run_id, self._known.get(queue, 0), [w.claim_id for w in held])
+                renewed = self._ledger.renew(run_id, self._known.get(queue, 0), [w.claim_id for w in held])
             except RunNotFound:
-                state, gone = "norun", set[bytes]()
+                renewed = Renewed("norun")
             for work in held:
-                if state in ("cancelling", "cancelled", "norun") or work.claim_id in gone:
+                if renewed.state in ("cancelling", "cancelled", "norun") or work.claim_id in renewed.gone:
                     self._installation.marker.stop(work.slot, work.claim_id)
 
     # ------------------------------------------------------------------ report and sweep

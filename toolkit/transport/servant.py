@@ -17,7 +17,7 @@ from celery import Celery
 from toolkit._version import PROTOCOL, __version__
 from toolkit.errors import FunctionNotAllowed, InvalidInput, LedgerError, RunNotFound, ToolkitError, TransportError
 from toolkit.execution import Task, load_function, read_key, resolve
-from toolkit.ledger import Connection, Ledger, Registry
+from toolkit.ledger import Ledger, Registry
 from toolkit.records import PRIORITIES, RunSpec, check_run_id
 from toolkit.settings import ServerAddress
 from toolkit.transport.adapters import adapt
@@ -174,7 +174,7 @@ class Servant:
     def _decline(self, run_id: str, ticket_id: str, hop: int, error: ToolkitError) -> None:
         logger.warning("run %s declined: %s", run_id, error)
         if hop == 0:
-            note(self.ledger.connection, run_id, "declined", f"{self._node}: {error}")
+            self.ledger.note(run_id, "declined", f"{self._node}: {error}")
         if hop >= MAX_HOPS:
             return
         time.sleep(min(1.0, 0.05 * (hop + 1)))  # lets another node be first at the broker
@@ -199,13 +199,3 @@ def check_version(spec: RunSpec) -> None:
             f"the run was submitted by version {spec.toolkit_version} (protocol {spec.protocol}), this node has "
             f"{__version__} (protocol {PROTOCOL}); install the same minor version on both"
         )
-
-
-def note(connection: Connection, run_id: str, kind: str, detail: str) -> None:
-    """Write a remark into a run's events, for people and for ``toolkit doctor``."""
-    from toolkit.ledger import keys
-
-    connection.command(
-        "XADD", keys.of(run_id, "events"), "MAXLEN", "~", 10_000, "*", "event", kind, "ok", 0, "dead", 0, "retried", 0,
-        "submitted", 0, "skipped", 0, "detail", detail[:1000].encode("utf-8", "replace"),
-    )  # fmt: skip

@@ -18,6 +18,8 @@ local CLOSED_KEPT = 4096      -- closed claim ids remembered, so that a repeated
 local GATHERED = 64           -- ready ranges in one claim at most
 local CLAIM_BYTES = 33554432  -- page bytes in one answer at most, more only for a single page
 local LATE_TICKET_MS = 2000   -- a ticket this old counts as lost once workers stand idle
+local WINDOW = 200            -- executed items after which the breaker's counts are halved
+local CATEGORIES = { __CATEGORIES__ }
 
 local function open_keys(K)
   return { h = K[1], p = K[2], pi = K[3], q = K[4], d = K[5], c = K[6], l = K[7], x = K[8], o = K[9],
@@ -118,6 +120,64 @@ local function keys_of(k)
   return all
 end
 
+-- Starts of the pages that a range touches.
+local function page_starts(k, r)
+  local first = redis.call('ZREVRANGEBYSCORE', k.pi, string.format('%d', r.a), '-inf', 'LIMIT', 0, 1)[1]
+  if not first then corrupt(k.pi, string.format('no page for item %d', r.a)) end
+  return redis.call('ZRANGEBYSCORE', k.pi, first, '(' .. string.format('%d', r.b))
+end
+
+-- Items [a, b) ended, or (by -1) did not after all. Where the run releases its pages, one whose items all ended goes.
+local function ended(k, a, b, by)
+  local starts = page_starts(k, { a = a, b = b })
+  for j, start in ipairs(starts) do
+    local low, high = math.max(a, tonumber(start)), tonumber(starts[j + 1] or b)
+    local left = redis.call('HINCRBY', k.p, 'n' .. start, string.format('%d', by * (low - high)))
+    if left == 0 then
+      redis.call('HDEL', k.p, start, 'k' .. start, 'n' .. start)
+      redis.call('ZREM', k.pi, start)
+    end
+  end
+end
+
+local function pause(k, reason)
+  if redis.call('HGET', k.h, 'state') ~= 'running' then return end
+  redis.call('HSET', k.h, 'state', 'paused', 'reason', reason)
+  event(k, 'pause', reason)
+end
+
+local function forget_errors(k)
+  redis.call('HDEL', k.h, 'recent', 'reason')
+  for _, c in ipairs(CATEGORIES) do redis.call('HDEL', k.h, 'recent:' .. c) end
+end
+
+-- Counts `n` executed items and the failed ones among them by category, and pauses the run when too many of the
+-- latest failed alike.
+local function count_errors(k, n, failed)
+  local by = {}
+  for _, f in ipairs(failed) do by[f.category] = (by[f.category] or 0) + 1 end
+  for _, c in ipairs(CATEGORIES) do add(k, 'errors:' .. c, by[c] or 0) end
+  local v = redis.call('HMGET', k.h, 'breaker', 'breaker_items')
+  local share = tonumber(v[1] or '0')
+  if share <= 0 or n == 0 then return end
+  local seen = redis.call('HINCRBY', k.h, 'recent', n)
+  for _, c in ipairs(CATEGORIES) do
+    if by[c] then
+      local m = redis.call('HINCRBY', k.h, 'recent:' .. c, by[c])
+      if seen >= tonumber(v[2]) and m > share * seen then
+        pause(k, string.format('%d of the latest %d items failed with category %s', m, seen, c))
+      end
+    end
+  end
+  if seen > WINDOW then
+    redis.call('HSET', k.h, 'recent', math.floor(seen / 2))
+    for _, c in ipairs(CATEGORIES) do
+      local m = num(k, 'recent:' .. c)
+      if m > 0 then redis.call('HSET', k.h, 'recent:' .. c, math.floor(m / 2)) end
+    end
+  end
+end
+
 local function finish(k, state, t)
   redis.call('HSET', k.h, 'state', state, 'finished_at', t)
   add(k, 'finals', 1)
@@ -128,7 +188,7 @@ end
 
 -- Ends the run when nothing is left to do; returns the state.
 local function settle(k)
-  local v = redis.call('HMGET', k.h, 'state', 'closed', 'submitted', 'ok', 'dead', 'skipped')
+  local v = redis.call('HMGET', k.h, 'state', 'closed', 'submitted', 'ok', 'dead', 'skipped', 'release')
   local state = v[1]
   if state ~= 'running' and state ~= 'paused' and state ~= 'cancelling' then return state end
   if redis.call('HLEN', k.c) > 0 then return state end
@@ -137,6 +197,7 @@ local function settle(k)
     redis.call('DEL', k.q, k.d, k.t)
     redis.call('HSET', k.h, 'ready', 0, 'delayed', 0, 'cursor', submitted, 'closed', 1)
     add(k, 'skipped', submitted - ended)
+    if v[7] == '1' and v[5] == '0' then redis.call('UNLINK', k.p, k.pi) end
     finish(k, 'cancelled', now_ms())
     return 'cancelled'
   end

@@ -1,11 +1,13 @@
--- create spec function kwargs lease_ms retention_ms batch_size auto max_workers max_suspect known_workers
--- -> 'ok' | 'conflict'
+-- create spec function kwargs lease_ms retention_ms batch_size auto max_workers max_suspect known_workers release
+--   breaker breaker_items -> 'ok' | 'conflict'
+--   release: 1 deletes a page once all its items ended; breaker: share of failed items that pauses the run, 0 for none
 local function create(K, A)
   local k = open_keys(K)
   local old = redis.call('HGET', k.h, 'spec')
   if old then return old == A[1] and 'ok' or 'conflict' end
   redis.call('HSET', k.h, 'spec', A[1], 'function', A[2], 'kwargs', A[3], 'lease_ms', A[4], 'retention_ms', A[5],
     'batch_size', A[6], 'auto', A[7], 'max_workers', A[8], 'max_suspect', A[9], 'known_workers', A[10],
+    'release', A[11], 'breaker', A[12], 'breaker_items', A[13], 'terminate_at', 0, 'reason', '',
     'state', 'running', 'closed', 0, 'submitted', 0, 'cursor', 0, 'ready', 0, 'delayed', 0, 'claimed', 0,
     'ok', 0, 'dead', 0, 'skipped', 0, 'retried', 0, 'batches', 0, 'rows', 0, 'lost', 0, 'generation', 0,
     'finals', 0, 'last_batch', 0, 'item_s', '0', 'created_at', now_ms(), 'started_at', 0, 'finished_at', 0,
@@ -14,22 +16,23 @@ local function create(K, A)
   return 'ok'
 end
 
--- append expected n page keys close -> {'ok' | 'conflict' | 'closed' | state, submitted}
+-- append expected n page keys close -> {'ok' | 'conflict' | 'closed' | state, submitted, cursor}
 local function append(K, A)
   local k = open_keys(K)
   local expected, n, close = tonumber(A[1]), tonumber(A[2]), A[5]
-  local v = redis.call('HMGET', k.h, 'state', 'submitted', 'closed')
-  if not v[1] then return { 'norun', 0 } end
-  local submitted = tonumber(v[2])
+  local v = redis.call('HMGET', k.h, 'state', 'submitted', 'closed', 'cursor', 'release')
+  if not v[1] then return { 'norun', 0, 0 } end
+  local submitted, cursor = tonumber(v[2]), tonumber(v[4])
   if submitted == expected + n and (n > 0 or v[3] == '1') and (close ~= '1' or v[3] == '1') then
-    return { 'ok', submitted }
+    return { 'ok', submitted, cursor }
   end
-  if v[1] ~= 'running' and v[1] ~= 'paused' then return { v[1], submitted } end
-  if v[3] == '1' then return { 'closed', submitted } end
-  if submitted ~= expected then return { 'conflict', submitted } end
+  if v[1] ~= 'running' and v[1] ~= 'paused' then return { v[1], submitted, cursor } end
+  if v[3] == '1' then return { 'closed', submitted, cursor } end
+  if submitted ~= expected then return { 'conflict', submitted, cursor } end
   if n > 0 then
     redis.call('HSET', k.p, A[1], A[3])
     if A[4] ~= '' then redis.call('HSET', k.p, 'k' .. A[1], A[4]) end
+    if v[5] == '1' then redis.call('HSET', k.p, 'n' .. A[1], n) end
     redis.call('ZADD', k.pi, expected, A[1])
     add(k, 'submitted', n)
   end
@@ -37,5 +40,5 @@ local function append(K, A)
     redis.call('HSET', k.h, 'closed', 1)
     settle(k)
   end
-  return { 'ok', expected + n }
+  return { 'ok', expected + n, cursor }
 end

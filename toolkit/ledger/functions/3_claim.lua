@@ -18,13 +18,6 @@ local function batch_limit(k, want, floor, left, active)
   return math.max(1, math.min(size, taper)), size
 end
 
--- Starts of the pages that a range touches.
-local function page_starts(k, r)
-  local first = redis.call('ZREVRANGEBYSCORE', k.pi, string.format('%d', r.a), '-inf', 'LIMIT', 0, 1)[1]
-  if not first then corrupt(k.pi, string.format('no page for item %d', r.a)) end
-  return redis.call('ZRANGEBYSCORE', k.pi, first, '(' .. string.format('%d', r.b))
-end
-
 -- Ranges from the left of the ready list -> ranges, items, bytes of their pages, whether nothing may join them.
 local function take_ready(k, limit)
   local taken, n, bytes, seen, full, rest = {}, 0, 0, {}, false, nil

@@ -13,14 +13,17 @@ local function give_back_halves(k, ranges, n, charge)
 end
 
 local KINDS = { dead = true, retry = true, again = true }
+local KNOWN = {}
+for _, c in ipairs(CATEGORIES) do KNOWN[c] = true end
 
--- commit id from upto last split item_s row output nfail [position kind delay_ms blob]* [claim arguments]
+-- commit id from upto last split item_s row output pause nfail [position kind delay_ms category blob]* [claim arguments]
+--   pause: reason to pause the run for, empty for none
 -- -> {'ok' | 'stale', state, left, {claim answer} | nil}
 local function commit(K, A)
   local k = open_keys(K)
   local id, from, upto, last, split = A[1], tonumber(A[2]), tonumber(A[3]), A[4] == '1', A[5] == '1'
-  local nfail = tonumber(A[9])
-  local next_claim = 10 + 4 * nfail
+  local nfail = tonumber(A[10])
+  local next_claim = 11 + 5 * nfail
   local stored = redis.call('HGET', k.c, id)
   local answer = 'stale'
   if not stored then
@@ -31,19 +34,22 @@ local function commit(K, A)
     if from == c.off and upto >= from and upto <= c.total then
       local failed, previous = {}, from - 1
       for j = 0, nfail - 1 do
-        local pos, kind, delay = tonumber(A[10 + 4 * j]), A[11 + 4 * j], tonumber(A[12 + 4 * j])
-        if not pos or pos <= previous or pos >= upto or not KINDS[kind] or not delay then
+        local at = 11 + 5 * j
+        local pos, kind, delay, category = tonumber(A[at]), A[at + 1], tonumber(A[at + 2]), A[at + 3]
+        if not pos or pos <= previous or pos >= upto or not KINDS[kind] or not delay or not KNOWN[category] then
           return redis.error_reply('ERR commit: bad failure list')
         end
         previous = pos
-        failed[j + 1] = { pos = pos, kind = kind, delay = delay, blob = A[13 + 4 * j] }
+        failed[j + 1] = { pos = pos, kind = kind, delay = delay, category = category, blob = A[at + 4] }
       end
       -- everything is checked; writes from here on
-      local base, at, f = 0, 1, failed
+      local base, at, f, release = 0, 1, failed, redis.call('HGET', k.h, 'release') == '1'
       for _, r in ipairs(c.ranges) do
         local n = r.b - r.a
+        local low, high = math.max(from, base), math.min(upto, base + n)
         while f[at] and f[at].pos < base + n do
           local index, g = r.a + f[at].pos - base, f[at]
+          if release then ended(k, index, index + 1, -1) end
           if g.kind == 'dead' then
             bury(k, index, g.blob)
             c.dead = c.dead + 1
@@ -55,8 +61,11 @@ local function commit(K, A)
           end
           at = at + 1
         end
+        if release and low < high then ended(k, r.a + low - base, r.a + high - base, 1) end
         base = base + n
       end
+      count_errors(k, upto - from, failed)
+      if A[9] ~= '' then pause(k, A[9]) end
       add(k, 'ok', upto - from - nfail)
       c.ok = c.ok + upto - from - nfail
       if A[8] ~= '' then redis.call('RPUSH', k.o, A[8]) end

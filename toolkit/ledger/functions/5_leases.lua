@@ -1,9 +1,11 @@
--- renew known_workers id... -> {state, batch_size, max_workers, gone id...}
+-- renew known_workers id... -> {state, batch_size, max_workers, terminate, gone id...}
+--   terminate: 1 when what still runs of a cancelled run is to be killed
 local function renew(K, A)
   local k = open_keys(K)
-  local v = redis.call('HMGET', k.h, 'state', 'batch_size', 'max_workers', 'lease_ms')
-  if not v[1] then return { 'norun', 0, 0 } end
-  local out, t = { v[1], tonumber(v[2]), tonumber(v[3]) }, now_ms()
+  local v = redis.call('HMGET', k.h, 'state', 'batch_size', 'max_workers', 'lease_ms', 'terminate_at')
+  if not v[1] then return { 'norun', 0, 0, 0 } end
+  local t, due = now_ms(), tonumber(v[5] or '0')
+  local out = { v[1], tonumber(v[2]), tonumber(v[3]), v[1] == 'cancelling' and due > 0 and t >= due and 1 or 0 }
   redis.call('HSET', k.h, 'known_workers', A[1])
   for j = 2, #A do
     if redis.call('HEXISTS', k.c, A[j]) == 1 then redis.call('ZADD', k.l, t + tonumber(v[4]), A[j])
@@ -12,63 +14,87 @@ local function renew(K, A)
   return out
 end
 
+local CODES = {}
+for code, c in ipairs(CATEGORIES) do CODES[c] = code end
+
 -- The metric row of a batch whose process died: all its items, and how those that it had committed ended.
 -- struct layout generated from records.METRIC_FIELDS
-local function cut_row(c, outcome_at)
+local function cut_row(c, outcome_at, category)
   local att = 0
   for _, r in ipairs(c.ranges) do att = math.max(att, r.att + 1) end
-  return struct.pack('__ROW_FORMAT__', c.who, __FLAG_CUT_OFF__, __OUTCOME_LOST__, __CATEGORY_LOST__, att, c.active, 0,
+  return struct.pack('__ROW_FORMAT__', c.who, __FLAG_CUT_OFF__, __OUTCOME_LOST__, CODES[category], att, c.active, 0,
     c.asked, c.total, c.ok, c.retried, c.dead, 0, 0, c.ranges[1].a, c.at / 1000, (outcome_at - c.at) / 1000, 0, 0, 0 / 0,
     0, 0, 0, 0, 0, 0, 0, 0)
 end
 
-local function lose(k, id, blamed, limit, blob)
+-- Whether item `index` of range `r`, whose process died executing it, is tried again; how, and when.
+--   A process that died by itself makes its item a suspect, to be tried alone; three suspicions bury it (five where
+--   only whole nodes died). A process that was killed since its item took too long costs the item an attempt.
+local function try_again(k, r, index, cause)
+  if cause.category == 'timeout' then
+    if r.att + 1 >= cause.limit then return false end
+    add(k, 'retried', 1)
+    give_back(k, { a = index, b = index + 1, att = r.att + 1, sus = r.sus, solo = 1 }, cause.delay, true)
+    return true
+  end
+  if r.sus + 1 >= cause.limit then return false end
+  give_back(k, { a = index, b = index + 1, att = r.att + 1, sus = r.sus + 1, solo = 1 }, 0, true)
+  return true
+end
+
+-- Closes the claim of a dead process. blamed: offset of the item that it was executing, -1 unknown, -2 none is to blame.
+--   cause: category, limit (suspicions, or attempts for a timeout), delay, blob (the dead letter)
+local function lose(k, id, blamed, cause)
   local stored = redis.call('HGET', k.c, id)
   if not stored then redis.call('ZREM', k.l, id) return 0 end
   local c = claim_parse(k, stored)
   local left = c.total - c.off
   close_claim(k, id, c, 0)
   add(k, 'lost', 1)
+  local free = blamed == -2
   if blamed < c.off or blamed >= c.total then blamed = nil end
-  if left == 1 then blamed = c.off end
+  if left == 1 and not free then blamed = c.off end
+  local rest = ranges_from(c, c.off)
   if blamed then
-    local pos, parts = 0, {}
-    for _, r in ipairs(c.ranges) do
-      local n = r.b - r.a
-      if pos + n > c.off then
-        local a = r.a + math.max(0, c.off - pos)
-        local bad = r.a + blamed - pos
-        if bad >= a and bad < r.b then
-          parts[#parts + 1] = { a = a, b = bad, att = r.att, sus = 0, solo = 0 }
-          if r.sus + 1 >= limit then
-            bury(k, bad, blob)
-            c.dead = c.dead + 1
-            event(k, 'item_dead', string.format('%d worker_lost', bad))
-          else
-            parts[#parts + 1] = { a = bad, b = bad + 1, att = r.att + 1, sus = r.sus + 1, solo = 1 }
-          end
-          parts[#parts + 1] = { a = bad + 1, b = r.b, att = r.att, sus = 0, solo = 0 }
-        else
-          parts[#parts + 1] = { a = a, b = r.b, att = r.att, sus = r.sus, solo = r.solo }
+    -- from the last to the first, each in front of those given back before
+    local pos = c.total
+    for j = #rest, 1, -1 do
+      local r = rest[j]
+      pos = pos - (r.b - r.a)
+      local bad = r.a + blamed - pos
+      if bad >= r.a and bad < r.b then
+        give_back(k, { a = bad + 1, b = r.b, att = r.att, sus = 0, solo = 0 }, 0, true)
+        if not try_again(k, r, bad, cause) then
+          bury(k, bad, cause.blob)
+          c.dead = c.dead + 1
+          event(k, 'item_dead', string.format('%d %s', bad, cause.category))
         end
+        give_back(k, { a = r.a, b = bad, att = r.att, sus = 0, solo = 0 }, 0, true)
+      else
+        give_back(k, r, 0, true)
       end
-      pos = pos + n
     end
-    for j = #parts, 1, -1 do give_back(k, parts[j], 0, true) end
-  elseif left > 1 then
-    give_back_halves(k, ranges_from(c, c.off), left, 0)
+    add(k, 'errors:' .. cause.category, 1)
+  elseif left > 1 and not free then
+    give_back_halves(k, rest, left, 0)
+  else
+    for j = #rest, 1, -1 do give_back(k, rest[j], 0, true) end
   end
-  row_append(k, cut_row(c, now_ms()))
-  event(k, 'worker_lost', string.format('%d items', left))
+  row_append(k, cut_row(c, now_ms(), cause.category))
+  event(k, 'worker_lost', string.format('%d items, %s', left, cause.category))
   return 1
 end
 
--- lost id blamed blob -> {number of claims closed, state}
---   blamed: absolute offset in the claim of the item that was being executed, -1 when unknown
+-- lost id blamed category limit delay_ms blob -> {number of claims closed, state}
+--   blamed: absolute offset in the claim of the item that was being executed, -1 when unknown, -2 when none is to blame
+--   category: why the process died; limit: attempts of an item whose category is timeout; 0 takes the run's suspicions
 local function lost(K, A)
   local k = open_keys(K)
   if redis.call('EXISTS', k.h) == 0 then return { 0, 'norun' } end
-  local n = lose(k, A[1], tonumber(A[2]), num(k, 'max_suspect'), A[3])
+  local limit = tonumber(A[4])
+  local cause = { category = CODES[A[3]] and A[3] or 'worker_lost', limit = limit > 0 and limit or num(k, 'max_suspect'),
+                  delay = tonumber(A[5]), blob = A[6] }
+  local n = lose(k, A[1], tonumber(A[2]), cause)
   return { n, settle(k) }
 end
 
@@ -86,7 +112,7 @@ local function sweep(K, A)
   end
   local expired = 0
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', k.l, 0, t, 'LIMIT', 0, 100)) do
-    expired = expired + lose(k, id, -1, num(k, 'max_suspect') + 2, '')
+    expired = expired + lose(k, id, -1, { category = 'worker_lost', limit = num(k, 'max_suspect') + 2, blob = '' })
   end
   for _, s in ipairs(redis.call('ZRANGEBYSCORE', k.d, 0, t, 'LIMIT', 0, 1000)) do
     local r = range_parse(s, k.d)

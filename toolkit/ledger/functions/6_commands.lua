@@ -1,14 +1,17 @@
--- steer cancel | pause | resume [reason] -> state
+-- steer cancel | pause | resume reason grace_ms -> state
+--   grace_ms, of a cancel: what still runs then is killed; empty for never
 local function steer(K, A)
   local k = open_keys(K)
   local state = redis.call('HGET', k.h, 'state')
   if not state then return 'norun' end
-  local from = { cancel = { running = 'cancelling', paused = 'cancelling' }, pause = { running = 'paused' },
+  local from = { cancel = { running = 'cancelling', paused = 'cancelling', cancelling = 'cancelling' }, pause = { running = 'paused' },
                  resume = { paused = 'running' } }
   local target = from[A[1]] and from[A[1]][state]
   if target then
     redis.call('HSET', k.h, 'state', target)
-    event(k, A[1], A[2] or '')
+    if A[1] == 'resume' then forget_errors(k) else redis.call('HSET', k.h, 'reason', A[2]) end
+    if A[1] == 'cancel' and A[3] ~= '' then redis.call('HSET', k.h, 'terminate_at', now_ms() + tonumber(A[3])) end
+    if target ~= state then event(k, A[1], A[2]) end
   end
   return settle(k)
 end
@@ -45,7 +48,10 @@ local function revive(K, A, back)
       n = n + 1
       add(k, 'dead', -1)
       if back then give_back(k, { a = tonumber(index), b = tonumber(index) + 1, att = 0, sus = 0, solo = 0 }, 0, false)
-      else add(k, 'skipped', 1) end
+      else
+        add(k, 'skipped', 1)
+        if redis.call('HGET', k.h, 'release') == '1' then ended(k, tonumber(index), tonumber(index) + 1, 1) end
+      end
     end
   end
   if n > 0 and back then
@@ -70,7 +76,7 @@ local function status(K)
   local k = open_keys(K)
   local fields = { 'state', 'closed', 'submitted', 'cursor', 'ready', 'delayed', 'claimed', 'ok', 'dead', 'skipped',
     'retried', 'batches', 'lost', 'batch_size', 'auto', 'max_workers', 'known_workers', 'last_batch', 'item_s',
-    'generation', 'created_at', 'started_at', 'finished_at', 'rows', 'finals' }
+    'generation', 'created_at', 'started_at', 'finished_at', 'rows', 'finals', 'reason', __ERROR_FIELDS__ }
   local v = redis.call('HMGET', k.h, unpack(fields))
   if not v[1] then return {} end
   return { now_ms(), redis.call('HLEN', k.c), v }

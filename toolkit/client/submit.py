@@ -172,7 +172,7 @@ class Submission:
         self._registry.add_run(self._spec)
         self._ledger.create(
             self._spec, function=function, kwargs=kwargs, batch_size=self._size.batch_size, auto=self._size.auto,
-            max_workers=self._size.max_workers, known_workers=known,
+            max_workers=self._size.max_workers, known_workers=known, release=not self._spec.keep_results,
         )  # fmt: skip
         try:
             return self._append(chain(checked, pages), known)
@@ -198,12 +198,12 @@ class Submission:
         pending: Page | None = None
         for page in pages:
             if pending is not None:
-                submitted = self._ledger.append(run_id, pending, expected=submitted)
+                submitted, _taken = self._ledger.append(run_id, pending, expected=submitted)
                 if tickets and (submitted >= enough or time.monotonic() >= latest):
                     self._send(tickets)
                     tickets = 0
             pending = page
-        submitted = self._ledger.append(run_id, pending, expected=submitted, close=True)
+        submitted, _taken = self._ledger.append(run_id, pending, expected=submitted, close=True)
         if tickets:
             self._send(tickets)
         return submitted

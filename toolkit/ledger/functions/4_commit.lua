@@ -14,7 +14,7 @@ end
 
 local KINDS = { dead = true, retry = true, again = true }
 local KNOWN = {}
-for _, c in ipairs(CATEGORIES) do KNOWN[c] = true end
+for code = 1, #CATEGORIES do KNOWN[CATEGORIES[code]] = true end  -- ipairs is not there while the library loads
 
 -- commit id from upto last split item_s row output pause nfail [position kind delay_ms category blob]* [claim arguments]
 --   pause: reason to pause the run for, empty for none

@@ -15,7 +15,7 @@ local function renew(K, A)
 end
 
 local CODES = {}
-for code, c in ipairs(CATEGORIES) do CODES[c] = code end
+for code = 1, #CATEGORIES do CODES[CATEGORIES[code]] = code end
 
 -- The metric row of a batch whose process died: all its items, and how those that it had committed ended.
 -- struct layout generated from records.METRIC_FIELDS

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit import errors
 from toolkit._version import __version__
-from toolkit.errors import BatchError
+from toolkit.errors import BatchError, TimeLimitExceeded
 
 if TYPE_CHECKING:
     from toolkit.client import Client, Run
@@ -33,6 +33,7 @@ __all__ = [
     "Recommender",
     "Retry",
     "Run",
+    "TimeLimitExceeded",
     "__version__",
     "current_item",
     "errors",

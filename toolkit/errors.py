@@ -22,7 +22,8 @@
     ├── TransportError               a ticket could not be handed to the broker
     ├── ClusterError                 the local server or a local node does not start
     ├── TuningError                  the data do not support the question asked
-    └── MissingDependency            an optional extra is not installed
+    ├── MissingDependency            an optional extra is not installed
+    └── TimeLimitExceeded            raised in user code that runs for longer than its run allows
     BatchError                       raised by user code of a batched task: which of its items failed
     RemoteError                      an item's error on a worker, with the traceback as text
 
@@ -145,6 +146,14 @@ class MissingDependency(ToolkitError, ImportError):
         )
         self.package = package
         self.extra = extra
+
+
+class TimeLimitExceeded(ToolkitError, TimeoutError):
+    """Raised in the user code of an item, or of a batched call, that runs for longer than its run allows.
+
+    User code may catch it to clean up, for about a second; then its process is killed. It is a TimeoutError, hence an
+    OSError: the default retry policy tries the item again.
+    """
 
 
 class BatchError(Exception):

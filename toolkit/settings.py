@@ -112,6 +112,11 @@ class LedgerSettings:
         How long a call is tried again while the server does not answer.
     max_item_bytes, max_result_bytes : int
         Largest encoded item and result.
+    look_ahead_bytes : int
+        Memory of the server for items of a stream that no worker has taken yet (without kept results: that did not
+        end yet, and at least a fourth of it for those that no worker has taken); submission waits beyond it.
+    full_wait_s : float
+        How long submission waits for a server that is out of memory, counted from the run's latest progress.
     """
 
     lease_s: float = 10.0
@@ -119,6 +124,8 @@ class LedgerSettings:
     retry_s: float = 30.0
     max_item_bytes: int = 16 * 1024 * 1024
     max_result_bytes: int = 16 * 1024 * 1024
+    look_ahead_bytes: int = 64 * 1024 * 1024
+    full_wait_s: float = 60.0
 
 
 def default_state_dir() -> Path:

@@ -12,6 +12,9 @@ app = Celery("shared", broker=os.environ["SHARED_BROKER"], set_as_current=False)
 app.conf.task_ignore_result = True
 app.conf.task_routes = {"shop.routed": {"queue": "special"}}
 app.conf.imports = ("tests.acceptance.shop",)
+if os.environ.get("SHARED_TIME_LIMIT"):
+    app.conf.task_time_limit = float(os.environ["SHARED_TIME_LIMIT"])
+    app.conf.task_soft_time_limit = app.conf.task_time_limit / 2
 if os.environ.get("SHARED_VERSION"):
     # another version of the package on this node
     from toolkit import _version

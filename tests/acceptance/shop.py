@@ -58,3 +58,9 @@ def with_setup(items: list[int], table: dict[str, int]) -> list[bool]:
 def wrong_length(items: list[int]) -> list[int]:
     """Return one result too few."""
     return items[:-1]
+
+
+@task
+def length(text: bytes) -> int:
+    """Return the number of bytes."""
+    return len(text)

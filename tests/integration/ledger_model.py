@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from toolkit.ledger import Ask, FailedItem, Range
+from toolkit.ledger import NOBODY, Ask, Death, FailedItem, Progress, Range, Renewed
+from toolkit.records import CATEGORIES
 
 SUSPICIONS = 3
 GATHERED = 64
+WINDOW = 200
 
 
 @dataclass
@@ -49,17 +52,27 @@ class Model:
     auto: bool
     cap: int
     known: int
+    release: bool = False
+    breaker: float = 0.0
+    breaker_items: int = 20
     state: str = "running"
+    reason: str = ""
+    grace: str = ""  # of a cancelled run: "" for never, "waits", "over"
     closed: bool = False
     submitted: int = 0
     cursor: int = 0
     ok: set[int] = field(default_factory=set)
     dead: set[int] = field(default_factory=set)
-    skipped: int = 0
+    skipped: set[int] = field(default_factory=set)
+    pages: list[tuple[int, int]] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+    recent: int = 0
+    recently: Counter[str] = field(default_factory=Counter)
     retried: int = 0
     lost: int = 0
     batches: int = 0
     buried: int = 0
+    revived: tuple[str, int] = ("", 0)  # the latest call that sent back or dropped dead letters, and how many
     generation: int = 0
     finals: int = 0
     last_batch: int = 0
@@ -85,17 +98,25 @@ class Model:
         if self.state not in ("running", "paused") or self.closed or self.submitted != expected:
             return None
         self.submitted += n
+        if n:
+            self.pages.append((expected, expected + n))
         if close:
             self.closed = True
             self.settle()
         return self.submitted
 
-    def steer(self, verb: str) -> str:
+    def steer(self, verb: str, reason: str = "", grace: str = "") -> str:
         edges = {
             ("cancel", "running"): "cancelling", ("cancel", "paused"): "cancelling",
-            ("pause", "running"): "paused", ("resume", "paused"): "running",
+            ("cancel", "cancelling"): "cancelling", ("pause", "running"): "paused", ("resume", "paused"): "running",
         }  # fmt: skip
-        self.state = edges.get((verb, self.state), self.state)
+        if (verb, self.state) in edges:
+            self.state = edges[verb, self.state]
+            self.reason = "" if verb == "resume" else reason
+            if verb == "resume":
+                self.recent, self.recently = 0, Counter()
+            if verb == "cancel":
+                self.grace = grace or self.grace
         return self.settle()
 
     def update(self, batch_size: int | None, auto: bool | None, max_workers: int | None) -> None:
@@ -103,22 +124,39 @@ class Model:
         self.auto = self.auto if auto is None else auto
         self.cap = self.cap if max_workers is None else max_workers
 
-    def retry_dead(self, indexes: Sequence[int]) -> int:
-        if self.state in ("cancelling", "cancelled"):
+    def revive(self, verb: str, call: str, first: bool, indexes: Sequence[int]) -> int:
+        """`retry_dead` or `drop_dead` once a call; a repeated one gets its answer again.
+
+        Calls after the `first` one of a wish are of its generation, unless the run ended in between.
+        """
+        if verb == "retry_dead" and self.state in ("cancelling", "cancelled"):
             return 0
+        if call == self.revived[0]:
+            return self.revived[1]
+        n = self.retry_dead(indexes, first) if verb == "retry_dead" else self.drop_dead(indexes)
+        if n:
+            self.revived = call, n
+        return n
+
+    def retry_dead(self, indexes: Sequence[int], first: bool) -> int:
         chosen = [i for i in indexes if i in self.dead]
         self.dead -= set(chosen)
         self.ready += [Range(i, i + 1) for i in chosen]
         if chosen:
-            self.generation += 1
+            self.generation += first or self.state == "finished"
             self.state = "running" if self.state == "finished" else self.state
         return len(chosen)
 
     def drop_dead(self, indexes: Sequence[int]) -> int:
         chosen = self.dead & set(indexes)
         self.dead -= chosen
-        self.skipped += len(chosen)
+        self.skipped |= chosen
         return len(chosen)
+
+    def stored_pages(self) -> list[int]:
+        """Starts of the pages that still hold an item that has not ended; all of them where pages are kept."""
+        over = self.ok | self.skipped if self.release else set()
+        return [a for a, b in self.pages if not over.issuperset(range(a, b))]
 
     # ------------------------------------------------------------------ work
 
@@ -183,33 +221,54 @@ class Model:
                 return taken, True
         return taken, False
 
-    def commit(
-        self, claim_id: bytes, start: int, stop: int, last: bool, split: bool, failed: Sequence[FailedItem]
-    ) -> bool:  # fmt: skip
+    def commit(self, p: Progress) -> bool:
         """Whether it is accepted. Settling comes later, after the next claim of the same call."""
-        held = self.claims.get(claim_id)
+        held = self.claims.get(p.claim_id)
         if held is None:
-            return self.ended.get(claim_id, False)
-        if start != held.offset or not start <= stop <= len(held):
-            return stop <= held.offset and not last
+            return self.ended.get(p.claim_id, False)
+        if p.start != held.offset or not p.start <= p.stop <= len(held):
+            return p.stop <= held.offset and not p.last
         indexes = held.indexes()
         attributes = [r for r in held.ranges for _ in range(len(r))]
-        for f in failed:
+        for f in p.failed:
             self.fail(held, f, indexes[f.position], attributes[f.position])
-        bad = {f.position for f in failed}
-        good = {indexes[p] for p in range(start, stop) if p not in bad}
-        assert not good & (self.ok | self.dead), "an index ends twice"
+        bad = {f.position for f in p.failed}
+        good = {indexes[at] for at in range(p.start, p.stop) if at not in bad}
+        assert not good & (self.ok | self.dead | self.skipped), "an index ends twice"
+        self.count(p.stop - p.start, p.failed)
+        if p.pause:
+            self.pause(p.pause)
         self.ok |= good
         held.ok += len(good)
-        held.offset = stop
-        if last:
-            self.close(claim_id, by_commit=True)
+        held.offset = p.stop
+        if p.last:
+            self.close(p.claim_id, by_commit=True)
             rest = held.rest()
-            self.ready[:0] = halves(rest) if split and sum(len(r) for r in rest) > 1 else rest
+            self.ready[:0] = halves(rest) if p.split and sum(len(r) for r in rest) > 1 else rest
             self.batches += 1
         else:
-            self.expired.discard(claim_id)
+            self.expired.discard(p.claim_id)
         return True
+
+    def count(self, n: int, failed: Sequence[FailedItem]) -> None:
+        """Errors by category; too many alike among the latest items pause the run."""
+        by = Counter(f.category for f in failed if f.kind != "again")
+        self.errors += by
+        if not self.breaker or not n:
+            return
+        self.recent += n
+        self.recently += by
+        for category in CATEGORIES:
+            m = self.recently[category]
+            if by[category] and self.recent >= self.breaker_items and m > self.breaker * self.recent:
+                self.pause(f"{m} of the latest {self.recent} items failed with category {category}")
+        if self.recent > WINDOW:
+            self.recent //= 2
+            self.recently = Counter({c: m // 2 for c, m in self.recently.items()})
+
+    def pause(self, reason: str) -> None:
+        if self.state == "running":
+            self.state, self.reason = "paused", reason
 
     def fail(self, held: Held, failure: FailedItem, index: int, r: Range) -> None:
         if failure.kind == "dead":
@@ -223,7 +282,7 @@ class Model:
         (self.delayed if failure.delay_s else self.ready).append(back)
 
     def bury(self, index: int) -> None:
-        assert index not in self.dead | self.ok, "an index ends twice"
+        assert index not in self.dead | self.ok | self.skipped, "an index ends twice"
         self.dead.add(index)
         self.buried += 1
 
@@ -232,39 +291,54 @@ class Model:
         self.expired.discard(claim_id)
         self.ended[claim_id] = by_commit
 
-    def lose(self, claim_id: bytes, blamed: int, suspicions: int = SUSPICIONS) -> None:
+    def lose(self, claim_id: bytes, death: Death, suspicions: int = SUSPICIONS) -> None:
         held = self.claims.get(claim_id)
         if held is None:
             return
         self.close(claim_id, by_commit=False)
         self.lost += 1
         self.batches += 1
-        rest = held.rest()
+        rest, blamed = held.rest(), death.blamed
         left = sum(len(r) for r in rest)
-        if left == 1:
+        if blamed != NOBODY and left == 1:
             blamed = held.offset
         if not held.offset <= blamed < len(held):
-            self.ready[:0] = halves(rest) if left else []
+            self.ready[:0] = rest if blamed == NOBODY else halves(rest)
             return
         bad = held.indexes()[blamed]
+        self.errors[death.category] += 1
         back: list[Range] = []
         for r in rest:
-            back += self.blame(r, bad, suspicions, held) if r.start <= bad < r.stop else [r]
+            back += self.blame(r, bad, death, suspicions, held) if r.start <= bad < r.stop else [r]
         self.ready[:0] = back
 
-    def blame(self, r: Range, bad: int, suspicions: int, held: Held) -> list[Range]:
-        around = [Range(r.start, bad, r.attempts), Range(bad + 1, r.stop, r.attempts)]
-        suspect = Range(bad, bad + 1, r.attempts + 1, r.suspicions + 1, alone=True)
-        if suspect.suspicions >= suspicions:
+    def blame(self, r: Range, bad: int, death: Death, suspicions: int, held: Held) -> list[Range]:
+        before, after = Range(r.start, bad, r.attempts), Range(bad + 1, r.stop, r.attempts)
+        again: list[Range] = []
+        one = Range(bad, bad + 1, r.attempts + 1, r.suspicions, alone=True)
+        if death.category == "timeout":
+            dies = one.attempts >= (death.limit or SUSPICIONS)
+            if not dies:
+                self.retried += 1
+                held.retried += 1
+                if death.delay_s:
+                    self.delayed.append(one)
+                else:
+                    again = [one]
+        else:
+            one = replace(one, suspicions=r.suspicions + 1)
+            dies = one.suspicions >= (death.limit or suspicions)
+            again = [] if dies else [one]
+        if dies:
             self.bury(bad)
             held.dead += 1
-            return [x for x in around if len(x)]
-        return [x for x in (around[0], suspect, around[1]) if len(x)]
+        return [x for x in (before, *again, after) if len(x)]
 
-    def renew(self, known: int, claim_ids: Sequence[bytes]) -> tuple[str, set[bytes]]:
+    def renew(self, known: int, claim_ids: Sequence[bytes]) -> Renewed:
         self.known = known
         self.expired -= set(claim_ids)
-        return self.state, {c for c in claim_ids if c not in self.claims}
+        over = self.state == "cancelling" and self.grace == "over"
+        return Renewed(self.state, over, frozenset(c for c in claim_ids if c not in self.claims))
 
     def sweep(self, known: int) -> tuple[Any, ...]:
         self.known = known
@@ -273,7 +347,7 @@ class Model:
         self.away = False
         gone = sorted(self.expired)
         for claim_id in gone:
-            self.lose(claim_id, -1, SUSPICIONS + 2)
+            self.lose(claim_id, Death(), SUSPICIONS + 2)
         self.delayed = [r for r in self.delayed if r not in self.due]
         self.ready += sorted(self.due, key=text)
         self.due = []
@@ -293,11 +367,11 @@ class Model:
 
     def settle(self) -> str:
         """End the run when nothing is left to do."""
-        over = self.closed and len(self.ok) + len(self.dead) + self.skipped == self.submitted
+        over = self.closed and len(self.ok) + len(self.dead) + len(self.skipped) == self.submitted
         if self.claims or self.state in ("finished", "cancelled"):
             return self.state
         if self.state == "cancelling":
-            self.skipped = self.submitted - len(self.ok) - len(self.dead)
+            self.skipped = set(range(self.submitted)) - self.ok - self.dead
             self.ready, self.delayed, self.due, self.cursor, self.closed = [], [], [], self.submitted, True
         if self.state == "cancelling" or over:
             self.state = "cancelled" if self.state == "cancelling" else "finished"

@@ -9,9 +9,11 @@ from typing import Any
 
 from toolkit import codec
 from toolkit.ledger import (
+    UNKNOWN,
     Ask,
     Claim,
     Committed,
+    Death,
     FailedItem,
     Ledger,
     NoClaim,
@@ -54,17 +56,23 @@ class Run:
     def __init__(
         self, ledger: Ledger, items: int = 0, *, page: int = 4, close: bool = True, batch_size: int = 4,
         auto: bool = False, max_workers: int = 0, known_workers: int = 0, lease_s: float = 10.0,
-        retention_s: float | None = None,
+        retention_s: float | None = None, release: bool = False, breaker: float = 0.0, breaker_items: int = 20,
+        create: bool = True,
     ) -> None:  # fmt: skip
         self.ledger = ledger
         self.run_id = new_run_id()
         self.page = page
         self.reader = Reader(ledger.connection, self.run_id)
-        self.spec = RunSpec(self.run_id, "tests.task", lease_s=lease_s, retention_s=retention_s)
+        self.spec = RunSpec(
+            self.run_id, "tests.task", lease_s=lease_s, retention_s=retention_s, breaker=breaker,
+            breaker_items=breaker_items,
+        )  # fmt: skip
         self.sizes: dict[str, Any] = {
             "batch_size": batch_size, "auto": auto, "max_workers": max_workers, "known_workers": known_workers,
+            "release": release,
         }  # fmt: skip
-        ledger.create(self.spec, **self.sizes)
+        if create:
+            ledger.create(self.spec, **self.sizes)
         if items:
             self.append(items, close=close)
 
@@ -105,8 +113,8 @@ class Run:
     def commit(self, claim: Claim, stop: int | None = None, *, ask: Ask | None = None, **values: Any) -> Committed:
         return self.ledger.commit(self.run_id, self.progress(claim, stop, **values), ask)
 
-    def lose(self, claim: Claim, blamed: int = -1, letter: bytes = b"") -> str:
-        return self.ledger.lost(self.run_id, claim.claim_id, blamed, letter)
+    def lose(self, claim: Claim, blamed: int = UNKNOWN, letter: bytes = b"", **cause: Any) -> str:
+        return self.ledger.lost(self.run_id, claim.claim_id, Death(blamed, letter=letter, **cause))
 
     def sweep(self, known_workers: int = 0, idle_workers: int = 0) -> Any:
         return self.ledger.sweep(
@@ -197,9 +205,9 @@ class Run:
     def check(self) -> None:
         """The invariants that hold after every step."""
         assert check_structure(self.reader.structure()) == []
-        status, (batches, rows) = self.status(), self.reader.metric_rows_count()
+        status, rows = self.status(), self.reader.metric_rows_count()
         assert status.ok == len(self.results())
-        assert batches == rows == len(self.rows())
+        assert status.batches == rows == len(self.rows())
         assert len(self.events("finished", "cancelled")) == int(self.head("finals")) <= status.generation + 1
 
 

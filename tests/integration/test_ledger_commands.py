@@ -121,6 +121,7 @@ def test_a_finished_run_starts_again_and_ends_once_more(ledger: Ledger) -> None:
     run.die(0, 1, 3)
     assert run.status().state is RunState.FINISHED
     command = ledger.connection.command
+    assert command("PTTL", keys.of(run.run_id, "dead")) == -1  # dead letters stay until somebody decides
     for generation, indexes in ((1, [0, 1]), (2, [3])):
         assert ledger.retry_dead(run.run_id, indexes) == len(indexes)
         status = run.status()
@@ -131,8 +132,8 @@ def test_a_finished_run_starts_again_and_ends_once_more(ledger: Ledger) -> None:
         assert claim.attempts() == [1] * len(indexes)
         assert run.commit(claim).state == "finished"
         assert int(run.head("finals")) == generation + 1
-        assert command("PTTL", keys.of(run.run_id, "head")) > 0
-        assert command("PTTL", keys.metrics_segment(run.run_id, 0)) > 0
+        lifetimes = [command("PTTL", keys.of(run.run_id, "head")), command("PTTL", keys.metrics_segment(run.run_id, 0))]
+        assert all(left == -1 if generation == 1 else left > 0 for left in lifetimes)
         run.check()
     assert run.counts() == (4, 0, 0, 0)
     assert run.events("retry_dead", "finished") == ["finished", "retry_dead", "finished", "retry_dead", "finished"]
@@ -156,7 +157,7 @@ def test_an_item_may_die_again_and_comes_back_with_a_clean_record(ledger: Ledger
 def test_a_revival_repeated_gets_its_answer_again_though_the_items_died_once_more(ledger: Ledger, verb: str) -> None:
     run = Run(ledger, 2)
     run.die(0, 1)
-    call = ("a1b2", 0, 1)
+    call = ("a1b2", 1, 0, 1)
     state, n = ledger.connection.call(verb, keys.of_run(run.run_id), *call)
     assert n == 2
     before = run.everything()
@@ -201,11 +202,35 @@ def test_dropped_letters_count_as_skipped(ledger: Ledger) -> None:
     run.check()
 
 
+@pytest.mark.parametrize("ending", ["finished", "cancelled"])
+def test_a_run_that_ended_expires_once_its_last_dead_letter_is_dropped(ledger: Ledger, ending: str) -> None:
+    run = Run(ledger, 8, retention_s=3600)
+    run.die(1, 2)
+    if ending == "cancelled":
+        ledger.steer(run.run_id, "cancel")
+    else:
+        run.commit(run.claim())
+    assert run.status().state == ending
+    every = [*keys.of_run(run.run_id), keys.metrics_segment(run.run_id, 0)]
+    for index, expires in ((1, False), (2, True)):
+        assert ledger.drop_dead(run.run_id, [index]) == 1
+        left = {ms > 0 for key in every if (ms := ledger.connection.command("PTTL", key)) != -2}
+        assert left == {expires}
+
+
+def test_a_call_that_finds_nothing_dead_does_not_use_up_the_generation(ledger: Ledger) -> None:
+    run = Run(ledger, 4)
+    run.die(3)
+    assert ledger.retry_dead(run.run_id, [*range(1000, 3000), 3]) == 1
+    assert run.status().generation == 1
+
+
 def test_many_dead_letters_go_back_in_bounded_calls(ledger: Ledger) -> None:
     run = Run(ledger, 2500, page=1000, batch_size=2500)
     run.die(*range(2500))
     assert ledger.drop_dead(run.run_id, range(100)) == 100
     assert ledger.retry_dead(run.run_id, list(range(2500))) == 2400
+    assert run.status().generation == 1  # one wish, however many calls it takes
     assert run.counts() == (0, 0, 100, 2400)
     assert len(run.ready()) == 2400
     run.check()
@@ -323,6 +348,8 @@ def test_nodes_report_and_are_forgotten(ledger: Ledger) -> None:
     assert (mine(), mine(alive_only=False)) == ([], [node])
     report(registry.now() - 7200)
     assert mine(alive_only=False) == []
+    assert ledger.connection.command("HEXISTS", keys.NODES, name) == 1  # who only looks deletes nothing
+    assert registry.nodes(forget=True) == registry.nodes()
     assert ledger.connection.command("HEXISTS", keys.NODES, name) == 0
     report(registry.now())
     registry.remove_node(name)

@@ -227,6 +227,8 @@ def test_attempts_are_counted_over_many_tries(ledger: Ledger) -> None:
         [(2, "explode", 0)],
         [(2, "", 0)],
         [(2, "retry", "soon")],
+        [(2, "retry", 0, "bad luck")],  # no such category
+        [(2, "retry", 0, "")],
         [("two", "retry", 0)],
         [(-1, "retry", 0)],
     ],
@@ -236,10 +238,10 @@ def test_a_bad_list_of_failures_leaves_everything_as_it_was(ledger: Ledger, fail
     claim = run.claim()
     run.commit(claim, 1, last=False)
     before = run.everything()
-    flat = [value for failure in failures for value in (*failure, LETTER)]
+    flat = [value for failure in failures for value in (*(*failure, "fatal")[:4], LETTER)]
     with pytest.raises(LedgerError, match="bad failure list"):
         ledger.connection.call(
-            "commit", keys.of_run(run.run_id), claim.claim_id, 1, 4, 1, 0, "0.5", metric_row(), b"out", len(failures),
+            "commit", keys.of_run(run.run_id), claim.claim_id, 1, 4, 1, 0, "0.5", metric_row(), b"out", "", len(failures),
             *flat, *run.ask().arguments(),
         )  # fmt: skip
     assert run.everything() == before
@@ -253,7 +255,23 @@ def test_a_short_list_of_failures_leaves_everything_as_it_was(ledger: Ledger) ->
     before = run.everything()
     with pytest.raises(LedgerError):
         ledger.connection.call(
-            "commit", keys.of_run(run.run_id), claim.claim_id, 0, 4, 1, 0, "", b"", b"", 2, 0, "dead", 0, LETTER
+            "commit",
+            keys.of_run(run.run_id),
+            claim.claim_id,
+            0,
+            4,
+            1,
+            0,
+            "",
+            b"",
+            b"",
+            "",
+            2,
+            0,
+            "dead",
+            0,
+            "fatal",
+            LETTER,
         )
     assert run.everything() == before
 
@@ -366,8 +384,10 @@ def test_the_end_sets_an_expiry_on_every_key(ledger: Ledger) -> None:
     run.commit(run.claim())
     run.commit(run.claim())
     assert run.status().state is RunState.FINISHED
+    assert lifetimes(run) == {-1}  # a dead letter stays until somebody decides
+    assert ledger.drop_dead(run.run_id, [0]) == 1
     assert all(3_000_000 < left <= 3_600_000 for left in lifetimes(run))
-    ledger.drop_dead(run.run_id, [0])
+    ledger.drop_dead(run.run_id, [0, 1])
     run.sweep()
     run.refusal()
     assert -1 not in lifetimes(run)  # what comes later brings no key to life for ever

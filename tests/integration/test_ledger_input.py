@@ -66,8 +66,8 @@ def test_no_key_is_built_from_a_malformed_id(ledger: Ledger, run_id: str) -> Non
 
 def test_pages_pile_up_until_the_input_is_closed(ledger: Ledger) -> None:
     run = Run(ledger)
-    assert ledger.append(run.run_id, page_of(0, 3), expected=0) == 3
-    assert ledger.append(run.run_id, page_of(3, 5, keyed=True), expected=3, close=True) == 5
+    assert ledger.append(run.run_id, page_of(0, 3), expected=0) == (3, 0)
+    assert ledger.append(run.run_id, page_of(3, 5, keyed=True), expected=3, close=True) == (5, 0)
     status = run.status()
     assert (status.submitted, status.remaining, status.closed) == (5, 5, True)
     assert run.reader.item(2) == (2, None)
@@ -78,9 +78,9 @@ def test_pages_pile_up_until_the_input_is_closed(ledger: Ledger) -> None:
 @pytest.mark.parametrize("close", [False, True])
 def test_append_repeated_has_no_second_effect_and_the_same_answer(ledger: Ledger, close: bool) -> None:
     run = Run(ledger, 4, close=False)
-    assert ledger.append(run.run_id, page_of(4, 6), expected=4, close=close) == 6
+    assert ledger.append(run.run_id, page_of(4, 6), expected=4, close=close) == (6, 0)
     before = run.everything()
-    assert ledger.append(run.run_id, page_of(4, 6), expected=4, close=close) == 6
+    assert ledger.append(run.run_id, page_of(4, 6), expected=4, close=close) == (6, 0)
     assert run.everything() == before
 
 
@@ -111,18 +111,18 @@ def test_nothing_follows_the_end_of_the_input(ledger: Ledger) -> None:
 
 def test_close_alone_may_be_repeated(ledger: Ledger) -> None:
     run = Run(ledger, 4, close=False)
-    assert ledger.append(run.run_id, None, expected=4, close=True) == 4
+    assert ledger.append(run.run_id, None, expected=4, close=True) == (4, 0)
     before = run.everything()
-    assert ledger.append(run.run_id, None, expected=4, close=True) == 4
+    assert ledger.append(run.run_id, None, expected=4, close=True) == (4, 0)
     assert run.everything() == before
     assert run.status().closed
 
 
 def test_an_empty_run_finishes_when_it_is_closed(ledger: Ledger) -> None:
     run = Run(ledger)
-    assert ledger.append(run.run_id, None, expected=0, close=True) == 0
+    assert ledger.append(run.run_id, None, expected=0, close=True) == (0, 0)
     assert run.status().state is RunState.FINISHED
-    assert ledger.append(run.run_id, None, expected=0, close=True) == 0
+    assert ledger.append(run.run_id, None, expected=0, close=True) == (0, 0)
     assert run.events() == ["created", "finished"]
     run.check()
 
@@ -139,7 +139,7 @@ def test_a_run_whose_items_ended_early_finishes_when_it_is_closed(ledger: Ledger
 def test_a_paused_run_takes_items_and_a_cancelled_one_does_not(ledger: Ledger) -> None:
     run = Run(ledger, 3, close=False)
     ledger.steer(run.run_id, "pause")
-    assert ledger.append(run.run_id, page_of(3, 5), expected=3) == 5
+    assert ledger.append(run.run_id, page_of(3, 5), expected=3) == (5, 0)
     run.ledger.steer(run.run_id, "cancel")
     before = run.everything()
     with pytest.raises(RunStateError, match="cancelled at 5 items"):
@@ -174,7 +174,7 @@ def test_a_worker_is_told_that_a_run_is_gone_and_leaves_no_trace_of_it(ledger: L
     assert run.refusal().reason == "norun"
     committed = run.commit(claim, ask=run.ask())
     assert (committed.accepted, committed.state) == (False, "norun")
-    assert ledger.renew(run.run_id, 1, [claim.claim_id])[0] == "norun"
+    assert ledger.renew(run.run_id, 1, [claim.claim_id]).state == "norun"
     assert run.lose(claim) == "norun"
     assert run.sweep().state == "norun"
     assert ledger.register_tickets(run.run_id, ["t"]) == 0

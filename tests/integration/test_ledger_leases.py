@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from tests.integration.ledgers import LETTER, Run, spans
-from toolkit.ledger import TICKET_EXPIRY_S, Claim, FailedItem, Ledger, NoClaim, Range, Swept
+from toolkit.ledger import NOBODY, TICKET_EXPIRY_S, Claim, FailedItem, Ledger, NoClaim, Range, Renewed, Swept
 from toolkit.records import CATEGORIES, FLAG_CUT_OFF, METRIC_NAMES, OUTCOMES
 from toolkit.settings import ServerAddress
 
@@ -27,11 +27,13 @@ def test_renewal_keeps_a_claim_alive_and_tells_which_are_gone(ledger: Ledger) ->
     run = Run(ledger, 12)
     one, two, three = run.claim(), run.claim(), run.claim()
     run.expire(one, two)
-    assert ledger.renew(run.run_id, 5, [one.claim_id]) == ("running", set())
+    assert ledger.renew(run.run_id, 5, [one.claim_id]) == Renewed("running")
     assert run.status().known_workers == 5
     assert run.sweep(known_workers=5).expired == 1  # `two` was not renewed
     gone = {two.claim_id, bytes(16)}
-    assert ledger.renew(run.run_id, 5, [one.claim_id, *gone, three.claim_id]) == ("running", gone)
+    assert ledger.renew(run.run_id, 5, [one.claim_id, *gone, three.claim_id]) == Renewed(
+        "running", gone=frozenset(gone)
+    )
     assert run.status().active == 2
     run.check()
 
@@ -40,9 +42,36 @@ def test_renewal_tells_of_pause_and_cancel(ledger: Ledger) -> None:
     run = Run(ledger, 8)
     claim = run.claim()
     ledger.steer(run.run_id, "pause")
-    assert ledger.renew(run.run_id, 1, [claim.claim_id]) == ("paused", set())
+    assert ledger.renew(run.run_id, 1, [claim.claim_id]) == Renewed("paused")
     ledger.steer(run.run_id, "cancel")
-    assert ledger.renew(run.run_id, 1, [claim.claim_id]) == ("cancelling", set())
+    assert ledger.renew(run.run_id, 1, [claim.claim_id]) == Renewed("cancelling")
+
+
+def test_what_still_runs_of_a_cancelled_run_is_killed_once_its_grace_is_over(ledger: Ledger) -> None:
+    run = Run(ledger, 12)
+    claim = run.claim()
+
+    def renewed() -> Renewed:
+        return ledger.renew(run.run_id, 1, [claim.claim_id])
+
+    assert renewed() == Renewed("running")
+    ledger.steer(run.run_id, "pause", grace_s=0.0)
+    assert renewed() == Renewed("paused")  # only a cancel kills
+    ledger.steer(run.run_id, "cancel")
+    assert renewed() == Renewed("cancelling")  # without a grace time never
+    before = run.status().at
+    ledger.steer(run.run_id, "cancel", grace_s=3600.0)  # the user became impatient
+    assert before + 3599 < int(run.head("terminate_at")) / 1000 < before + 3660
+    assert renewed() == Renewed("cancelling")
+    ledger.steer(run.run_id, "cancel")
+    assert int(run.head("terminate_at")) > 0
+    ledger.steer(run.run_id, "cancel", grace_s=0.0)
+    assert renewed() == Renewed("cancelling", terminate=True)
+    assert run.events("cancel") == ["cancel"]
+    assert run.lose(claim, NOBODY) == "cancelled"
+    assert renewed() == Renewed("cancelled", gone=frozenset([claim.claim_id]))
+    assert run.counts() == (0, 0, 12, 0)
+    run.check()
 
 
 def test_a_lease_lives_as_long_as_the_run_says(ledger: Ledger) -> None:
@@ -146,6 +175,60 @@ def test_a_burial_may_end_the_run(ledger: Ledger) -> None:
     run.check()
 
 
+def test_a_time_out_costs_its_item_an_attempt_and_no_suspicion(ledger: Ledger) -> None:
+    run = Run(ledger, 8, batch_size=8)
+    slow = {"category": "timeout", "limit": 3, "letter": LETTER}
+    run.lose(run.claim(), 5, **slow)
+    assert run.ready() == [Range(0, 5), Range(5, 6, 1, alone=True), Range(6, 8)]
+    status = run.status()
+    assert (status.retried, status.lost, status.dead) == (1, 1, 0)
+    row = run.rows()[0]
+    assert (CATEGORIES[row["category"]], row["retried"], row["items"]) == ("timeout", 1, 8)
+    run.commit(run.claim())
+    run.lose(run.claim(), 0, **slow, delay_s=60.0)
+    assert run.delayed() == [Range(5, 6, 2, alone=True)]
+    run.commit(run.claim())
+    run.make_due()
+    run.sweep()
+    assert run.lose(run.claim(), 0, **slow) == "finished"
+    assert [letter.index for letter in run.reader.dead_letters()] == [5]
+    assert (run.status().retried, run.rows()[-1]["dead"]) == (2, 1)
+    assert [f["detail"] for _, f in run.reader.events() if f["event"] == "item_dead"] == ["5 timeout"]
+    run.check()
+
+
+def test_a_time_out_without_a_limit_takes_that_of_suspicions(ledger: Ledger) -> None:
+    run = Run(ledger, 1)
+    assert [run.lose(run.claim(), 0, category="timeout") for _ in range(3)] == ["running", "running", "finished"]
+
+
+def test_a_limit_of_suspicions_may_be_given(ledger: Ledger) -> None:
+    run = Run(ledger, 1)
+    assert run.lose(run.claim(), 0, category="out_of_memory", limit=1) == "finished"
+
+
+def test_nobody_is_to_blame_for_a_process_killed_on_purpose(ledger: Ledger) -> None:
+    run = Run(ledger, 9, batch_size=8)
+    claim = run.claim()
+    run.commit(claim, 3, last=False)
+    run.lose(claim, NOBODY)
+    assert run.ready() == [Range(3, 8)]
+    run.commit(run.claim(), failed=[FailedItem(1, "retry")])
+    for _ in range(4):  # nor is one item alone
+        run.lose(run.claim(), NOBODY)
+    assert run.ready() == [Range(4, 5, 1)]
+    assert run.status().errors == {"fatal": 1}
+    run.check()
+
+
+def test_blame_takes_the_suspicion_from_the_neighbours(ledger: Ledger) -> None:
+    run = Run(ledger, 8, batch_size=8)
+    run.lose(run.claim())
+    run.lose(run.claim(), blamed=1)
+    assert run.ready() == [Range(0, 1), Range(1, 2, 1, 1, True), Range(2, 4), Range(4, 8, alone=True)]
+    run.check()
+
+
 # --------------------------------------------------------------------------- halving
 
 
@@ -231,6 +314,22 @@ def test_a_sweep_takes_away_what_expired_and_nothing_else(ledger: Ledger) -> Non
     assert run.everything("swept_at") == before
     assert run.commit(two).accepted
     assert not run.commit(one).accepted
+    run.check()
+
+
+def test_claims_of_workers_known_to_be_dead_expire_at_once(ledger: Ledger) -> None:
+    run = Run(ledger, 12)
+    one, two, three = run.claim("w1"), run.claim("w2"), run.claim("w3")
+    swept = ledger.sweep(
+        run.run_id, known_workers=1, idle_workers=0, lease_s=10.0, dead_workers=[one.worker, three.worker, 99]
+    )
+    assert (swept.expired, swept.active) == (2, 1)
+    assert run.commit(two).accepted
+    assert not run.commit(one).accepted
+    run.last_swept(3600)  # a grace for leases is none for the dead
+    four = run.claim("w1")
+    swept = ledger.sweep(run.run_id, known_workers=1, idle_workers=0, lease_s=10.0, dead_workers=[four.worker])
+    assert (swept.expired, swept.active) == (1, 0)
     run.check()
 
 

@@ -27,8 +27,11 @@ from tests.integration.ledgers import LETTER, Run, identity, items_of, metric_ro
 from toolkit import codec
 from toolkit.errors import LedgerError, RunStateError
 from toolkit.ledger import (
+    NOBODY,
+    UNKNOWN,
     Ask,
     Claim,
+    Death,
     FailedItem,
     Ledger,
     NoClaim,
@@ -38,15 +41,19 @@ from toolkit.ledger import (
     keys,
     pack_output,
 )
+from toolkit.records import CATEGORIES
 
-EXAMPLES = {"valkey": 250, "redis": 60}
+EXAMPLES = {"valkey": 160, "redis": 40}
 STEPS = 40
 FAR = 10**5  # seconds: longer than any test, so that only the test itself moves time
 HOUR = 3600.0
-FATES = ["ok", "ok", "ok", "retry", "later", "again", "dead", "dead", "part", "rest", "split", "kill", "kill", "hang"]
+FATES = ["ok", "ok", "ok", "retry", "later", "again", "dead", "dead", "part", "rest", "split", "kill", "kill", "hang",
+         "slow", "slow", "stop"]  # fmt: skip
 Plan = list[tuple[str, int]]
 plans = st.lists(st.tuples(st.sampled_from(FATES), st.integers(0, 5)), min_size=2, max_size=8)
 
+KILLED = Death(letter=LETTER)
+STOPPED = Death(NOBODY, letter=LETTER)
 picks = st.integers(0, 99)
 
 
@@ -64,14 +71,19 @@ class Machine(RuleBasedStateMachine):
     @initialize(
         sizes=st.tuples(st.integers(0, 7), st.booleans(), st.sampled_from([0, 0, 2, 3]), st.integers(0, 4)),
         pages=st.lists(st.sampled_from([4, 1, 5, 6]), min_size=2, max_size=4),
-        close=st.sampled_from([True, True, False]), plan=plans,
+        close=st.sampled_from([True, True, False]), release=st.booleans(),
+        breaker=st.sampled_from([0.0, 0.0, 0.25, 0.5]), plan=plans,
     )  # fmt: skip
-    def begin(self, sizes: tuple[int, bool, int, int], pages: list[int], close: bool, plan: Plan) -> None:
+    def begin(
+        self, sizes: tuple[int, bool, int, int], pages: list[int], close: bool, release: bool, breaker: float,
+        plan: Plan,
+    ) -> None:  # fmt: skip
         batch_size, auto, cap, known = sizes
         self.run_ = Run(
-            self.ledger, batch_size=batch_size, auto=auto, max_workers=cap, known_workers=known, lease_s=FAR
+            self.ledger, batch_size=batch_size, auto=auto, max_workers=cap, known_workers=known, lease_s=FAR,
+            release=release, breaker=breaker, breaker_items=3,
         )  # fmt: skip
-        self.model = Model(batch_size, auto, cap, known)
+        self.model = Model(batch_size, auto, cap, known, release, breaker, 3)
         self.history: list[Callable[[], None]] = []
         self.asks: list[Ask] = []
         self.caches = {"w1": PageCache(), "w2": PageCache()}
@@ -99,32 +111,38 @@ class Machine(RuleBasedStateMachine):
             return
 
         def call() -> None:
+            cursor = self.model.cursor
             expected = self.model.append(start, n, close)
             page = page_of(start, start + n) if n else None
             if expected is None:
                 with pytest.raises(RunStateError):
                     self.ledger.append(self.run_.run_id, page, expected=start, close=close)
             else:
-                assert self.ledger.append(self.run_.run_id, page, expected=start, close=close) == expected
+                answer = self.ledger.append(self.run_.run_id, page, expected=start, close=close)
+                assert answer == (expected, cursor)
 
         self.say(call, again=again)
 
     @rule(
         verb=st.sampled_from(["pause", "cancel", "nonsense", *["update", "tickets"] * 2, *["resume"] * 5]),
         batch_size=st.none() | st.integers(0, 9), auto=st.none() | st.booleans(),
-        cap=st.none() | st.sampled_from([0, 0, 2]), again=st.booleans(),
+        cap=st.none() | st.sampled_from([0, 0, 2]), grace=st.sampled_from(["", "waits", "over"]), again=st.booleans(),
     )  # fmt: skip
-    def command(self, verb: str, batch_size: int | None, auto: bool | None, cap: int | None, again: bool) -> None:
+    def command(
+        self, verb: str, batch_size: int | None, auto: bool | None, cap: int | None, grace: str, again: bool
+    ) -> None:  # fmt: skip
         if verb == "update":
             self.say(partial(self.make_update, batch_size, auto, cap), again=again)
         elif verb == "tickets":
             self.numbers += 1
             self.say(partial(self.make_tickets, f"r{self.numbers}"), again=again)
         elif verb != "cancel" or len(self.history) > 40:
-            self.say(partial(self.make_turn, verb), again=again)
+            self.say(partial(self.make_turn, verb, f"{verb} {len(self.history)}", grace), again=again)
 
-    def make_turn(self, verb: str) -> None:
-        assert self.ledger.steer(self.run_.run_id, verb) == self.model.steer(verb)
+    def make_turn(self, verb: str, reason: str, grace: str) -> None:
+        grace_s = {"": None, "waits": FAR, "over": 0.0}[grace]
+        answer = self.ledger.steer(self.run_.run_id, verb, reason, grace_s)
+        assert answer == self.model.steer(verb, reason, grace)
 
     def make_update(self, batch_size: int | None, auto: bool | None, cap: int | None) -> None:
         self.ledger.update(self.run_.run_id, batch_size=batch_size, auto=auto, max_workers=cap)
@@ -135,17 +153,24 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.dead)
     @rule(verb=st.sampled_from(["retry_dead", "retry_dead", "drop_dead"]), pick=picks, some=st.integers(1, 4),
-          again=st.booleans())  # fmt: skip
-    def revive(self, verb: str, pick: int, some: int, again: bool) -> None:
+          first=st.booleans(), again=st.booleans())  # fmt: skip
+    def revive(
+        self, verb: str, pick: int, some: int, first: bool, again: bool
+    ) -> None:  # fmt: skip
         dead = sorted(self.model.dead)
         indexes = [*dead[pick % (len(dead) + 1) :][:some], self.model.submitted + 7]
-
-        def call() -> None:
-            assert getattr(self.ledger, verb)(self.run_.run_id, indexes) == getattr(self.model, verb)(indexes)
-
+        self.numbers += 1
+        call = partial(self.make_revival, verb, f"{self.numbers:016x}", first, indexes)
+        if again:  # the answer was lost, and the same call comes once more, when the items may be dead again
+            call()
+            self.work([("dead", 0), ("dead", 1)])
         self.say(call, again=again)
         if self.model.state == "running" and self.model.left():
             self.work([("ok", 0), ("kill", 0), ("dead", 0)])
+
+    def make_revival(self, verb: str, number: str, first: bool, indexes: list[int]) -> None:
+        state, n = self.ledger.connection.call(verb, keys.of_run(self.run_.run_id), number, int(first), *indexes)
+        assert (n, state.decode()) == (self.model.revive(verb, number, first, indexes), self.model.state)
 
     # ------------------------------------------------------------------ work
 
@@ -186,6 +211,7 @@ class Machine(RuleBasedStateMachine):
     @rule(plan=plans)
     def work(self, plan: Plan) -> None:
         """A worker that does what workers do: batch after batch, each with its fate."""
+        deaths = {"kill": KILLED, "slow": replace(KILLED, category="timeout", limit=2), "stop": STOPPED}
         for fate, position in plan:
             ask = self.ask("w2", 0, 1)
             self.asks.append(ask)
@@ -193,18 +219,19 @@ class Machine(RuleBasedStateMachine):
             held = self.model.claims.get(ask.claim_id)
             if held is None:
                 return
-            at = position % len(held)
+            at, delays = position % len(held), {"later": HOUR}
             if fate in ("ok", "retry", "later", "again", "dead"):
                 kind = "retry" if fate == "later" else fate
-                failed = () if fate == "ok" else (FailedItem(at, kind, HOUR if fate == "later" else 0.0, LETTER),)
+                category = CATEGORIES[1 + position % 3]
+                failed = () if fate == "ok" else (FailedItem(at, kind, delays.get(fate, 0.0), category, LETTER),)
                 progress = replace(self.progress(held, 0, len(held), failed), claim_id=ask.claim_id)
                 self.say(partial(self.make_commit, progress, None), again=False)
             elif fate in ("part", "rest", "split"):
                 progress = self.progress(held, 0, at, ())
                 progress = replace(progress, claim_id=ask.claim_id, last=fate != "part", split=fate == "split")
                 self.say(partial(self.make_commit, progress, None), again=False)
-            elif fate == "kill":
-                self.say(partial(self.make_loss, ask.claim_id, at), again=False)
+            elif fate in deaths:
+                self.say(partial(self.make_loss, ask.claim_id, replace(deaths[fate], blamed=at)), again=False)
 
     def make_claim(self, ask: Ask) -> None:
         tickets = set(self.model.tickets)
@@ -240,8 +267,12 @@ class Machine(RuleBasedStateMachine):
             st.integers(start, stop - 1), st.sampled_from(["retry", "retry", "again", "dead"]), max_size=3,
         )) if stop > start else {}  # fmt: skip
         delay = data.draw(st.sampled_from([0.0, HOUR])) if failures else 0.0
-        failed = tuple(FailedItem(p, kind, delay, LETTER) for p, kind in sorted(failures.items()))
-        progress = replace(self.progress(held, start, stop, failed), claim_id=ask.claim_id, last=last, split=split)
+        category = data.draw(st.sampled_from(CATEGORIES[1:])) if failures else ""
+        failed = tuple(FailedItem(p, kind, delay, category, LETTER) for p, kind in sorted(failures.items()))
+        progress = replace(
+            self.progress(held, start, stop, failed), claim_id=ask.claim_id, last=last, split=split,
+            pause=f"because of {ask.claim_id.hex()[:6]}" if pick % 7 == 0 else "",
+        )  # fmt: skip
         following = self.ask("w1", 0, 1) if then else None
         if following:
             self.asks.append(following)
@@ -261,7 +292,7 @@ class Machine(RuleBasedStateMachine):
 
     def make_commit(self, p: Progress, following: Ask | None) -> None:
         answer = self.ledger.commit(self.run_.run_id, p, following)
-        accepted = self.model.commit(p.claim_id, p.start, p.stop, p.last, p.split, p.failed)
+        accepted = self.model.commit(p)
         tickets = set(self.model.tickets)
         if following:
             expected = self.model.claim(following)
@@ -271,7 +302,10 @@ class Machine(RuleBasedStateMachine):
     def commit_badly(self, claim_id: bytes, held: Held) -> None:
         """A list of failures with something wrong at its end leaves everything as it was."""
         at = held.offset
-        for second in (FailedItem(at, "dead"), FailedItem(len(held), "retry"), FailedItem(at + 1, "lost")):
+        for second in (
+            FailedItem(at, "dead"), FailedItem(len(held), "retry"), FailedItem(at + 1, "lost"),
+            FailedItem(at + 1, "dead", category="none"),
+        ):  # fmt: skip
             bad = Progress(
                 claim_id, at, len(held), output=b"x", row=metric_row(), failed=(FailedItem(at, "retry"), second)
             )  # fmt: skip
@@ -280,15 +314,21 @@ class Machine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ deaths and time
 
-    def make_loss(self, claim_id: bytes, blamed: int) -> None:
-        self.model.lose(claim_id, blamed)
-        assert self.ledger.lost(self.run_.run_id, claim_id, blamed, LETTER) == self.model.settle()
+    def make_loss(self, claim_id: bytes, death: Death) -> None:
+        self.model.lose(claim_id, death)
+        assert self.ledger.lost(self.run_.run_id, claim_id, death) == self.model.settle()
 
     @precondition(lambda self: self.asks)
-    @rule(pick=picks, blamed=st.integers(-1, 8), again=st.booleans())
-    def lose(self, pick: int, blamed: int, again: bool) -> None:
+    @rule(
+        pick=picks, blamed=st.integers(-2, 8), category=st.sampled_from(["timeout", "worker_lost", "out_of_memory"]),
+        limit=st.integers(0, 3), delay=st.sampled_from([0.0, HOUR]), again=st.booleans(),
+    )  # fmt: skip
+    def lose(
+        self, pick: int, blamed: int, category: str, limit: int, delay: float, again: bool
+    ) -> None:  # fmt: skip
         claim_id = self.pick_ask(pick).claim_id
-        self.say(lambda: self.make_loss(claim_id, blamed), again=again)
+        death = Death(blamed, category, limit, delay, LETTER)
+        self.say(lambda: self.make_loss(claim_id, death), again=again)
 
     @rule(
         picked=st.lists(picks, max_size=2), renewals=st.lists(picks, max_size=2), due=st.booleans(),
@@ -343,11 +383,23 @@ class Machine(RuleBasedStateMachine):
         sums = [sum(len(r) for r in place) for place in (m.ready, m.delayed)]
         held = sum(len(h) - h.offset for h in m.claims.values())
         assert structure["counters"] == [
-            m.submitted, m.cursor, *sums, held, len(m.ok), len(m.dead), m.skipped, m.finals, m.generation
+            m.submitted, m.cursor, *sums, held, len(m.ok), len(m.dead), len(m.skipped), m.finals, m.generation
         ]  # fmt: skip
+        self.agrees_on_pages()
         assert m.finals <= m.generation + 1
         assert self.run_.tickets() == m.tickets
         assert check_structure(structure) == []
+
+    def agrees_on_pages(self) -> None:
+        """Exactly the pages that are still needed are there, in each of the forms that the server keeps."""
+        m, run = self.model, self.run_
+        starts = m.stored_pages()
+        assert [int(start) for start in run.command("ZRANGE", "page_index", 0, -1)] == starts
+        fields = {field.decode() for field in run.command("HKEYS", "pages")}
+        assert fields == {f"{letter}{start}" for start in starts for letter in (["", "n"] if m.release else [""])}
+        needed = [*m.ready, *m.delayed, *(r for held in m.claims.values() for r in held.rest())]
+        stored = {i for a, b in m.pages if a in starts for i in range(a, b)}
+        assert stored.issuperset(i for r in needed for i in range(r.start, r.stop))
 
     def teardown(self) -> None:
         if not hasattr(self, "model"):
@@ -355,7 +407,7 @@ class Machine(RuleBasedStateMachine):
         self.audit()
         self.drain()
         if self.model.state == "finished":  # a second generation
-            self.revive("retry_dead", 0, 3, again=True)
+            self.revive("retry_dead", 0, 3, first=True, again=True)
             self.agrees()
             self.drain()
         self.audit()
@@ -364,13 +416,16 @@ class Machine(RuleBasedStateMachine):
     def drain(self) -> None:
         """From wherever a history led, workers bring the run to its end."""
         m, again = self.model, False
-        self.make_turn("resume")
+        m.breaker = 0.0
+        self.run_.command("HSET", "head", "breaker", "0.0")  # else it may pause the run again and again
+        self.make_turn("resume", "", "")
         self.make_update(4, False, 0)
         self.end_all()
         self.append(0, 0, close=True, again=again)
         self.end_all()
         assert m.state in ("finished", "cancelled")
-        assert len(m.ok) + len(m.dead) + m.skipped == m.submitted
+        assert len(m.ok) + len(m.dead) + len(m.skipped) == m.submitted
+        assert len(m.ok | m.dead | m.skipped) == m.submitted
 
     def end_all(self) -> None:
         """Until nothing is left to do, or the run has ended."""
@@ -379,7 +434,7 @@ class Machine(RuleBasedStateMachine):
             if m.state not in ("running", "cancelling") or not (m.left() or m.claims or m.delayed):
                 break
             for claim_id in list(m.claims):
-                self.make_loss(claim_id, -1)
+                self.make_loss(claim_id, Death(UNKNOWN, letter=LETTER))
             self.time_passes([], [], due=True, away=False, known=1, again=again)
             self.agrees()
             if m.left():
@@ -391,6 +446,7 @@ class Machine(RuleBasedStateMachine):
         run.check()
         status, rows = run.status(), run.rows()
         assert (status.retried, status.lost, status.batches) == (m.retried, m.lost, m.batches)
+        assert (status.reason, status.errors) == (m.reason, dict(m.errors))
         assert run.results() == {i: i for i in m.ok}
         live = list(m.claims.values())
         assert sum(r["ok"] for r in rows) + sum(h.ok for h in live) == len(m.ok)

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toolkit.errors import TimeLimitExceeded
 from toolkit.execution.failures import (
     MAX_MESSAGE_BYTES,
     MAX_TRACEBACK_BYTES,
+    Failure,
     Verdict,
     clip,
     describe,
@@ -26,7 +28,7 @@ RETRY = Retry(max_attempts=3, on=(OSError,))
 def caught(fn: Any) -> BaseException:
     try:
         fn()
-    except BaseException as exc:  # noqa: BLE001 - whatever it is, it is what the test is about
+    except BaseException as exc:
         return exc
     pytest.fail("nothing was raised")
 
@@ -92,7 +94,7 @@ def test_long_texts_are_cut():
     def fn(depth: int = 0) -> None:
         if depth > 150:
             raise ValueError("x" * 100_000)
-        exec(f"fn({depth} + 1)  # {'y' * 200}", {"fn": fn})  # noqa: S102 - frames that differ, so that none is folded
+        exec(f"fn({depth} + 1)  # {'y' * 200}", {"fn": fn})
 
     told = describe(caught(fn))
     assert len(told.message.encode()) <= MAX_MESSAGE_BYTES
@@ -109,7 +111,7 @@ class BrokenStr(Exception):
 
 
 class ExitStr(Exception):
-    def __str__(self) -> str:  # noqa: PLE0307 - broken on purpose
+    def __str__(self) -> str:
         sys.exit(1)
 
     __repr__ = __str__
@@ -117,7 +119,7 @@ class ExitStr(Exception):
 
 class NoneStr(Exception):
     def __str__(self) -> str:
-        return None  # noqa: PLE0307 - broken on purpose
+        return None
 
 
 class BrokenAttributes(Exception):
@@ -184,3 +186,88 @@ def test_a_verdict_knows_the_last_attempt(verdict: Verdict, attempt: int, expect
 def test_values_that_are_no_exceptions_are_fatal():
     assert judge("text", RETRY) == Verdict(False, "fatal")
     assert describe("text").message == "text"
+
+
+# --------------------------------------------------------------------------- rules
+
+
+class Quota(ConnectionError):
+    """An OSError by two steps, to stand under rules about each of them."""
+
+
+class DailyQuota(Quota):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("rules", "error", "rule"),
+    [
+        ({"on": OSError}, Quota(), "on"),  # a subclass counts
+        ({"on": OSError, "bury": FileNotFoundError}, FileNotFoundError(), "bury"),
+        ({"on": OSError, "bury": FileNotFoundError}, PermissionError(), "on"),
+        ({"on": FileNotFoundError, "bury": OSError}, FileNotFoundError(), "on"),  # the most specific class decides
+        ({"on": FileNotFoundError, "bury": OSError}, PermissionError(), "bury"),
+        ({"on": Quota, "bury": Quota}, DailyQuota(), "bury"),  # of equal class: bury before on
+        ({"on": Quota, "bury": Quota, "pause": Quota}, DailyQuota(), "pause"),  # and pause before both
+        ({"on": DailyQuota, "pause": Quota}, DailyQuota(), "on"),
+        ({"pause": Quota, "on": OSError}, DailyQuota(), "pause"),
+        ({"on": (), "pause": f"{__name__}.Quota"}, DailyQuota(), "pause"),  # by name
+        ({"on": (), "bury": OSError}, ValueError(), ""),
+        ({"on": ()}, OSError(), ""),
+    ],
+)
+def test_the_rule_about_the_most_specific_class_decides(rules: dict[str, Any], error: BaseException, rule: str):
+    expected = {
+        "on": Verdict(True, "retryable"),
+        "pause": Verdict(True, "retryable", charged=False, pause=True),
+    }.get(rule, Verdict(False, "fatal"))
+    assert judge(error, Retry(**rules)) == expected
+    by_name = Retry(**{k: tuple(Retry(**rules).names(k)) for k in ("on", "bury", "pause")})
+    assert judge(error, by_name) == expected  # as a worker sees it
+
+
+def test_a_class_is_found_under_the_name_that_it_is_exported_under():
+    import requests
+
+    assert judge(requests.ConnectTimeout(), Retry(on=("requests.ConnectionError",))).retryable
+    assert judge(requests.ConnectTimeout(), Retry(on=(), pause=("requests.ConnectionError",))).pause
+    assert not judge(requests.ConnectTimeout(), Retry(on=("requests.HTTPError", "no.such.Error", ""))).retryable
+
+
+@pytest.mark.parametrize(
+    ("error", "category"), [(MemoryError(), "out_of_memory"), (TimeLimitExceeded("late"), "timeout")]
+)
+def test_some_errors_have_a_category_of_their_own(error: BaseException, category: str):
+    kind = type(error)
+    assert judge(error, Retry(on=(kind,))) == Verdict(True, category)
+    assert judge(error, Retry(on=(kind,), bury=(kind,))) == Verdict(False, category)
+    assert judge(error, Retry(pause=(kind,))) == Verdict(True, category, charged=False, pause=True)
+    assert judge(TimeLimitExceeded(), Retry()).retryable  # a TimeoutError is an OSError: the default tries again
+
+
+def test_an_item_that_pauses_the_run_waits_without_delay_and_without_limit():
+    verdict = judge(Quota(), Retry(pause=Quota, max_attempts=1))
+    assert verdict.retries(99, RETRY)
+    assert verdict.delay(3, RETRY, 0.5) == 0
+
+
+def test_what_asks_for_another_attempt_itself_is_not_paused_for():
+    error = Quota()
+    error.toolkit_retry_delay_s = 3.0  # type: ignore[attr-defined]
+    assert judge(error, Retry(pause=Quota)) == Verdict(True, "retryable", requested=True, delay_s=3.0)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("used up", "m.Quota: used up (item 17)"),
+        ("", "m.Quota (item 17)"),
+        ("a\x1b[31m\r\nb\u202ec", "m.Quota: a\ufffd[31m b\ufffdc (item 17)"),
+    ],
+)
+def test_the_reason_of_a_pause_is_one_harmless_line(message: str, reason: str):
+    assert Failure(0, True, 0.0, "retryable", "m.Quota", message, "", "").reason(17) == reason
+
+
+def test_the_reason_of_a_pause_is_short():
+    assert len(Failure(0, True, 0.0, "retryable", "m.Quota", "x" * 4000, "", "").reason(17)) < 350

@@ -208,3 +208,16 @@ def test_a_section_that_cannot_be_read_says_why():
 )
 def test_panel_refreshes_fast_at_first_and_slowly_for_a_run_of_hours(age_s: float, trouble: bool, pause_s: float):
     assert period_s(age_s, trouble) == pause_s
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, EVERYTHING, ""])
+def test_a_paused_run_says_why_and_how_it_goes_on(text: str):
+    markup = html.summary(view(status(state=RunState.PAUSED, reason=text)))
+    assert "run.resume()" in text_of(markup)
+    assert "somebody asked for it" in markup or text
+    assert set(Reader(markup).tags) <= KEPT
+
+
+def test_a_paused_run_says_its_reason():
+    assert "Paused: no money." in text_of(html.summary(view(status(state=RunState.PAUSED, reason="no money"))))
+    assert "Paused" not in text_of(html.summary(view(status(reason="no money"))))

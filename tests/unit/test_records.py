@@ -26,6 +26,7 @@ from toolkit.records import (
     WorkerIdentity,
     check_name,
     check_run_id,
+    one_line,
     qualified_name,
     utc,
 )
@@ -245,3 +246,18 @@ def test_separators_in_a_field_cannot_forge_another() -> None:
 
 def test_an_identity_cut_short_is_still_read() -> None:
     assert WorkerIdentity.decode("h\tn") == WorkerIdentity("h", "n", 0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("plain é 漢", "plain é 漢"),
+        (" a\r\n\tb\u2028c ", "a b c"),
+        ("\x1b[2J\x00\u202e\u200b\udcff", "\ufffd[2J" + 4 * "\ufffd"),
+        ("x" * 11, "x" * 9 + "…"),
+        ("x" * 10, "x" * 10),
+        ("", ""),
+    ],
+)
+def test_foreign_text_as_one_line(text: str, line: str):
+    assert one_line(text, 10) == line

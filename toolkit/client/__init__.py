@@ -1,6 +1,7 @@
 """Submit, hold a run, ask for advice."""
 
 from toolkit.client.client import Client
+from toolkit.client.export import read_letters
 from toolkit.client.run import Run
 
-__all__ = ["Client", "Run"]
+__all__ = ["Client", "Run", "read_letters"]

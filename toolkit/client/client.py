@@ -10,25 +10,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from toolkit._version import PROTOCOL, __version__
-from toolkit.client.describe import Deployment, Described, describe, ship
-from toolkit.client.doctor import Finding, examine
-from toolkit.client.planner import Planner, plan_from_history
-from toolkit.client.replay import run_inline
-from toolkit.client.run import Run
-from toolkit.client.submit import (
+from toolkit.client import celery_app
+from toolkit.client.arguments import (
     Size,
-    Submission,
     check_items,
+    check_limits,
     check_options,
     encode_kwargs,
     make_spec_limits,
     new_run_id,
 )
+from toolkit.client.describe import Deployment, Described, describe, ship
+from toolkit.client.doctor import Finding, examine
+from toolkit.client.planner import Planner, plan_from_history
+from toolkit.client.replay import run_inline
+from toolkit.client.run import Run
+from toolkit.client.selecting import known_runs, select_runs, task_name
+from toolkit.client.submit import Submission, find_earlier
 from toolkit.cluster import LocalCluster
-from toolkit.errors import InvalidInput, RunNotFound, TransportError, UnknownTask
+from toolkit.errors import InvalidInput, TransportError
 from toolkit.ledger import Ledger, Reader, Registry
-from toolkit.records import INLINE_QUEUE, NodeInfo, Retry, RunSpec, RunStatus, check_run_id
-from toolkit.settings import LedgerSettings, ServerAddress, Settings
+from toolkit.records import INLINE_QUEUE, NodeInfo, Retry, RunSpec, check_run_id
+from toolkit.settings import LedgerSettings, Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,16 +100,18 @@ class Client:
             from toolkit.transport import load_app
 
             self._app = load_app(app)
-            address = _ledger_address(self._app, ledger_url, env)
+            address = celery_app.ledger_address(self._app, ledger_url, env)
         self.settings = settings or LedgerSettings()
         self._ledger = Ledger(address, self.settings)
         self._registry = Registry(self._ledger.connection)
-        self._deployment = Deployment(self._cluster is not None, self._app_tasks, self._registry.nodes, key_file)
+        self._deployment = Deployment(
+            self._cluster is not None, lambda: celery_app.task_names(self._app), self._registry.nodes, key_file
+        )  # fmt: skip
         self._ledger.connection.check_server()
 
     # ------------------------------------------------------------------ submit
 
-    def map(  # noqa: PLR0913 - one call says all about a run; every option has a default
+    def map(
         self,
         task: Any,
         items: Iterable[Any],
@@ -134,7 +139,8 @@ class Client:
         task : callable or str
             A ``@toolkit.task``, a function typed in a cell, a Celery task or the name of a registered one.
         items : iterable
-            Inputs, streamed page by page. A DataFrame, str or dict is refused with a hint.
+            Inputs, streamed page by page; of a generator no more is drawn than workers can take soon. A DataFrame, str
+            or dict is refused with a hint.
         kwargs : mapping, optional
             Keyword arguments shared by all calls.
         batch_size : int or "auto"
@@ -152,10 +158,13 @@ class Client:
         call : str
             ``"item"``: ``f(item)``; ``"args"``: ``f(*item)``; ``"kwargs"``: ``f(**item)``.
         item_time_limit_s : float, optional
-            Longest execution of an item: then `toolkit.TimeLimitExceeded` is raised in it, and soon after its process
-            is killed.
+            Longest execution of an item: then `toolkit.TimeLimitExceeded` is raised in it, and a second later its
+            process is killed; only this item is charged, with category ``timeout``. Not for batched tasks. Kept by
+            nodes with processes (``--pool=prefork``), which others leave the run to, and not with ``inline=True``.
         batch_time_limit_s : float, optional
-            Longest execution of a batch: what it has not begun is given back; for a batched task as above.
+            Longest execution of a batch: what it has not begun is given back, and an item that goes on for a second
+            more is over time as above (at its own limit where there is one). The call of a batched task is interrupted;
+            with several items it is halved, which costs none of them an attempt.
         keep_results : bool
             Store results on the server. Without, the stored inputs go too as their items end.
         name : str
@@ -163,7 +172,8 @@ class Client:
         tags : mapping of str to str, optional
             Labels for later selection.
         run_id : str, optional
-            An id of your own. Given again with the same task and items, it goes on with an interrupted submission.
+            An id of your own. Given again with the same task and items, it goes on with an interrupted submission, or
+            returns the handle of a complete one; batch size and whatever else was said the first time stays.
         inline : bool
             Execute in this process, under a debugger if you like.
 
@@ -175,9 +185,12 @@ class Client:
         Raises
         ------
         InvalidInput
-            Anything wrong with the arguments, before anything is enqueued; `EncodeError` names the item.
+            Anything wrong with the arguments, before anything is enqueued; `EncodeError` names the item. Or `run_id`
+            names a run of another task, or of other items.
         LedgerFull, LedgerUnavailable
-            The server cannot take the items; what was stored is cancelled.
+            The server cannot take the items, however long submission waits; what was stored is cancelled.
+        RunStateError
+            The run was cancelled meanwhile.
         """
         if self._cluster is not None:
             self._cluster.start()  # a millisecond when all is well; brings back what was killed as a whole
@@ -185,13 +198,15 @@ class Client:
         size = Size.parse(batch_size, max_workers)
         check_options(priority, queue or "celery", name, tags, retry, call)
         described = describe(task, self._deployment)
+        check_limits(item_time_limit_s, batch_time_limit_s, described.batched)
         encoded_kwargs = encode_kwargs(kwargs, self.settings.max_item_bytes)
-        if inline and described.task is None:
-            described = self._inline_celery(described)
-        policy = retry or described.retry or self._default_retry(described)
+        if inline:
+            described = celery_app.with_function(self._app, described)
+        policy = retry or described.retry or celery_app.default_retry(self._app, described)
         spec = RunSpec(
-            run_id=run_id or new_run_id(), task=described.name, path=described.path, kind=described.kind, call=call,
-            batched=described.batched, name=name, queue=INLINE_QUEUE if inline else queue or self._route(described),
+            run_id=new_run_id() if run_id is None else check_run_id(run_id), task=described.name, path=described.path,
+            kind=described.kind, call=call, batched=described.batched, name=name,
+            queue=INLINE_QUEUE if inline else queue or self._route(described),
             priority=priority, keep_results=keep_results, tags=dict(tags or {}),
             code_version=described.code_version, sys_path=described.sys_path,
             python=f"{sys.version_info[0]}.{sys.version_info[1]}", toolkit_version=__version__, protocol=PROTOCOL,
@@ -201,9 +216,12 @@ class Client:
         function = b"" if inline else ship(described, spec.run_id, self._deployment)
         if not inline:
             self._ledger.connection.check_server()
+        earlier = None if run_id is None else find_earlier(self._ledger, spec, encoded_kwargs)
+        spec = earlier or spec
         run = Run(self._ledger, self._registry, spec, self._send)
         send = (lambda _n: None) if inline else (lambda n: self._try_send(spec, n))
-        Submission(self._ledger, self._registry, spec, size, send).write(items, key, function, encoded_kwargs)
+        submission = Submission(self._ledger, self._registry, spec, size, send, resumes=earlier is not None)
+        submission.write(items, key, function, encoded_kwargs)
         if inline:
             assert described.task is not None
             run_inline(self._ledger, spec, described.task, encoded_kwargs)
@@ -218,6 +236,8 @@ class Client:
     def _plan(self, spec: RunSpec) -> None:
         """Size an automatic run from history, and keep an eye on it."""
         status = self._ledger.status(spec.run_id, spec)
+        if status.state.final:
+            return
         workers = max(1, status.known_workers or (self._cluster.workers if self._cluster else 1))
         workers = min(workers, status.max_workers or workers)
         plan = plan_from_history(self._ledger, self._registry, spec, status.submitted, workers)
@@ -243,7 +263,7 @@ class Client:
         """One row per run, newest first."""
         from toolkit import frames
 
-        return frames.runs_frame(self._known_runs())
+        return frames.runs_frame(known_runs(self._ledger, self._registry))
 
     def metrics(
         self, task: Any = None, *, since: datetime | str | None = None, tags: Mapping[str, str] | None = None
@@ -261,18 +281,8 @@ class Client:
         """
         from toolkit import frames
 
-        wanted = None if task is None else _task_name(task)
-        earliest = frames.timestamp(since) if since is not None else None
-        found = []
-        for spec, status in self._known_runs():
-            if wanted is not None and spec.task != wanted:
-                continue
-            if earliest is not None and status.created_at < earliest:
-                continue
-            if any(spec.tags.get(k) != v for k, v in (tags or {}).items()):
-                continue
-            found.append(Run(self._ledger, self._registry, spec, self._send).metrics())
-        return frames.concat_metrics(found)
+        chosen = select_runs(known_runs(self._ledger, self._registry), task, since, tags)
+        return frames.concat_metrics([Run(self._ledger, self._registry, spec, self._send).metrics() for spec in chosen])
 
     def workers(self) -> pd.DataFrame:
         """One row per node that is alive."""
@@ -288,7 +298,7 @@ class Client:
             frames.dead_letters_frame(
                 spec.run_id, spec.task, Reader(self._ledger.connection, spec.run_id).dead_letters()
             )
-            for spec, status in self._known_runs()
+            for spec, status in known_runs(self._ledger, self._registry)
             if status.dead
         ]
         return frames.concat_dead_letters(found)
@@ -312,19 +322,8 @@ class Client:
         """
         from toolkit.tuning import Recommender
 
-        name = _task_name(task)
+        name = task_name(task)
         return Recommender().fit(self.metrics(task=name)).recommend(task=name, n_items=n_items, **options)
-
-    def _known_runs(self) -> list[tuple[RunSpec, RunStatus]]:
-        found, gone = [], []
-        for run_id in self._registry.run_ids():
-            try:
-                spec = self._ledger.spec(run_id)
-                found.append((spec, self._ledger.status(run_id, spec)))
-            except RunNotFound:
-                gone.append(run_id)
-        self._registry.forget_runs(gone)
-        return found
 
     # ------------------------------------------------------------------ the deployment
 
@@ -386,56 +385,7 @@ class Client:
             if not self._registry.nodes():
                 raise
 
-    def _app_tasks(self) -> list[str]:
-        return [t for t in self._app.tasks if not t.startswith(("celery.", "toolkit."))]
-
     def _route(self, described: Described) -> str:
         if self._cluster is not None:
             return str(self._cluster.queue)
-        if described.kind == "celery":
-            route = self._app.amqp.router.route({}, described.name)["queue"]
-            return str(getattr(route, "name", route))
-        return str(self._app.conf.task_default_queue)
-
-    def _default_retry(self, described: Described) -> Retry:
-        if described.kind == "celery":
-            from toolkit.transport.adapters import celery_max_attempts
-
-            return Retry(max_attempts=celery_max_attempts(self._app, described.name) or 4)
-        return Retry()
-
-    def _inline_celery(self, described: Described) -> Described:
-        from dataclasses import replace
-
-        from toolkit.transport.adapters import adapt
-
-        return replace(described, task=adapt(self._app, described.name))
-
-
-def _ledger_address(app: App, ledger_url: str | None, env: Settings) -> ServerAddress:
-    from toolkit.transport import installed
-
-    if ledger_url:
-        return ServerAddress.parse(ledger_url)
-    installation = installed(app)
-    if installation is not None:
-        return installation.address
-    if env.ledger_url:
-        return ServerAddress.parse(env.ledger_url)
-    raise InvalidInput(
-        "Client(app=...): no ledger URL. Pass ledger_url=..., set TOOLKIT_LEDGER_URL, or call "
-        "toolkit.install(app, ledger_url=...) beside the application's configuration"
-    )
-
-
-def _task_name(task: Any) -> str:
-    if isinstance(task, str):
-        return task
-    name = getattr(task, "name", None)
-    if isinstance(name, str):
-        return name
-    if callable(task):
-        from toolkit.execution import as_task
-
-        return as_task(task).name
-    raise UnknownTask(f"{type(task).__name__} is no task; pass a function, a task, or a task's name")
+        return celery_app.route(self._app, described)

@@ -130,8 +130,11 @@ def _progress(run: str, status: RunStatus, nodes: list[NodeInfo]) -> Finding:
     if status.state is RunState.PAUSED:
         return Finding("note", f"{run} is paused; run.resume() goes on")
     if not status.closed:
-        text = f"its input is not complete, {status.submitted:,} items so far; is the client still submitting?"
-        return Finding("note", f"{run}: {text}")
+        text = (
+            f"its input is not complete, {status.submitted:,} items so far, {status.done:,} done; a client submits it"
+        )
+        again = f"client.map(..., run_id={status.run_id!r}) with the same task and items goes on, run.cancel() ends it"
+        return Finding("note", f"{run}: {text}. If that client died, {again}")
     if status.active:
         text = f"{status.active} batches are being executed, {status.done:,}/{status.submitted:,} items done"
         return Finding("ok", f"{run}: {text}")

@@ -8,8 +8,9 @@ import time
 from typing import Any
 
 from toolkit import codec
+from toolkit.client.notices import PauseNotice
 from toolkit.errors import LedgerError, RunStateError
-from toolkit.execution import Task, resolve
+from toolkit.execution import Task, as_task, resolve
 from toolkit.ledger import Ledger
 from toolkit.records import RunSpec
 from toolkit.transport.loop import BatchLoop, Hooks, make_context
@@ -30,13 +31,13 @@ def local_task(spec: RunSpec, task: Task | None = None) -> Task:
         return resolve(spec.path or spec.task, allow_import=True, sys_path=spec.sys_path)
     raise RunStateError(
         f"task {spec.task!r} of run {spec.run_id} cannot be found from this process (it is of the kind {spec.kind!r}); "
-        "call your function with run.dead_letters().item directly"
+        "pass it: run.replay(index, task=your_function)"
     )
 
 
-def replay_item(ledger: Ledger, spec: RunSpec, item: Any) -> Any:
-    """Call the task on one item, as a worker would, and let its error rise."""
-    task = local_task(spec)
+def replay_item(ledger: Ledger, spec: RunSpec, item: Any, fn: Any = None) -> Any:
+    """Call the task, or `fn` in its place, on one item, as a worker would, and let its error rise."""
+    task = local_task(spec, None if fn is None else as_task(fn))
     _, encoded = ledger.function(spec.run_id)
     kwargs = codec.decode(encoded) if encoded else {}
     state = (task.setup(),) if task.setup is not None else ()
@@ -50,11 +51,14 @@ def replay_item(ledger: Ledger, spec: RunSpec, item: Any) -> Any:
 
 
 def run_inline(ledger: Ledger, spec: RunSpec, task: Task, kwargs: bytes) -> None:
-    """Execute a whole run in this process: same ledger, same accounting, and a debugger sees every frame."""
+    """Execute a whole run in this process: same ledger, same accounting, and a debugger sees every frame.
+
+    Time limits are not kept here, and nothing is killed: the process is the user's, and perhaps waits in a debugger.
+    """
     context = make_context(spec, task, kwargs, host=socket.gethostname(), node="inline", passthrough=True)
     marker = Marker()
     hooks = Hooks(marker, 0, lambda _spec: False, lambda: False, lambda _spec, _ticket: None)
-    stop = threading.Event()
+    stop, notice = threading.Event(), PauseNotice()
     renewal = threading.Thread(target=_renew, args=(ledger, spec, marker, stop), daemon=True, name="toolkit-inline")
     renewal.start()
     try:
@@ -63,6 +67,8 @@ def run_inline(ledger: Ledger, spec: RunSpec, task: Task, kwargs: bytes) -> None
             swept = ledger.sweep(spec.run_id, known_workers=1, idle_workers=0, lease_s=spec.lease_s)
             if swept.state not in ("running", "paused"):
                 return
+            if swept.state == "paused":
+                notice.look(ledger.status(spec.run_id, spec))
             if ended.reason in ("empty", "paused", "busy"):
                 time.sleep(0.05)
     finally:
@@ -71,11 +77,13 @@ def run_inline(ledger: Ledger, spec: RunSpec, task: Task, kwargs: bytes) -> None
 
 
 def _renew(ledger: Ledger, spec: RunSpec, marker: Marker, stop: threading.Event) -> None:
-    while not stop.wait(0.5):
+    while not stop.wait(0.25):
         for work in marker.works():
+            if not work.claim_id:
+                continue
             try:
                 renewed = ledger.renew(spec.run_id, 1, [work.claim_id])
             except LedgerError:
-                continue  # tried again in half a second; the loop itself reports a server that stays away
+                continue  # tried again soon; the loop itself reports a server that stays away
             if renewed.state in ("cancelling", "cancelled") or work.claim_id in renewed.gone:
                 marker.stop(work.slot, work.claim_id)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from toolkit import renderers
+from toolkit.client.letters import Letters
+from toolkit.client.notices import PauseNotice, say
 from toolkit.errors import (
     LedgerCorrupt,
-    LedgerError,
     RemoteError,
     RunCancelled,
     RunFailed,
@@ -22,18 +22,17 @@ from toolkit.errors import (
     ToolkitError,
     WaitTimeout,
 )
-from toolkit.ledger import Ledger, Reader, Registry, check_structure
-from toolkit.records import DeadLetter, RunSpec, RunState, RunStatus
+from toolkit.ledger import check_structure
+from toolkit.records import DeadLetter, RunState, RunStatus, one_line
 from toolkit.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FRESH_S = 0.04
 _NO_WORKER_HINT_S = 10.0
 
 
-class Run:
+class Run(Letters):
     """One submission: a task mapped over N items.
 
     Made by ``client.map`` and ``client.get_run``.
@@ -46,52 +45,25 @@ class Run:
         What it was asked to be.
     """
 
-    def __init__(self, ledger: Ledger, registry: Registry, spec: RunSpec, send: Callable[[RunSpec, int], Any]) -> None:
-        self.spec = spec
-        self.run_id = spec.run_id
-        self._ledger = ledger
-        self._registry = registry
-        self._send = send
-        self._reader = Reader(ledger.connection, spec.run_id)
-        self._lock = threading.Lock()
-        self._snapshot: RunStatus | None = None
-        self._snapshot_at = 0.0
-
     # ------------------------------------------------------------------ look
-
-    def status(self) -> RunStatus:
-        """One consistent snapshot, one cheap call; watchers within 40 ms of each other share it.
-
-        Raises
-        ------
-        RunNotFound
-            Its data have expired.
-        LedgerUnavailable
-            The server does not answer.
-        """
-        with self._lock:
-            if self._snapshot is None or time.monotonic() - self._snapshot_at > _FRESH_S:
-                self._snapshot = self._ledger.status(self.run_id, self.spec)
-                self._snapshot_at = time.monotonic()
-            return self._snapshot
 
     def __repr__(self) -> str:
         snapshot = self._snapshot
         state = f" {snapshot.state} {snapshot.done}/{snapshot.submitted}" if snapshot else ""
-        return f"<Run {self.run_id} of {self.spec.task}{state}>"
+        return f"<Run {self.run_id} of {one_line(self.spec.task)}{state}>"
 
     def __str__(self) -> str:
         try:
             return self.status().line()
         except ToolkitError as error:
-            return f"{self.spec.task} {self.run_id}: {error}"
+            return one_line(f"{self.spec.task} {self.run_id}: {error}", 1000)
 
     def _ipython_display_(self) -> None:
         show = renderers.get("run_display")
         if show is not None:
             show(self)
         else:
-            print(str(self))  # noqa: T201 - this is how a handle shows itself without a notebook room
+            print(str(self))
 
     def _repr_html_(self) -> str:
         render = renderers.get("run_html")
@@ -120,6 +92,7 @@ class Run:
         bar = factory(sys.stderr) if factory is not None else None
         deadline = None if timeout is None else time.monotonic() + timeout
         began, pause, hinted = time.monotonic(), 0.01, False
+        notice = PauseNotice()
         status = self.status()
         try:
             while not status.state.final:
@@ -127,7 +100,8 @@ class Run:
                     raise WaitTimeout(f"run {self.run_id} did not end within {timeout} s; it goes on. {status.line()}")
                 if not hinted and not status.started_at and time.monotonic() - began > _NO_WORKER_HINT_S:
                     hinted = True
-                    _say(self._why_not_started(status))
+                    say(self._why_not_started(status))
+                notice.look(status)
                 if bar is not None:
                     bar.update(status)
                 left = pause if deadline is None else min(pause, max(0.0, deadline - time.monotonic()))
@@ -135,9 +109,7 @@ class Run:
                 pause = min(0.1, pause * 1.3)
                 status = self.status()
         except KeyboardInterrupt:
-            _say(
-                f"\nDetached. Run {self.run_id} goes on; client.get_run({self.run_id!r}) finds it, .cancel() stops it."
-            )
+            say(f"\nDetached. Run {self.run_id} goes on; client.get_run({self.run_id!r}) finds it, .cancel() stops it.")
             raise
         finally:
             if bar is not None:
@@ -148,7 +120,9 @@ class Run:
         return self._wait_async().__await__()
 
     async def _wait_async(self) -> RunStatus:
+        notice = PauseNotice()
         while not (status := await asyncio.to_thread(self.status)).state.final:
+            notice.look(status)
             await asyncio.sleep(0.1)
         return status
 
@@ -214,8 +188,10 @@ class Run:
         """
         self._need_results()
         first, pause = 0, 0.01
+        notice = PauseNotice()
         while True:
             status = self.status()
+            notice.look(status)
             seen = first
             for ranges, values in self._reader.outputs(first):
                 first += 1
@@ -258,7 +234,7 @@ class Run:
 
     def metrics(self) -> pd.DataFrame:
         """One row per executed batch; columns and units in `toolkit.frames`."""
-        from toolkit import frames  # pandas takes a second to import: only who asks for a frame pays
+        from toolkit import frames  # as for dead_letters
 
         rows, _ = self._reader.metric_rows()
         info = frames.RunInfo(self.run_id, self.spec.task, self.spec.name, self.status().max_workers)
@@ -273,91 +249,13 @@ class Run:
         ok = self._reader.output_ranges() if self.spec.keep_results else _ok_without_results(status, dead)
         return frames.items_frame(self.run_id, status.submitted, ok, dead, str(status.state), self._reader.item_keys())
 
-    def dead_letters(self) -> pd.DataFrame:
-        """One row per item that will not be tried again, with error, traceback, and what it printed."""
-        from toolkit import frames
-
-        return frames.dead_letters_frame(self.run_id, self.spec.task, self._reader.dead_letters())
-
     def events(self) -> pd.DataFrame:
         """What happened to the run, in order."""
         from toolkit import frames
 
         return frames.events_frame(self.run_id, self._reader.events())
 
-    def logs(self, index: int) -> str:
-        """Tail of what item `index` printed and logged before it failed."""
-        letters = self._reader.dead_letters([index])
-        return letters[0].logs if letters else ""
-
-    # ------------------------------------------------------------------ steer
-
-    def cancel(self) -> RunStatus:
-        """Stop the run: nothing more is claimed, running batches end at their next item."""
-        self._ledger.steer(self.run_id, "cancel")
-        return self._fresh()
-
-    def pause(self) -> RunStatus:
-        """Claim nothing more; what is claimed is finished."""
-        self._ledger.steer(self.run_id, "pause")
-        return self._fresh()
-
-    def resume(self) -> RunStatus:
-        """Go on after `pause`."""
-        self._ledger.steer(self.run_id, "resume")
-        self._wake()
-        return self._fresh()
-
-    def update(self, *, batch_size: int | str | None = None, max_workers: int | str | None = None) -> RunStatus:
-        """Change batch size or worker cap for what is not yet claimed; ``"auto"`` gives it back to the controller.
-
-        Raises
-        ------
-        InvalidInput
-        """
-        from toolkit.client.submit import Size
-
-        size = Size.parse(batch_size or "auto", max_workers or "auto")
-        detail = ", ".join(
-            f"{k}={v}" for k, v in (("batch_size", batch_size), ("max_workers", max_workers)) if v is not None
-        )
-        self._ledger.update(
-            self.run_id, batch_size=None if batch_size is None else size.batch_size,
-            auto=None if batch_size is None else size.auto,
-            max_workers=None if max_workers is None else size.max_workers, detail=detail,
-        )  # fmt: skip
-        self._wake()
-        return self._fresh()
-
-    def retry_dead(
-        self, indexes: Sequence[int] | None = None, *, where: Callable[[DeadLetter], bool] | None = None
-    ) -> int:
-        """Send dead letters back to work: all, those of `indexes`, or those for which `where` is true."""
-        n = self._ledger.retry_dead(self.run_id, self._choose(indexes, where))
-        if n:
-            self._registry.activate(self.spec)
-            self._wake()
-            self._fresh()
-        return n
-
-    def drop_dead(
-        self, indexes: Sequence[int] | None = None, *, where: Callable[[DeadLetter], bool] | None = None
-    ) -> int:
-        """Forget dead letters; they count as skipped from then on."""
-        return self._ledger.drop_dead(self.run_id, self._choose(indexes, where))
-
-    def replay(self, index: int) -> Any:
-        """Execute one item again in this process, under a debugger if you like; nothing is recorded.
-
-        Raises
-        ------
-        RunStateError
-            The task cannot be found from this process.
-        """
-        from toolkit.client.replay import replay_item
-
-        item, _key = self._reader.item(index)
-        return replay_item(self._ledger, self.spec, item)
+    # ------------------------------------------------------------------ check
 
     def verify(self) -> None:
         """Check the ledger's invariants for this run.
@@ -370,24 +268,6 @@ class Run:
         problems = check_structure(self._reader.structure())
         if problems:
             raise LedgerCorrupt(f"run {self.run_id}: " + "; ".join(problems))
-
-    def _choose(self, indexes: Sequence[int] | None, where: Callable[[DeadLetter], bool] | None) -> list[int]:
-        if where is not None:
-            chosen = [x.index for x in self._reader.dead_letters() if where(x)]
-            return chosen if indexes is None else sorted(set(chosen) & set(indexes))
-        return self._reader.dead_indexes() if indexes is None else list(indexes)
-
-    def _fresh(self) -> RunStatus:
-        with self._lock:
-            self._snapshot = None
-        return self.status()
-
-    def _wake(self) -> None:
-        """Send a ticket now; the sweeper would within a second."""
-        try:
-            self._send(self.spec, 1)
-        except (ToolkitError, LedgerError):
-            return  # the sweeper repairs it
 
 
 def _ok_without_results(status: RunStatus, dead: dict[int, DeadLetter]) -> list[tuple[int, int]]:
@@ -404,9 +284,3 @@ def _remote_error(letter: DeadLetter) -> RemoteError:
 
 def _wants_progress(asked: bool | None) -> bool:
     return Settings.from_env().progress if asked is None else asked
-
-
-def _say(text: str) -> None:
-    """Tell somebody who waits."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

@@ -3,130 +3,65 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import chain
 from typing import Any
 
-from toolkit import codec
-from toolkit.errors import EncodeError, InvalidInput, LedgerError, RunStateError, ToolkitError
+from toolkit.client.arguments import Size
+from toolkit.client.intake import Intake
+from toolkit.errors import InvalidInput, LedgerError, RunNotFound, RunStateError, ToolkitError
 from toolkit.ledger import Ledger, Page, Registry, make_pages
-from toolkit.records import PRIORITIES, Retry, RunSpec, check_name
-from toolkit.settings import LedgerSettings
+from toolkit.records import INLINE_QUEUE, RunSpec, RunState, RunStatus
+
+__all__ = ["Size", "Submission", "find_earlier"]
 
 _CHECKED_AHEAD_BYTES = 64 * 1024 * 1024
 """Encoded bytes of a sequence that are checked before the run is created."""
 _HEAD_START_S = 0.25
 """How long the first tickets wait for the input of whole batches: a batch cut short there spoils an even split."""
+_CALL_AGAIN_S = 0.05
+"""Workers that ran out of input are called again at most so often; beside this, the sweep calls them each second."""
+_SAME = ("task", "path", "kind", "call", "batched", "code_version", "protocol")
+"""What a submission that is given again must have in common with the first one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How many items a batch takes, and how many batches run at a time.
+def find_earlier(ledger: Ledger, spec: RunSpec, kwargs: bytes) -> RunSpec | None:
+    """Look for an earlier submission with the id of `spec`; None when there is none.
 
-    Attributes
-    ----------
-    batch_size : int
-        0 lets the controller choose.
-    auto : bool
-        Batches taper towards the end and may be re-planned.
-    max_workers : int
-        0 for no cap.
-    """
-
-    batch_size: int
-    auto: bool
-    max_workers: int
-
-    @classmethod
-    def parse(cls, batch_size: int | str, max_workers: int | str) -> Size:
-        """Read ``"auto"`` or a positive number for each.
-
-        Raises
-        ------
-        InvalidInput
-        """
-
-        def number(value: int | str, name: str) -> int:
-            if value == "auto":
-                return 0
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31 - 1:
-                raise InvalidInput(f"{name}={value!r}: expected a whole number >= 1, or 'auto'")
-            return value
-
-        size = number(batch_size, "batch_size")
-        return cls(size, size == 0, number(max_workers, "max_workers"))
-
-
-def check_items(items: Any) -> Iterable[Any]:
-    """Return `items` when it is an iterable of items.
+    Returns
+    -------
+    RunSpec or None
+        What the run was asked to be the first time, which stays.
 
     Raises
     ------
     InvalidInput
-        It is a single value that would fall apart when iterated, or nothing to iterate; says what to pass instead.
+        It was another task, or called otherwise; says what differs.
+    RunStateError
+        It was cancelled: its items will not be executed.
     """
-    kind = type(items).__name__
-    if isinstance(items, str | bytes | bytearray):
-        raise InvalidInput(f"items is one {kind}; put it in a list: [text], or text.splitlines() for its lines")
-    if isinstance(items, Mapping):
-        raise InvalidInput("items is a dict; pass list(d.items()), list(d.values()) or list(d)")
-    if hasattr(items, "iloc") and hasattr(items, "columns"):
-        raise InvalidInput('items is a DataFrame; pass df.to_dict("records") for one dict a row, or df["column"]')
-    if isinstance(items, set | frozenset):
-        raise InvalidInput(f"items is a {kind}, which has no order; pass sorted(items)")
-    if not hasattr(items, "__iter__"):
-        raise InvalidInput(f"items: {kind} is not iterable; pass a list or a generator of items")
-    if isinstance(items, Sized) and len(items) == 0:
-        raise InvalidInput("items is empty: there is nothing to run")
-    return items  # type: ignore[no-any-return]
-
-
-def check_options(
-    priority: str, queue: str, name: str, tags: Mapping[str, str] | None, retry: Retry | None, call: str
-) -> None:
-    """Check what does not depend on the task.
-
-    Raises
-    ------
-    InvalidInput
-    """
-    if priority not in PRIORITIES:
-        raise InvalidInput(f"priority={priority!r}: expected one of {', '.join(PRIORITIES)}")
-    check_name(queue, "queue")
-    if name:
-        check_name(name)
-    if call not in ("item", "args", "kwargs"):
-        raise InvalidInput(f"call={call!r}: expected 'item', 'args' or 'kwargs'")
-    if retry is not None and not isinstance(retry, Retry):
-        raise InvalidInput(f"retry={retry!r}: expected tk.Retry(...)")
-    for key, value in (tags or {}).items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise InvalidInput(f"tags: {key!r}: {value!r} - both must be text")
-        check_name(key, "tag")
-
-
-def encode_kwargs(kwargs: Mapping[str, Any] | None, limit: int) -> bytes:
-    """Encode the shared keyword arguments.
-
-    Raises
-    ------
-    InvalidInput
-    """
-    if not kwargs:
-        return b""
-    if not isinstance(kwargs, Mapping) or not all(isinstance(k, str) for k in kwargs):
-        raise InvalidInput("kwargs: expected a dict with text keys, handed to the task as keyword arguments")
     try:
-        data = codec.encode(dict(kwargs))
-    except EncodeError as error:
-        raise InvalidInput(f"kwargs cannot be stored: {error}") from error
-    if len(data) > limit:
+        earlier = ledger.spec(spec.run_id)
+    except RunNotFound:
+        return None
+    differs = [
+        f"{name} {getattr(earlier, name)!r} there, {getattr(spec, name)!r} here"
+        for name in _SAME
+        if getattr(earlier, name) != getattr(spec, name)
+    ]
+    if (earlier.queue == INLINE_QUEUE) != (spec.queue == INLINE_QUEUE):
+        differs.append(f"inline={earlier.queue == INLINE_QUEUE} there, {spec.queue == INLINE_QUEUE} here")
+    if ledger.function(spec.run_id)[1] != kwargs:
+        differs.append("kwargs")
+    if differs:
         raise InvalidInput(
-            f"kwargs take {len(data):,} bytes, more than {limit:,}; store the value in a file and pass its path, or "
-            "load it in setup="
+            f"run {spec.run_id} exists already and differs: {'; '.join(differs)}. Pass the same task and options to go "
+            "on with it, or another run_id"
         )
-    return data
+    state = ledger.status(spec.run_id).state
+    if state in (RunState.CANCELLING, RunState.CANCELLED):
+        raise RunStateError(f"run {spec.run_id} exists already and is {state}; choose another run_id")
+    return earlier
 
 
 class Submission:
@@ -142,42 +77,61 @@ class Submission:
         Its batch size and worker cap.
     send : callable of int
         Sends that many tickets.
+    resumes : bool
+        The run is there already (`find_earlier`), and its input may be incomplete.
     """
 
     def __init__(
-        self, ledger: Ledger, registry: Registry, spec: RunSpec, size: Size, send: Callable[[int], Any]
-    ) -> None:
+        self, ledger: Ledger, registry: Registry, spec: RunSpec, size: Size, send: Callable[[int], Any],
+        resumes: bool = False,
+    ) -> None:  # fmt: skip
         self._ledger = ledger
         self._registry = registry
         self._spec = spec
         self._size = size
         self._send = send
+        self._resumes = resumes
+        self._known = 0
 
     def write(self, items: Iterable[Any], key: Callable[[Any], Any] | None, function: bytes, kwargs: bytes) -> int:
         """Check and encode items, create the run, append its pages, send its first tickets.
 
-        A sequence is encoded before anything is stored (up to 64 MiB of it); a stream page by page. When a later
-        page fails, the run is cancelled, and the error says so.
+        A sequence is encoded before anything is stored (up to 64 MiB of it); a stream page by page, as fast as workers
+        take it. When a later page fails, the run is cancelled, and the error says so. Of a run that is there already,
+        the items that it holds are compared, and the rest is appended.
 
         Returns
         -------
         int
             Items submitted.
         """
+        stored = self._ledger.status(self._spec.run_id) if self._resumes else None
+        if stored is not None and stored.closed:
+            return _check_complete(self._spec.run_id, stored, items)
         limit = self._ledger.settings.max_item_bytes
         pages = make_pages(items, key=key, max_item_bytes=limit)
-        checked = self._check_ahead(pages, isinstance(items, Sized))
+        stream = not isinstance(items, Sized)
+        checked = self._check_ahead(pages, not stream)
         nodes = [n for n in self._registry.nodes() if self._spec.queue in n.queues]
-        known = sum(n.workers for n in nodes)
-        self._registry.add_run(self._spec)
-        self._ledger.create(
-            self._spec, function=function, kwargs=kwargs, batch_size=self._size.batch_size, auto=self._size.auto,
-            max_workers=self._size.max_workers, known_workers=known, release=not self._spec.keep_results,
-        )  # fmt: skip
+        self._known = sum(n.workers for n in nodes)
+
+        def create() -> None:
+            self._registry.add_run(self._spec)
+            self._ledger.create(
+                self._spec, function=function, kwargs=kwargs, batch_size=self._size.batch_size, auto=self._size.auto,
+                max_workers=self._size.max_workers, known_workers=self._known, release=not self._spec.keep_results,
+            )  # fmt: skip
+
+        if stored is None:
+            create()
+        else:
+            self._registry.add_run(self._spec)
+        intake = Intake(self._ledger, self._spec, create, stream=stream, stored=stored.submitted if stored else 0)
         try:
-            return self._append(chain(checked, pages), known)
+            return self._append(chain(checked, pages), intake, stream)
         except BaseException as error:
-            self._abandon(error)
+            if not intake.foreign:
+                self._abandon(error)
             raise
 
     def _check_ahead(self, pages: Iterator[Page], everything: bool) -> list[Page]:
@@ -192,25 +146,26 @@ class Submission:
             raise InvalidInput("items is empty: there is nothing to run")
         return checked
 
-    def _append(self, pages: Iterable[Page], known: int) -> int:
-        run_id, submitted, tickets = self._spec.run_id, 0, self._first_tickets(known)
-        enough, latest = tickets * self._size.batch_size, time.monotonic() + _HEAD_START_S
+    def _append(self, pages: Iterable[Page], intake: Intake, stream: bool) -> int:
+        """A sequence is ended in one call with its last page; a stream's page is not held back until the next one."""
+        tickets = Tickets(
+            self._send, max(1, min(self._size.max_workers or 64, self._known or 2)), self._size.batch_size
+        )
         pending: Page | None = None
+        stop = 0
         for page in pages:
-            if pending is not None:
-                submitted, _taken = self._ledger.append(run_id, pending, expected=submitted)
-                if tickets and (submitted >= enough or time.monotonic() >= latest):
-                    self._send(tickets)
-                    tickets = 0
-            pending = page
-        submitted, _taken = self._ledger.append(run_id, pending, expected=submitted, close=True)
-        if tickets:
-            self._send(tickets)
-        return submitted
-
-    def _first_tickets(self, known: int) -> int:
-        cap = self._size.max_workers or 64
-        return max(1, min(cap, known or 2))
+            ready, pending = (page, None) if stream else (pending, page)
+            if ready is not None:
+                intake.put(ready)
+                stop = ready.stop
+                tickets.look(stop, intake.starved)
+        if pending is not None:
+            intake.put(pending, close=True)
+            stop = pending.stop
+        else:
+            intake.close(stop)
+        tickets.close()
+        return stop
 
     def _abandon(self, error: BaseException) -> None:
         """Half a run is worse than none: cancel what was stored."""
@@ -223,17 +178,54 @@ class Submission:
             error.add_note(f"run {self._spec.run_id} was cancelled: its input is incomplete")
 
 
-def make_spec_limits(settings: LedgerSettings) -> dict[str, Any]:
-    """Settings of the client that a run carries."""
-    return {
-        "lease_s": settings.lease_s,
-        "retention_s": settings.retention_s,
-        "max_result_bytes": settings.max_result_bytes,
-    }
+class Tickets:
+    """When a submission calls workers: once a batch for each of them is there, and again when they ran out of input.
+
+    Parameters
+    ----------
+    send : callable of int
+        Sends that many tickets.
+    n : int
+        How many workers to call.
+    batch_size : int
+        Items of a batch; 0 for a size that adapts.
+    """
+
+    def __init__(self, send: Callable[[int], Any], n: int, batch_size: int) -> None:
+        self._send = send
+        self._n = n
+        self._enough = n * batch_size
+        self._latest = time.monotonic() + _HEAD_START_S
+        self._sent_at = 0.0
+        self._owed = True
+
+    def look(self, submitted: int, starved: bool) -> None:
+        """A page was stored, the first for workers that had nothing to do if `starved`."""
+        now = time.monotonic()
+        if self._sent_at == 0.0:
+            if submitted >= self._enough or now >= self._latest:
+                self._call(now)
+        elif starved:
+            self._owed = True
+            if now - self._sent_at > _CALL_AGAIN_S:
+                self._call(now)
+
+    def close(self) -> None:
+        """All input is there."""
+        if self._owed:
+            self._call(time.monotonic())
+
+    def _call(self, now: float) -> None:
+        self._send(self._n)
+        self._sent_at = now
+        self._owed = False
 
 
-def new_run_id() -> str:
-    """Time-ordered and random: ``20261123-141503-1a2b3c4d``."""
-    import secrets
-
-    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(4)
+def _check_complete(run_id: str, stored: RunStatus, items: Iterable[Any]) -> int:
+    """A run whose input is complete is in place; what can be told without reading the items is checked."""
+    if isinstance(items, Sized) and len(items) != stored.submitted:
+        raise InvalidInput(
+            f"run {run_id} exists already with {stored.submitted:,} items, and {len(items):,} are given; choose "
+            "another run_id"
+        )
+    return stored.submitted

@@ -12,7 +12,7 @@ What is not kept: that two parts of a value are the same object, the memory orde
 gives an integer type (``numpy.longlong`` reads back as ``numpy.int64``, the same dtype).
 """
 
-from toolkit.codec.decoding import decode, decode_page
+from toolkit.codec.decoding import decode, decode_each, decode_page
 from toolkit.codec.encoding import encode, encode_page, encode_pages
 from toolkit.codec.limits import MAX_DEPTH, MAX_ELEMENTS, MAX_INT_BYTES, MAX_PAGE_BYTES, MAX_VALUE_BYTES
 
@@ -23,6 +23,7 @@ __all__ = [
     "MAX_PAGE_BYTES",
     "MAX_VALUE_BYTES",
     "decode",
+    "decode_each",
     "decode_page",
     "encode",
     "encode_page",

@@ -1,8 +1,9 @@
 """Reading: bytes from a server are not trusted.
 
 Whatever they are, the result is a value or a `LedgerCorrupt`. A length in front of a container never allocates more
-than the bytes behind it justify (msgspec grows lists as it reads), and a compressed page unpacks to `MAX_PAGE_BYTES`
-at most. A MessagePack timestamp, which `encode` never writes, reads as a datetime in UTC.
+than the bytes behind it justify (msgspec grows lists as it reads), a compressed page unpacks to `MAX_PAGE_BYTES` at
+most, and what is long enough to hold too many elements is counted before any is built (`toolkit.codec.counting`). A
+MessagePack timestamp, which `encode` never writes, reads as a datetime in UTC.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, Final
 
-from msgspec import MsgspecError
+from msgspec import MsgspecError, Raw
 from msgspec.msgpack import Decoder
 
 from toolkit.codec import extensions
 from toolkit.codec.arrays import unpack_array, unpack_scalar
+from toolkit.codec.counting import check_elements
 from toolkit.codec.extensions import UNPACKERS
 from toolkit.codec.limits import MAX_DEPTH, MAX_ELEMENTS, MAX_PAGE_BYTES, PAGE_RAW, PAGE_ZLIB, SCALARS
 from toolkit.errors import LedgerCorrupt
@@ -85,6 +87,7 @@ def _extension(code: int, data: memoryview) -> Any:
 
 
 _decode: Final[Callable[[Any], Any]] = Decoder(ext_hook=_extension).decode
+_cut: Final[Callable[[Any], list[Raw]]] = Decoder(list[Raw]).decode
 
 
 def _check(values: list[Any], max_elements: int) -> None:
@@ -123,6 +126,7 @@ def decode(data: bytes | bytearray | memoryview) -> Any:
         The bytes are no such value.
     """
     try:
+        check_elements(data)
         value = _decode(data)
         if type(value) in _CONTAINERS:
             _check([value], MAX_ELEMENTS)
@@ -140,6 +144,7 @@ def _unpack(data: bytes | bytearray | memoryview) -> bytes | memoryview:
     view = memoryview(data)
     kind = view[0]
     if kind == PAGE_RAW:
+        check_elements(view[1:])
         return view[1:]
     if kind != PAGE_ZLIB:
         raise ValueError(f"header {kind} is unknown: written by a newer version of the toolkit?")
@@ -149,6 +154,7 @@ def _unpack(data: bytes | bytearray | memoryview) -> bytes | memoryview:
         raise ValueError("it unpacks to more than the limit of a page")
     if not inflate.eof or inflate.unused_data:
         raise ValueError("its compressed bytes end too early or too late")
+    check_elements(raw)
     return raw
 
 
@@ -174,3 +180,30 @@ def decode_page(data: bytes | bytearray | memoryview) -> list[Any]:
     except (*MALFORMED, zlib.error) as error:
         raise _corrupt("a stored page", error) from None
     return values
+
+
+def decode_each(data: bytes | bytearray | memoryview) -> list[Any]:
+    """Decode what `encode_page` wrote, value by value: one that does not decode leaves the others as they are.
+
+    Returns
+    -------
+    list
+        The values, in order; in the place of one that does not decode, a `LedgerCorrupt` that says why.
+
+    Raises
+    ------
+    LedgerCorrupt
+        The bytes are no page: not even where a value begins can be told.
+    """
+    try:
+        parts = _cut(_unpack(data))
+    except (*MALFORMED, zlib.error) as error:
+        raise _corrupt("a stored page", error) from None
+    return [_one(part) for part in parts]
+
+
+def _one(part: Raw) -> Any:
+    try:
+        return decode(memoryview(part))
+    except LedgerCorrupt as error:
+        return error

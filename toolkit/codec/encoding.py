@@ -16,6 +16,7 @@ from msgspec.msgpack import Encoder, Ext
 
 from toolkit.codec import extensions
 from toolkit.codec.arrays import is_numpy, pack_numpy
+from toolkit.codec.counting import check_elements
 from toolkit.codec.extensions import PACKERS, pack_int, pack_str
 from toolkit.codec.hints import key_refusal, refusal
 from toolkit.codec.limits import (
@@ -139,7 +140,7 @@ class _Rewriter:
         try:
             for value in values:
                 # One by one, so that the length says which one is refused.
-                out.append(value if type(value) in plain else self._rewrite(value, depth))  # noqa: PERF401
+                out.append(value if type(value) in plain else self._rewrite(value, depth))
         except Refused as error:
             raise error.inside(len(out)) from None
         return out
@@ -245,8 +246,12 @@ def _join(parts: list[bytes]) -> bytes:
     return head + b"".join(parts)
 
 
-def _page(data: bytes) -> bytes:
+def _page(data: bytes, first_index: int) -> bytes:
     """Put the header byte in front, and compress where a sample says that it pays."""
+    try:
+        check_elements(data)
+    except ValueError as error:
+        raise EncodeError(f"the values of one page hold {error} in all: put fewer in a page", first_index) from None
     if len(data) >= _COMPRESS_BYTES:
         middle = len(data) // 2
         sample = data[middle : middle + _SAMPLE_BYTES]
@@ -276,7 +281,8 @@ def encode_page(values: Sequence[Any], first_index: int = 0, max_item_bytes: int
     ------
     EncodeError
         A value cannot be stored, or is too large; names its index. Nothing is lost, the caller may leave it out.
-        Also where the page would exceed `MAX_PAGE_BYTES`; `encode_pages` cuts instead.
+        Also where the page would exceed `MAX_PAGE_BYTES`, or hold more than `MAX_ELEMENTS` elements in all;
+        `encode_pages` cuts instead.
     """
     items = values if type(values) is list else list(values)
     data = _encode_array(items, first_index, max_item_bytes)
@@ -286,7 +292,7 @@ def encode_page(values: Sequence[Any], first_index: int = 0, max_item_bytes: int
             f"{megabytes(MAX_PAGE_BYTES)}: put fewer in a page",
             first_index,
         )
-    return _page(data)
+    return _page(data, first_index)
 
 
 def encode_pages(
@@ -314,15 +320,15 @@ def encode_pages(
     items = values if type(values) is list else list(values)
     data = _encode_array(items, first_index, max_item_bytes)
     if len(data) <= page_bytes:
-        return [(len(items), _page(data))] if items else []
+        return [(len(items), _page(data, first_index))] if items else []
     pages: list[tuple[int, bytes]] = []
     parts: list[bytes] = []
     size = 0
     for part in _encode_items(items, first_index, max_item_bytes):
         if parts and size + len(part) > page_bytes:
-            pages.append((len(parts), _page(_join(parts))))
+            pages.append((len(parts), _page(_join(parts), first_index)))
             parts, size = [], 0
         parts.append(part)
         size += len(part)
-    pages.append((len(parts), _page(_join(parts))))
+    pages.append((len(parts), _page(_join(parts), first_index)))
     return pages

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import FrameType
+from typing import Any, Final
 
 from toolkit.errors import BatchError, InvalidInput, UnknownTask
 from toolkit.execution.tasks import Task
@@ -45,6 +46,41 @@ def bind(fn: Callable[..., Any], how: str, kwargs: Mapping[str, Any]) -> Call:
 def bind_state(fn: Callable[..., Any], state: Any, kwargs: Mapping[str, Any]) -> Call:
     """Return what to call with an item of a task that has a setup."""
     return (lambda item: fn(item, state, **kwargs)) if kwargs else (lambda item: fn(item, state))
+
+
+def limited(call: Call) -> Call:
+    """Return the same call with a Python frame around it.
+
+    Whatever interrupts user code may raise in this frame and below, and nowhere else: an error that rises from here is
+    the item's, while above it results are kept and committed.
+    """
+
+    def user_code(item: Any) -> Any:
+        return call(item)
+
+    return user_code
+
+
+def is_user_code(frame: FrameType | None, apart_from: Collection[str] = ()) -> bool:
+    """Whether a frame of the interrupted thread is user code called through `limited`, where an error may be raised.
+
+    Parameters
+    ----------
+    frame : frame or None
+        The innermost one.
+    apart_from : collection of str
+        File names of our own code that user code may be in, as it prints: there it must not be raised.
+    """
+    while frame is not None:
+        if frame.f_code is _USER_CODE:
+            return True
+        if frame.f_code.co_filename in apart_from:
+            return False
+        frame = frame.f_back
+    return False
+
+
+_USER_CODE: Final = limited(str).__code__
 
 
 def results_of(returned: Any, n: int) -> tuple[list[Any], str]:

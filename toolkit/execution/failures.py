@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from types import CodeType, TracebackType
 from typing import Any, Final
 
-from toolkit.records import Retry, qualified_name
+from toolkit.errors import TimeLimitExceeded
+from toolkit.records import Retry, one_line, qualified_name
 
 MAX_TRACEBACK_BYTES: Final = 16 * 1024
 MAX_MESSAGE_BYTES: Final = 4 * 1024
 MAX_LOGS_BYTES: Final = 4 * 1024
+MAX_REASON_CHARS: Final = 300
 SHARED_BYTES: Final = 256 * 1024
 """What the copies of one text may take together, where all items of a batch carry it."""
 
@@ -44,6 +46,10 @@ class Failure:
         Where in user code, at most 16 KiB: head and tail.
     logs : str
         Tail of what the item printed and logged, at most 4 KiB.
+    charged : bool
+        The execution counts as an attempt. Not where the item is not to blame.
+    pause : bool
+        The run is to be paused, because of this error.
     """
 
     position: int
@@ -54,6 +60,13 @@ class Failure:
     message: str
     traceback_text: str
     logs: str
+    charged: bool = True
+    pause: bool = False
+
+    def reason(self, index: int) -> str:
+        """One bounded line for people: why the run pauses, after its item `index` failed so."""
+        said = f"{self.error_type}: {self.message}" if self.message else self.error_type
+        return f"{one_line(said, MAX_REASON_CHARS)} (item {index})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +83,27 @@ class Verdict:
         The exception itself asks for another attempt, whatever the number of attempts.
     delay_s : float or None
         The delay that it asks for, None to use the run's.
+    charged : bool
+        The execution counts as an attempt.
+    pause : bool
+        The run is to be paused; its items wait for ``run.resume()``, whatever the number of attempts.
     """
 
     retryable: bool
     category: str
     requested: bool = False
     delay_s: float | None = None
+    charged: bool = True
+    pause: bool = False
 
     def retries(self, attempt: int, retry: Retry) -> bool:
         """Whether an item that failed its attempt number `attempt` is tried again."""
-        return self.requested or (self.retryable and attempt < retry.max_attempts)
+        return self.requested or not self.charged or (self.retryable and attempt < retry.max_attempts)
 
     def delay(self, attempt: int, retry: Retry, uniform: float) -> float:
         """Seconds before the next attempt, with `uniform` drawn from [0, 1)."""
+        if not self.charged:
+            return 0.0
         return retry.delay_s(attempt, uniform) if self.delay_s is None else self.delay_s
 
 
@@ -107,6 +128,9 @@ def share_bytes(n: int) -> int:
 def judge(error: Any, retry: Retry) -> Verdict:
     """Decide whether an error is worth another attempt, and what it counts as.
 
+    The rules of `retry` name classes of errors. The one that names the most specific class decides; where several name
+    the same class, ``pause`` goes before ``bury``, and ``bury`` before ``on``.
+
     An exception may carry an attribute ``toolkit_retry_delay_s``: seconds to wait before the next attempt, or None
     for the run's own delay. Then it is retried whatever the policy says, and whoever sets it counts the attempts.
     """
@@ -115,23 +139,36 @@ def judge(error: Any, retry: Retry) -> Verdict:
     requested = _attribute(error, "toolkit_retry_delay_s", _UNSET)
     if requested is not _UNSET:
         return Verdict(True, "retryable", requested=True, delay_s=_seconds(requested))
-    retryable = _is_named(error, retry.names())
-    if isinstance(error, MemoryError):
-        return Verdict(retryable, "out_of_memory")
-    return Verdict(retryable, "retryable" if retryable else "fatal")
+    rule = _rule(type(error), retry)
+    worth = rule in ("on", "pause")
+    category = next((c for cls, c in _OWN_CATEGORY if isinstance(error, cls)), "retryable" if worth else "fatal")
+    return Verdict(worth, category, charged=rule != "pause", pause=rule == "pause")
 
 
-def _is_named(error: BaseException, names: Collection[str]) -> bool:
-    """Whether the error's class or one of its bases has one of the names."""
-    if any(_class_name(cls) in names for cls in type(error).__mro__):
-        return True
-    # A class is often re-exported: requests.ConnectionError lives in requests.exceptions.
-    for name in names:
-        module, _, attribute = name.rpartition(".")
-        cls = getattr(sys.modules.get(module), "__dict__", {}).get(attribute)
-        if isinstance(cls, type) and cls in type(error).__mro__:
-            return True
-    return False
+_OWN_CATEGORY: Final = ((MemoryError, "out_of_memory"), (TimeLimitExceeded, "timeout"))
+_RULES: Final = ("pause", "bury", "on")
+
+
+def _rule(kind: type, retry: Retry) -> str:
+    """The rule that decides about errors of a class, empty for none."""
+    named = [(rule, names, _classes(names)) for rule in _RULES if (names := retry.names(rule))]
+    if not named:
+        return ""
+    for cls in kind.__mro__:
+        name = _class_name(cls)
+        for rule, names, classes in named:
+            if name in names or cls in classes:
+                return rule
+    return ""
+
+
+def _classes(names: Collection[str]) -> list[Any]:
+    """Classes that are found under the names themselves.
+
+    A class is often re-exported: requests.ConnectionError lives in requests.exceptions.
+    """
+    parts = (name.rpartition(".") for name in names)
+    return [getattr(sys.modules.get(module), "__dict__", {}).get(attribute) for module, _, attribute in parts]
 
 
 def _seconds(value: Any) -> float | None:
@@ -145,7 +182,7 @@ def _seconds(value: Any) -> float | None:
 def _attribute(error: BaseException, name: str, default: Any) -> Any:
     try:
         return getattr(error, name, default)
-    except Exception:  # noqa: BLE001 - a property of a foreign class may raise what it likes
+    except Exception:
         return default
 
 
@@ -170,14 +207,14 @@ def type_name(value: Any) -> str:
 def _class_name(cls: type) -> str:
     try:
         return qualified_name(cls)
-    except Exception:  # noqa: BLE001 - a metaclass may break even this
+    except Exception:
         return "unknown error"
 
 
 def _text(value: Any) -> str:
     try:
         return str(value)
-    except (Exception, SystemExit) as exc:  # noqa: BLE001 - __str__ is foreign code
+    except (Exception, SystemExit) as exc:
         return f"<unprintable {type_name(value)}: __str__ raised {type_name(exc)}>"
 
 
@@ -185,7 +222,7 @@ def _format(error: BaseException, trace: TracebackType | None) -> str:
     try:
         report = traceback.TracebackException(type(error), error, trace, compact=True)
         return clip("".join(report.format()), MAX_TRACEBACK_BYTES)
-    except (Exception, SystemExit) as exc:  # noqa: BLE001 - formatting calls foreign code: __str__, __repr__, __notes__
+    except (Exception, SystemExit) as exc:
         return f"<no traceback: formatting it raised {type_name(exc)}>"
 
 

@@ -12,10 +12,10 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any, Final
 
-from toolkit.errors import BatchError, InvalidInput
+from toolkit.errors import BatchError, InvalidInput, TimeLimitExceeded
 from toolkit.execution import calls as _calls
 from toolkit.execution import states as _states
-from toolkit.execution.calls import Call, bind, bind_state, check, named_positions, results_of
+from toolkit.execution.calls import Call, bind, bind_state, check, limited, named_positions, results_of
 from toolkit.execution.context import NO_ITEM, Slot
 from toolkit.execution.failures import (
     MAX_LOGS_BYTES,
@@ -41,7 +41,7 @@ MAX_FAILURES: Final = 256
 """Failures after which a part is handed over: each may carry 24 KiB of text."""
 
 _OWN_FILES: Final = frozenset((__file__, _calls.__file__, _states.__file__))
-_AGAIN: Final = Verdict(True, "retryable")
+_AGAIN: Final = Verdict(True, "retryable", charged=False)
 _OTHERS_FAILED: Final = Described(
     "toolkit.errors.BatchError",
     "other items of the batch failed, and a BatchError brings no results: this one runs again",
@@ -106,6 +106,7 @@ class Runner:
         keys: Sequence[Any] | None = None,
         *,
         on_item: OnItem,
+        on_rest: Callable[[], object] = bool,
         progress_s: float = 1.0,
     ) -> Generator[Part, None, None]:
         """Execute a batch and hand over its parts.
@@ -123,6 +124,8 @@ class Runner:
         on_item : callable
             Called with the position of each item right before it, or once with 0 before a batched call. True stops
             the batch there. It is in the hot loop: it must not do more than note the position somewhere.
+        on_rest : callable
+            Called at the end of each stretch of items, before results are encoded: no user code runs from here on.
         progress_s : float
             Seconds after which a part is handed over, at the end of the item that is then running.
 
@@ -151,6 +154,7 @@ class Runner:
             with self._guards.around(slot, batch.tally.add):
                 call = self._prepare(batch)
                 stopped = call is not None and step(batch, call, on_item, progress_s)
+                on_rest()
             last = stopped or batch.position >= n
             yield from batch.parts(last, stopped)
 
@@ -182,20 +186,21 @@ class Runner:
             try:
                 append(call(item))
                 now = clock()
-            except BaseException as exc:  # noqa: BLE001 - SystemExit of user code is a failure of its item
+            except BaseException as exc:
                 now = clock()
-                batch.failures.append(self._fail_item(batch, position, exc))
+                failure = self._fail_item(batch, position, exc)
+                batch.failures.append(failure)
+                stopped = failure.pause
                 described = clock()
                 began += described - now  # writing the failure down is not the item's own time
                 now = described
-                if batch.full:
+                if batch.full or stopped:
                     due = now
             spent = now - began
             began = now
             total += spent
             squares += spent * spent
-            if spent > longest:  # noqa: PLR1730 - max() is a call, four times as long
-                longest = spent
+            longest = max(longest, spent)
             if now >= due:
                 reached = position + 1
                 break
@@ -229,17 +234,22 @@ class Runner:
     def _prepare(self, batch: _Batch) -> Call | None:
         """Return what to call with an item; None if the setup failed, and with it every item that is left."""
         if self._task.setup is None:
-            return bind(self._task.fn, self._spec.call, self._kwargs)
+            return self._limited(bind(self._task.fn, self._spec.call, self._kwargs))
         began = perf_counter()
         try:
             state = self._states.get(self._task)
-        except BaseException as exc:  # noqa: BLE001 - as for items
+        except BaseException as exc:
             self._pass_on(exc)
             self._fail_rest(batch, exc, "setup failed: ")
             return None
         finally:
             batch.tally.add({"service_s": perf_counter() - began})
-        return bind_state(self._task.fn, state, self._kwargs)
+        return self._limited(bind_state(self._task.fn, state, self._kwargs))
+
+    def _limited(self, call: Call) -> Call:
+        """Put the frame around user code by which an interrupt knows that it may raise; only where it may come."""
+        spec = self._spec
+        return call if spec.item_time_limit_s is None and spec.batch_time_limit_s is None else limited(call)
 
     def _fail_rest(self, batch: _Batch, error: BaseException, prefix: str = "", verdict: Verdict | None = None) -> None:
         """Every item from the present position fails with one error, due again together."""
@@ -274,7 +284,7 @@ class Runner:
             batch.results, problem = results_of(returned, n)
             if problem:
                 self._fail_rest(batch, InvalidInput(problem), verdict=Verdict(False, "fatal"))
-        except BaseException as exc:  # noqa: BLE001 - as for items
+        except BaseException as exc:
             spent = perf_counter() - began
             self._pass_on(exc)
             self._batch_failed(batch, exc)
@@ -290,7 +300,7 @@ class Runner:
         named = named_positions(error, n) if isinstance(error, BatchError) else {}
         if named:
             self._fail_named(batch, named)
-        elif n == 1 or judge(error, self._retry).retryable:
+        elif n == 1 or (judge(error, self._retry).retryable and not isinstance(error, TimeLimitExceeded)):
             self._fail_rest(batch, error)
         else:
             batch.cause = self._fail_item(batch, 0, error)
@@ -358,4 +368,15 @@ class _Batch:
 
 
 def _failure(position: int, verdict: Verdict, told: Described, retry: bool, delay_s: float, logs: str) -> Failure:
-    return Failure(position, retry, delay_s, verdict.category, told.error_type, told.message, told.traceback_text, logs)
+    return Failure(
+        position,
+        retry,
+        delay_s,
+        verdict.category,
+        told.error_type,
+        told.message,
+        told.traceback_text,
+        logs,
+        verdict.charged,
+        verdict.pause,
+    )

@@ -121,7 +121,7 @@ class NoClaim:
     Attributes
     ----------
     reason : str
-        ``empty``, ``busy``, ``gone``, ``norun`` or the run's state.
+        ``empty``, ``busy``, ``gone``, ``norun``, ``full`` (the server is out of memory) or the run's state.
     left : int
         Items nobody holds; for ``empty``, the delayed ones.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+from toolkit.errors import LedgerCorrupt
 from toolkit.ledger.calls import Range
 
 
@@ -13,8 +14,8 @@ def check_structure(structure: dict[str, Any]) -> list[str]:
     submitted, cursor, ready, delayed, claimed, ok, dead, skipped, _finals, _generation = structure["counters"]
     problems: list[str] = []
     placed = {
-        "ready": [_range(text) for text in structure["ready"]],
-        "delayed": [_range(text) for text in structure["delayed"]],
+        "ready": [_range(text, "ready") for text in structure["ready"]],
+        "delayed": [_range(text, "delayed") for text in structure["delayed"]],
         "claims": [held for text in structure["claims"] for held in _held(text)],
     }
     for name, counter in (("ready", ready), ("delayed", delayed), ("claims", claimed)):
@@ -36,15 +37,21 @@ def check_structure(structure: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _range(text: str) -> tuple[int, int]:
-    r = Range.parse(text)
+def _range(text: str, key: str = "claims") -> tuple[int, int]:
+    try:
+        r = Range.parse(text)
+    except LedgerCorrupt as error:
+        raise LedgerCorrupt(f"key {key}: {error}") from error
     return r.start, r.stop
 
 
 def _held(claim: str) -> list[tuple[int, int]]:
     """Ranges of a claim that it has not committed yet."""
     fields = claim.split(";")
-    skip = int(fields[0])
+    try:
+        skip = int(fields[0])
+    except ValueError as error:
+        raise LedgerCorrupt(f"key claims: a stored claim does not parse: {claim[:60]!r}") from error
     held = []
     for start, stop in (_range(text) for text in fields[-1].split(",")):
         first = min(stop, start + skip)

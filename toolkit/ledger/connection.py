@@ -12,6 +12,7 @@ from redis.credentials import CredentialProvider
 
 from toolkit.errors import LedgerCorrupt, LedgerError, LedgerFull, LedgerRefused, LedgerUnavailable, LedgerUnsafe
 from toolkit.ledger import library
+from toolkit.records import one_line
 from toolkit.settings import LedgerSettings, ServerAddress
 
 # Errors of a server that is away, restarting, loading, or cannot write for now.
@@ -25,7 +26,19 @@ _PASSING = (
 _CORRUPT = re.compile(r"CORRUPT <(.*?)> <(.*?)>")  # written by `corrupt` in functions/1_common.lua
 # Redis answers the last to a client without password whose command is long.
 _REFUSED_PREFIXES = ("WRONGPASS", "NOAUTH", "NOPERM", "Protocol error: unauthenticated")
-_PASSING_PREFIXES = ("MISCONF", "LOADING", "BUSY ", "MASTERDOWN", "CLUSTERDOWN", "UNBLOCKED")
+# What passes, and what to look at when it does not.
+_PASSING_ANSWERS = {
+    "MISCONF": "It cannot write to its disk: look whether the disk is full, and into the server's log",
+    "READONLY": "It is a replica, or became one: give the address of the primary",
+    "NOREPLICAS": "It wants more replicas than it has (min-replicas-to-write) before it stores anything",
+    "MASTERDOWN": "It is a replica without its primary: give the address of the primary",
+    "CLUSTERDOWN": "Its cluster is not complete: look at CLUSTER INFO",
+    "TRYAGAIN": "Its cluster moves these keys to another node: wait until that is done",
+    "LOADING": "It is still loading its data: wait for it",
+    "BUSY": "It executes a long script of somebody: wait for it, or SCRIPT KILL and FUNCTION KILL",
+    "UNKILLABLE": "It executes a long script of somebody that has written already: wait for it",
+    "UNBLOCKED": "Somebody unblocked this client: nothing to do",
+}
 
 
 class _Credentials(CredentialProvider):
@@ -56,6 +69,9 @@ class Connection:
         options: dict[str, Any] = {"socket_timeout": 5.0, "socket_connect_timeout": 2.0, "protocol": 2}
         if address.password is not None or address.password_file is not None:
             options["credential_provider"] = _Credentials(address)
+        if address.url.startswith("rediss:"):
+            # The client library's defaults, said here so that no version of it decides; the URL has the last word.
+            options |= {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
         if address.url.startswith("unix:"):
             options.pop("socket_connect_timeout")
         else:
@@ -106,15 +122,23 @@ class Connection:
                 if "Function not found" in str(error):
                     self.load_functions(retry_s=max(0.0, deadline - time.monotonic()))
                 elif not _is_passing(error) or time.monotonic() + pause > deadline:
-                    raise self._translate(error) from error
+                    raise self._translate(error, args) from error
                 else:
-                    time.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter, not a secret
+                    time.sleep(pause * (0.5 + random.random() / 2))
                     pause = min(1.0, pause * 2)
 
     def load_functions(self, retry_s: float | None = None) -> None:
         """Install the function library where it is missing."""
         try:
             self.command("FUNCTION", "LOAD", library.source(), retry_s=retry_s)
+        except LedgerRefused as error:
+            if not isinstance(error.__cause__, redis.exceptions.NoPermissionError):
+                raise
+            raise LedgerRefused(
+                f"the server at {self.address} lacks the ledger's functions of this version of the toolkit, and this "
+                "user may not install them. Whoever holds the admin user of `toolkit acl` runs, once for each version: "
+                "TOOLKIT_LEDGER_URL=... toolkit install-functions"
+            ) from error
         except LedgerError as error:
             if "already exists" not in str(error):
                 raise
@@ -147,7 +171,7 @@ class Connection:
             )
         return version
 
-    def _translate(self, error: redis.exceptions.RedisError) -> LedgerError:
+    def _translate(self, error: redis.exceptions.RedisError, args: tuple[Any, ...]) -> LedgerError:
         text = str(error)
         where = f"the server at {self.address}"
         if isinstance(error, redis.exceptions.OutOfMemoryError) or text.startswith("OOM"):
@@ -161,23 +185,42 @@ class Connection:
                 f"{where} refused these credentials or a right is missing ({_safe(text)}). "
                 "Check user and password in the ledger URL"
             )
+        if _is_untrusted(error):
+            return LedgerUnavailable(
+                f"{where}: its certificate does not verify ({_safe(text.partition(']')[2])}). Name the authority that "
+                "signed it, rediss://host:port/0?ssl_ca_certs=FILE, and use a host name that stands in the certificate"
+            )
         corrupt = _CORRUPT.search(text)
         if corrupt is not None:
             return LedgerCorrupt(f"{where}: key {corrupt[1]} does not parse: {corrupt[2]!r}")
+        if _code(error) == "WRONGTYPE" and not str(args[0]).startswith("FCALL"):
+            key = args[1].decode() if isinstance(args[1], bytes) else args[1]
+            return LedgerCorrupt(f"{where}: key {key} is of another type than {args[0]} works on")
         if _is_passing(error):
+            hint = _PASSING_ANSWERS.get(_code(error), "Check that it runs and that the address is right")
             return LedgerUnavailable(
-                f"{where} does not answer ({type(error).__name__}: {_safe(text)}). "
-                "Check that it runs and that the address is right; toolkit doctor tells more"
+                f"{where} does not answer as it should ({type(error).__name__}: {_safe(text)}). {hint}; toolkit doctor "
+                "tells more"
             )
         return LedgerError(f"{where}: {_safe(text)}")
 
 
 def _is_passing(error: redis.exceptions.RedisError) -> bool:
-    if isinstance(error, redis.exceptions.AuthenticationError):
+    if isinstance(error, redis.exceptions.AuthenticationError) or _is_untrusted(error):
         return False
-    return isinstance(error, _PASSING) or str(error).startswith(_PASSING_PREFIXES)
+    return isinstance(error, _PASSING) or _code(error) in _PASSING_ANSWERS
+
+
+def _code(error: redis.exceptions.RedisError) -> str:
+    """The first word of the server's answer, which the client library takes away where it has a class for it."""
+    return getattr(error, "status_code", None) or str(error).partition(" ")[0]
+
+
+def _is_untrusted(error: redis.exceptions.RedisError) -> bool:
+    """Whether the server's certificate did not verify: no time mends that."""
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def _safe(text: str) -> str:
     """One bounded line of a server's message."""
-    return " ".join(text.split())[:200]
+    return one_line(text, 200)

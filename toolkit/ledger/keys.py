@@ -38,7 +38,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from toolkit._version import PROTOCOL
-from toolkit.records import check_run_id
+from toolkit.records import check_name, check_run_id
 
 RUNS = "tk:runs"
 QUEUES = "tk:queues"
@@ -51,8 +51,16 @@ _NAMES = (
 )  # fmt: skip
 
 
+@lru_cache(maxsize=1024)
 def active(queue: str) -> str:
-    """Key of the unfinished runs of one queue."""
+    """Key of the unfinished runs of one queue.
+
+    Raises
+    ------
+    InvalidInput
+        The queue's name is malformed.
+    """
+    check_name(queue, "queue")
     return f"tk:active:{queue}"
 
 

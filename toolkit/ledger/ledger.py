@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from toolkit import codec
-from toolkit.errors import LedgerCorrupt, LedgerError, RunNotFound, RunStateError
+from toolkit.errors import LedgerCorrupt, LedgerError, LedgerFull, RunNotFound, RunStateError
 from toolkit.ledger import keys
 from toolkit.ledger.calls import (
     TICKET_EXPIRY_S,
@@ -23,7 +24,7 @@ from toolkit.ledger.calls import (
 )
 from toolkit.ledger.connection import Connection
 from toolkit.ledger.pages import Page
-from toolkit.records import CATEGORIES, RunSpec, RunState, RunStatus
+from toolkit.records import CATEGORIES, RunSpec, RunState, RunStatus, check_name, one_line
 from toolkit.settings import LedgerSettings, ServerAddress
 
 
@@ -53,7 +54,7 @@ class Ledger:
 
     # ------------------------------------------------------------------ input
 
-    def create(  # noqa: PLR0913 - one argument a field of the head
+    def create(
         self, spec: RunSpec, *, function: bytes = b"", kwargs: bytes = b"", batch_size: int, auto: bool,
         max_workers: int, known_workers: int = 0, release: bool = False,
     ) -> None:  # fmt: skip
@@ -112,16 +113,26 @@ class Ledger:
         return _parse_claim(ask.claim_id, self.connection.call("claim", keys.of_run(run_id), *ask.arguments()))
 
     def commit(self, run_id: str, progress: Progress, ask: Ask | None = None) -> Committed:
-        """Account a finished prefix of a claim, and take the next batch in the same round trip."""
+        """Account a finished prefix of a claim, and take the next batch in the same round trip.
+
+        A server that is out of memory still accounts, but hands out nothing: `NoClaim` with the reason ``full``.
+        """
         p = progress
         failed = [
             value for f in p.failed for value in (f.position, f.kind, int(f.delay_s * 1000), f.category, f.letter)
         ]
-        answer = self.connection.call(
-            "commit", keys.of_run(run_id), p.claim_id, p.start, p.stop, int(p.last), int(p.split),
-            repr(p.item_s) if p.item_s > 0 else "", p.row, p.output, p.pause, len(p.failed), *failed,
-            *(ask.arguments() if ask else ()),
+        said = (
+            p.claim_id, p.start, p.stop, int(p.last), int(p.split), repr(p.item_s) if p.item_s > 0 else "", p.row,
+            p.output, p.pause, len(p.failed), *failed,
         )  # fmt: skip
+        if ask is not None:
+            try:
+                answer = self.connection.call("commit", keys.of_run(run_id), *said, *ask.arguments())
+            except LedgerFull:
+                committed = self.commit(run_id, progress)
+                return replace(committed, claim=NoClaim("full", committed.left))
+        else:
+            answer = self.connection.call("commit_only", keys.of_run(run_id), *said)
         following = answer[3] if len(answer) > 3 else None
         claim = _parse_claim(ask.claim_id, following) if ask and following is not None else None
         return Committed(answer[0] == b"ok", answer[1].decode(), int(answer[2]), claim)
@@ -139,11 +150,17 @@ class Ledger:
         )  # fmt: skip
         return str(state.decode())
 
-    def sweep(self, run_id: str, *, known_workers: int, idle_workers: int, lease_s: float) -> Swept:
-        """Expire leases, promote due retries, end what is done, count missing tickets."""
+    def sweep(
+        self, run_id: str, *, known_workers: int, idle_workers: int, lease_s: float, dead_workers: Sequence[int] = ()
+    ) -> Swept:
+        """Expire leases, promote due retries, end what is done, count missing tickets.
+
+        `dead_workers` are codes of workers (`Reader.workers`) whose processes are known to be dead: their claims expire
+        at once, like those whose lease has run out.
+        """
         answer = self.connection.call(
             "sweep", keys.of_run(run_id), int(lease_s * 500), known_workers, idle_workers,
-            int(TICKET_EXPIRY_S * 1000), retry_s=0.0,
+            int(TICKET_EXPIRY_S * 1000), *dead_workers, retry_s=0.0,
         )  # fmt: skip
         return Swept(answer[0].decode(), *(int(x) for x in answer[1:6]))
 
@@ -184,7 +201,7 @@ class Ledger:
         )  # fmt: skip
 
     def retry_dead(self, run_id: str, indexes: Sequence[int]) -> int:
-        """Send dead letters back to work; returns how many."""
+        """Send dead letters back to work, as one generation; returns how many."""
         return self._revive("retry_dead", run_id, indexes)
 
     def drop_dead(self, run_id: str, indexes: Sequence[int]) -> int:
@@ -194,7 +211,8 @@ class Ledger:
     def _revive(self, verb: str, run_id: str, indexes: Sequence[int]) -> int:
         done = 0
         for at in range(0, len(indexes), 1000):
-            state, n = self.connection.call(verb, keys.of_run(run_id), os.urandom(8).hex(), *indexes[at : at + 1000])
+            part = indexes[at : at + 1000]
+            state, n = self.connection.call(verb, keys.of_run(run_id), os.urandom(8).hex(), int(not done), *part)
             if state == b"norun":
                 raise _not_found(run_id)
             done += int(n)
@@ -226,9 +244,13 @@ class Ledger:
         if data is None:
             raise _not_found(run_id)
         try:
-            return RunSpec.from_dict(dict(codec.decode(data)))
+            spec = RunSpec.from_dict(dict(codec.decode(data)))
+            check_name(spec.queue, "queue")  # it becomes part of a key, and whoever wrote it may have checked nothing
         except (LedgerError, TypeError, ValueError) as error:
             raise LedgerCorrupt(f"run {run_id}: field spec of key head does not parse ({error})") from error
+        if spec.run_id != run_id:
+            raise LedgerCorrupt(f"run {run_id}: field spec of key head describes another run, {spec.run_id!r:.100}")
+        return spec
 
     def function(self, run_id: str) -> tuple[bytes, bytes]:
         """The shipped function and the shared keyword arguments, both encoded."""
@@ -253,18 +275,35 @@ def _parse_claim(claim_id: bytes, a: Any) -> Claim | NoClaim:
     )  # fmt: skip
 
 
+_STATUS_FIELDS = (
+    "state", "closed", "submitted", "cursor", "ready", "delayed", "claimed", "ok", "dead", "skipped", "retried", "rows",
+    "lost", "batch_size", "auto", "max_workers", "known_workers", "last_batch", "item_s", "generation", "created_at",
+    "started_at", "finished_at", "finals", "reason", *(f"errors:{c}" for c in CATEGORIES[1:]),
+)  # fmt: skip
+"""Fields of the head that `status` answers, in the order of ``6_commands.lua``."""
+
+
 def _parse_status(run_id: str, spec: RunSpec | None, answer: Any) -> RunStatus:
     at, active, v = answer
-    try:
-        state = RunState(v[0].decode())
-        (closed, submitted, cursor, ready, delayed, claimed, ok, dead, skipped, retried, batches, lost, batch_size,
-         auto, max_workers, known, last_batch) = (int(x) for x in v[1:18])  # fmt: skip
-        item_s = float(v[18])
-        generation, created, started, finished = (int(x) for x in v[19:23])
-        reason = (v[25] or b"").decode("utf-8", "replace")
-        errors = {c: int(n) for c, n in zip(CATEGORIES[1:], v[26:], strict=True) if n and int(n)}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise LedgerCorrupt(f"run {run_id}: a counter of key head does not parse ({error})") from error
+    head = dict(zip(_STATUS_FIELDS, v, strict=True))
+
+    def read(field: str, kind: Callable[[Any], Any]) -> Any:
+        value = head[field]
+        try:
+            return kind(value)
+        except (ValueError, TypeError, AttributeError) as error:
+            shown = "missing" if value is None else repr(value[:40])
+            raise LedgerCorrupt(
+                f"run {run_id}: a counter of key head does not parse: field {field}, {shown}"
+            ) from error
+
+    state = read("state", lambda x: RunState(x.decode()))
+    (closed, submitted, cursor, ready, delayed, claimed, ok, dead, skipped, retried, batches, lost, batch_size, auto,
+     max_workers, known, last_batch) = (read(field, int) for field in _STATUS_FIELDS[1:18])  # fmt: skip
+    item_s = read("item_s", float)
+    generation, created, started, finished = (read(field, int) for field in _STATUS_FIELDS[19:23])
+    reason = one_line((head["reason"] or b"").decode("utf-8", "replace"), 500)
+    errors = {c: n for c in CATEGORIES[1:] if (n := read(f"errors:{c}", lambda x: int(x or 0)))}
     return RunStatus(
         run_id=run_id, name=spec.name if spec else "", task=spec.task if spec else "", state=state,
         closed=bool(closed), submitted=submitted, remaining=submitted - cursor, ready=ready,

@@ -25,6 +25,7 @@ def _body() -> str:
         "__FLAG_CUT_OFF__": FLAG_CUT_OFF,
         "__OUTCOME_LOST__": OUTCOMES.index("lost"),
         "__CATEGORIES__": ", ".join(f"'{c}'" for c in CATEGORIES[1:]),
+        "__RECENT_FIELDS__": ", ".join(f"'recent:{c}'" for c in CATEGORIES[1:]),
         "__ERROR_FIELDS__": ", ".join(f"'errors:{c}'" for c in CATEGORIES[1:]),
     }.items():
         text = text.replace(placeholder, str(value))

@@ -58,6 +58,20 @@ def make_pages(items: Iterable[Any], *, start: int = 0, key: Any = None, max_ite
             start += count
 
 
+def decode_items(blob: bytes) -> list[Any]:
+    """Items of an encoded page; in the place of one that does not decode, a `LedgerCorrupt` that says why.
+
+    Raises
+    ------
+    LedgerCorrupt
+        It is no page at all.
+    """
+    try:
+        return codec.decode_page(blob)
+    except LedgerCorrupt:
+        return codec.decode_each(blob)
+
+
 _IMMUTABLE = frozenset((bool, int, float, str, bytes, type(None)))
 
 
@@ -68,12 +82,13 @@ class _Decoded:
     unless the items are of a kind that nobody can change.
     """
 
-    __slots__ = ("_blob", "_handed", "_mutable", "keys", "size", "values")
+    __slots__ = ("_blob", "_handed", "_mutable", "bad", "keys", "size", "values")
 
     def __init__(self, blob: bytes, keys: bytes) -> None:
         self._blob = blob
-        self.values = codec.decode_page(blob)
+        self.values = decode_items(blob)
         self.keys = codec.decode_page(keys) if keys else None
+        self.bad = {at: value for at, value in enumerate(self.values) if type(value) is LedgerCorrupt}
         self.size = len(blob)
         self._mutable = not _IMMUTABLE.issuperset(map(type, self.values))
         self._handed: set[int] = set()
@@ -83,14 +98,21 @@ class _Decoded:
         if self._mutable:
             positions = range(low, high)
             if not self._handed.isdisjoint(positions):
-                self.values = codec.decode_page(self._blob)
+                self.values = decode_items(self._blob)
                 self._handed.clear()
             self._handed.update(positions)
         return self.values[low:high]
 
     def original(self, position: int) -> Any:
         """One item as it was submitted, whatever became of the one handed out."""
-        return codec.decode_page(self._blob)[position] if self._mutable else self.values[position]
+        return decode_items(self._blob)[position] if self._mutable else self.values[position]
+
+
+def _decoded(start: int, blob: bytes, keys: bytes) -> _Decoded:
+    try:
+        return _Decoded(blob, keys)
+    except LedgerCorrupt as error:
+        raise LedgerCorrupt(f"key pages, field {start} or k{start}: {error}") from error
 
 
 class PageCache:
@@ -122,14 +144,7 @@ class PageCache:
         LedgerCorrupt
             The pages do not hold what the ranges name.
         """
-        table: dict[int, _Decoded] = {}
-        for start, blob, keys in pages:
-            if blob:
-                table[start] = _Decoded(blob, keys)
-            elif start in self._pages:
-                table[start] = self._pages[start]
-            else:
-                raise LedgerCorrupt(f"page {start} was asked for as known and is not")
+        table = {start: self._page(start, blob, keys) for start, blob, keys in pages}
         ordered = sorted(table.items())  # the server names a page where a range first touches it, not in order
         items: list[Any] = []
         all_keys: list[Any] = []
@@ -143,11 +158,25 @@ class PageCache:
                         all_keys += page.keys[low:high]
                     size += page.size * (high - low) / len(page.values)
         if len(items) != sum(b - a for a, b in ranges):
-            raise LedgerCorrupt(f"pages hold {len(items)} of the items of {list(ranges)[:5]}")
+            fields = ", ".join(map(str, sorted(table)))
+            raise LedgerCorrupt(
+                f"key pages, field {fields}: pages hold {len(items)} of the items of {list(ranges)[:5]}"
+            )
         if table:
             # all pages of this claim stay until the next one, for `original`
             self._pages, self._kept = table, max(table)
         return items, all_keys or None, int(size)
+
+    def undecodable(self) -> dict[int, LedgerCorrupt]:
+        """Indexes of items on the pages of the latest slice that do not decode, and why."""
+        return {start + at: error for start, page in self._pages.items() for at, error in page.bad.items()}
+
+    def _page(self, start: int, blob: bytes, keys: bytes) -> _Decoded:
+        if blob:
+            return _decoded(start, blob, keys)
+        if start not in self._pages:
+            raise LedgerCorrupt(f"page {start} was asked for as known and is not")
+        return self._pages[start]
 
     def original(self, index: int) -> Any:
         """Item `index` of the latest slice as it was submitted, even if user code changed the one handed out."""

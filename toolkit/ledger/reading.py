@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from toolkit import codec
 from toolkit.errors import LedgerCorrupt, LedgerError, RunStateError
 from toolkit.ledger import keys
 from toolkit.ledger.connection import Connection
-from toolkit.ledger.pages import unpack_output
+from toolkit.ledger.pages import decode_items, unpack_output
 from toolkit.records import METRIC_ROW, METRIC_SEGMENT_ROWS, DeadLetter
 
 _OUTPUTS_PER_CALL = 200
+_LETTERS_PER_CALL = 500
 _BYTES_PER_CALL = 8 * 1024 * 1024
 
 Ranges = list[tuple[int, int]]
@@ -85,46 +86,100 @@ class Reader:
         """Worker identities by the code that metric rows carry."""
         flat = self._command("HGETALL", "workers")
         pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
-        return {int(code): identity.decode("utf-8", "replace") for identity, code in pairs}
+        return {
+            self._number("workers", identity, code): identity.decode("utf-8", "replace") for identity, code in pairs
+        }
+
+    def _number(self, key: str, field: Any, value: bytes | None) -> int:
+        try:
+            return int(value or 0)
+        except ValueError as error:
+            raise LedgerCorrupt(f"run {self.run_id}: key {key}, field {field} does not parse: {value!r:.60}") from error
 
     def dead_indexes(self) -> list[int]:
         """Indexes of all dead letters, ascending."""
-        return sorted(int(x) for x in self._command("HKEYS", "dead"))
+        return sorted(self._number("dead", "index", x) for x in self._command("HKEYS", "dead"))
 
-    def dead_letters(self, indexes: list[int] | None = None) -> list[DeadLetter]:
+    def dead_letters(self, indexes: Sequence[int] | None = None) -> list[DeadLetter]:
         """Dead letters, ascending by index; all of them by default."""
-        wanted = self.dead_indexes() if indexes is None else indexes
-        letters = []
-        for at in range(0, len(wanted), 500):
-            part = wanted[at : at + 500]
+        return list(self.each_dead_letter(indexes))
+
+    def each_dead_letter(self, indexes: Sequence[int] | None = None) -> Iterator[DeadLetter]:
+        """The same, a few hundred in memory at a time."""
+        wanted = self.dead_indexes() if indexes is None else sorted(set(indexes))
+        for at in range(0, len(wanted), _LETTERS_PER_CALL):
+            part = wanted[at : at + _LETTERS_PER_CALL]
             for index, blob in zip(part, self._command("HMGET", "dead", *part), strict=True):
                 if blob is not None:
-                    letters.append(self._letter(index, blob))
-        return letters
+                    yield self._letter(index, blob)
 
     def _letter(self, index: int, blob: bytes) -> DeadLetter:
+        values = self._letter_values(index, blob)
+        if "item" not in values:
+            try:
+                values["item"], values["key"] = self._stored_item(index)
+            except LedgerError as error:  # a letter without its item is better than no letter, or than no list of them
+                values["item"], values["key"] = None, None
+                values["message"] = f"{values.get('message', '')} [item not shown: {error}]"
         try:
-            values = dict(codec.decode(blob) if blob else _LOST)
-            item, key = (values.pop("item"), values.pop("key")) if "item" in values else self.item(index)
-            return DeadLetter(index=index, item=item, key=key, **values)
-        except (LedgerError, LookupError, TypeError, ValueError) as error:
+            letter = DeadLetter(index=index, **values)
+        except TypeError as error:
+            raise LedgerCorrupt(f"run {self.run_id}: key dead, field {index} does not parse ({error})") from error
+        if not all(isinstance(getattr(letter, name), kind) for name, kind in _LETTER_TYPES.items()):
+            raise LedgerCorrupt(f"run {self.run_id}: key dead, field {index} holds values of other types")
+        return letter
+
+    def _letter_values(self, index: int, blob: bytes) -> dict[str, Any]:
+        try:
+            return dict(codec.decode(blob) if blob else _LOST)
+        except (LedgerError, TypeError, ValueError) as error:
             raise LedgerCorrupt(f"run {self.run_id}: key dead, field {index} does not parse ({error})") from error
 
     def item(self, index: int) -> tuple[Any, Any]:
-        """Item `index` and its key, as they were submitted."""
+        """Item `index` and its key, as they were submitted; of a dead letter, as the letter keeps them.
+
+        Raises
+        ------
+        RunStateError
+            The run releases its inputs, and this one is gone.
+        LedgerCorrupt
+            It is not where it should be, or does not decode.
+        """
+        blob = self._command("HGET", "dead", index)
+        values = self._letter_values(index, blob) if blob else {}
+        return (values["item"], values.get("key")) if "item" in values else self._stored_item(index)
+
+    def _stored_item(self, index: int) -> tuple[Any, Any]:
         found = self._command("ZREVRANGEBYSCORE", "page_index", index, "-inf", "LIMIT", 0, 1)
         start = int(found[0]) if found else 0
         page, page_keys = self._command("HMGET", "pages", start, f"k{start}")
-        items = codec.decode_page(page) if page is not None else []
+        where = f"run {self.run_id}: key pages, field {start}"
+        try:
+            items = decode_items(page) if page is not None else []
+            all_keys = codec.decode_page(page_keys) if page_keys else None
+        except LedgerCorrupt as error:
+            raise LedgerCorrupt(f"{where} or k{start}: {error}") from error
         if index - start >= len(items):
             if self._command("HGET", "head", "release") == b"1":
                 raise RunStateError(
                     f"run {self.run_id} keeps no results, and the inputs of items that ended are deleted with them: "
                     f"item {index} is not stored any more"
                 )
-            raise LedgerCorrupt(f"run {self.run_id}: key pages, field {start} does not hold item {index}")
-        key = codec.decode_page(page_keys)[index - start] if page_keys else None
-        return items[index - start], key
+            raise LedgerCorrupt(f"{where} does not hold item {index}")
+        item = items[index - start]
+        if type(item) is LedgerCorrupt:
+            raise LedgerCorrupt(f"{where}: item {index} does not decode ({item})")
+        return item, all_keys[index - start] if all_keys else None
+
+    def page(self, start: int) -> tuple[bytes | None, bytes]:
+        """Encoded items and keys of the page that begins at `start`; None when it is not stored (any more)."""
+        items, page_keys = self._command("HMGET", "pages", start, f"k{start}")
+        return items, page_keys or b""
+
+    def released(self, start: int) -> bool:
+        """Whether the page that begins at `start` may be gone because its items ended."""
+        release, cursor = self._command("HMGET", "head", "release", "cursor")
+        return release == b"1" and self._number("head", "cursor", cursor) > start
 
     def item_keys(self) -> list[Any] | None:
         """The user's key of every item in order, None when the run has none; None for items not stored any more."""
@@ -149,31 +204,40 @@ class Reader:
 
     def delete(self) -> None:
         """Remove every key of the run."""
-        _, rows = self.metric_rows_count()
+        rows = self.metric_rows_count()
         every = [*keys.of_run(self.run_id)]
         every += [keys.metrics_segment(self.run_id, s) for s in range(rows // METRIC_SEGMENT_ROWS + 1)]
         self._connection.command("DEL", *every)
 
-    def metric_rows_count(self) -> tuple[int, int]:
-        """Batches executed and metric rows stored."""
-        batches, rows = self._command("HMGET", "head", "batches", "rows")
-        return int(batches or 0), int(rows or 0)
+    def metric_rows_count(self) -> int:
+        """Metric rows stored, one for each executed batch."""
+        return self._number("head", "rows", self._command("HGET", "head", "rows"))
 
     def structure(self) -> dict[str, Any]:
         """Raw bookkeeping, for `verify`: ranges by place, counters."""
-        head = self._command("HMGET", "head", "state", "submitted", "cursor", "ready", "delayed", "claimed", "ok",
-                             "dead", "skipped", "finals", "generation")  # fmt: skip
+        counters = (
+            "submitted", "cursor", "ready", "delayed", "claimed", "ok", "dead", "skipped", "finals", "generation",
+        )  # fmt: skip
+        state, *values = self._command("HMGET", "head", "state", *counters)
         return {
-            "state": (head[0] or b"").decode(),
-            "counters": [int(x or 0) for x in head[1:]],
-            "ready": [x.decode() for x in self._command("LRANGE", "ready", 0, -1)],
-            "delayed": [x.decode() for x in self._command("ZRANGE", "delayed", 0, -1)],
-            "claims": [x.decode() for x in self._command("HVALS", "claims")],
+            "state": _text(state or b""),
+            "counters": [self._number("head", field, x) for field, x in zip(counters, values, strict=True)],
+            "ready": [_text(x) for x in self._command("LRANGE", "ready", 0, -1)],
+            "delayed": [_text(x) for x in self._command("ZRANGE", "delayed", 0, -1)],
+            "claims": [_text(x) for x in self._command("HVALS", "claims")],
             "leases": int(self._command("ZCARD", "leases")),
             "dead": self.dead_indexes(),
         }
 
 
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+_LETTER_TYPES: dict[str, type | tuple[type, ...]] = {
+    "error_type": str, "message": str, "traceback_text": str, "category": str, "worker": str, "logs": str,
+    "attempts": int, "at": (int, float),
+}  # fmt: skip
 _LOST = {
     "error_type": "WorkerLost",
     "message": "the process that executed this item died each time",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 
 from toolkit import codec
-from toolkit.errors import LedgerCorrupt, LedgerError
+from toolkit.errors import LedgerCorrupt, LedgerError, LedgerRefused
 from toolkit.ledger import keys
 from toolkit.ledger.connection import Connection
 from toolkit.records import PRIORITIES, NodeInfo, RunSpec
@@ -46,9 +47,10 @@ class Registry:
         return [x.decode() for x in self._connection.command("ZREVRANGE", keys.RUNS, 0, -1)]
 
     def forget_runs(self, run_ids: list[str]) -> None:
-        """Drop runs from the index whose data are gone."""
+        """Drop runs from the index whose data are gone; a user who may only read leaves them to others."""
         if run_ids:
-            self._connection.command("ZREM", keys.RUNS, *run_ids)
+            with suppress(LedgerRefused):
+                self._connection.command("ZREM", keys.RUNS, *run_ids)
 
     def queues(self) -> list[str]:
         """Queues that ever carried a ticket."""
@@ -83,8 +85,8 @@ class Registry:
         """Forget a node that stopped."""
         self._connection.command("HDEL", keys.NODES, name, retry_s=0.0)
 
-    def nodes(self, *, alive_only: bool = True, retry_s: float | None = None) -> list[NodeInfo]:
-        """Nodes that report, oldest first."""
+    def nodes(self, *, alive_only: bool = True, retry_s: float | None = None, forget: bool = False) -> list[NodeInfo]:
+        """Nodes that report, oldest first; `forget` deletes those long gone, which only workers may."""
         flat = self._connection.command("HGETALL", keys.NODES, retry_s=retry_s)
         pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
         now = self.now()
@@ -97,9 +99,9 @@ class Registry:
             except (LedgerError, TypeError, ValueError, KeyError) as error:
                 raise LedgerCorrupt(f"key {keys.NODES}, field {name!r} does not parse ({error})") from error
             age = now - node.seen_at
-            if age > _NODE_FORGET_S:
+            if age > _NODE_FORGET_S and forget:
                 self._connection.command("HDEL", keys.NODES, name)
-            elif age <= NODE_ALIVE_S or not alive_only:
+            elif age <= NODE_ALIVE_S or (not alive_only and age <= _NODE_FORGET_S):
                 found.append(node)
         return sorted(found, key=lambda n: (n.started_at, n.node))
 

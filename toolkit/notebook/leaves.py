@@ -178,6 +178,9 @@ def foot(view: RunView) -> str:
             "No worker listens to the queue of this run. Start one; <code>toolkit doctor</code> says what is missing."
         )
         notes.append(_warning(hint, GREY))
+    elif status is not None and status.state is RunState.PAUSED:
+        why = escape.html(status.reason) or "somebody asked for it"
+        notes.append(_warning(f"Paused: {why}. <code>run.resume()</code> goes on.", GREY))
     if view.notice:
         notes.append(_warning(escape.html(view.notice), RED))
     if status is not None and view.final:

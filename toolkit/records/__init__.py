@@ -34,6 +34,7 @@ from toolkit.records.words import (
     RunState,
     check_name,
     check_run_id,
+    one_line,
 )
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "WorkerIdentity",
     "check_name",
     "check_run_id",
+    "one_line",
     "qualified_name",
     "utc",
 ]

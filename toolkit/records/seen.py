@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from toolkit.records.words import RunState
+from toolkit.records.words import RunState, one_line
 
 
 def utc(seconds: float | None) -> datetime | None:
@@ -125,7 +125,7 @@ class RunStatus:
         """One line of text for terminals and logs."""
         total = f"{self.submitted:,}" if self.closed else f"{self.submitted:,}+"
         percent = f" ({100 * self.done / self.submitted:.0f} %)" if self.submitted else ""
-        parts = [f"{self.name or self.task} {self.run_id}: {self.state} {self.done:,}/{total} items{percent}"]
+        parts = [f"{one_line(self.name or self.task)} {self.run_id}: {self.state} {self.done:,}/{total} items{percent}"]
         if self.elapsed_s:
             parts.append(f"{self.elapsed_s:.1f} s")
         if self.rate:
@@ -137,7 +137,7 @@ class RunStatus:
         if self.retried:
             parts.append(f"{self.retried:,} retried")
         if self.reason:
-            parts.append(self.reason)
+            parts.append(one_line(self.reason))
         if not self.state.final:
             parts.append(f"{self.active} of {self.known_workers} workers busy")
         return ", ".join(parts)
@@ -173,6 +173,8 @@ class NodeInfo:
         Whether it runs signed functions.
     started_at, seen_at : float
         Seconds since the epoch by the server's clock.
+    place : str
+        Names what makes `pid` comparable: machine, boot and namespace of process ids; empty when unknown.
     """
 
     node: str
@@ -188,6 +190,7 @@ class NodeInfo:
     functions: bool
     started_at: float
     seen_at: float
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ INLINE_QUEUE: Final = "inline"
 """Queue name of runs that execute in the submitting process: no ticket is ever sent to it."""
 
 _RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{5,63}")
-_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]{1,200}")
+_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]{1,200}")
 
 
 def check_run_id(run_id: str) -> str:
@@ -61,3 +61,14 @@ def check_name(name: str, what: str = "name") -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidInput(f"{what} {name!r}: expected 1 to 200 printable characters")
     return name
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    """Return foreign text as one line of at most `limit` printable characters, which cannot steer a terminal.
+
+    Line breaks become spaces; control and bidirectional characters, and what no encoder takes, the replacement
+    character.
+    """
+    cut = text[: limit + 1]  # before cleaning: a text of many megabytes costs no more than a short one
+    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(cut.split()))
+    return clean[: max(0, limit - 1)] + "…" if len(text) > limit else clean

@@ -26,6 +26,9 @@ def make_app(broker_url: str, queue: str, name: str = "toolkit") -> Celery:
     app = Celery(name, broker=broker_url, set_as_current=False, fixups=[])
     app.conf.update(
         task_default_queue=queue,
+        accept_content=["json"],  # a message is data: one that would have to be unpickled is refused
+        result_accept_content=["json"],
+        task_serializer="json",
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
         worker_disable_prefetch=True,  # a ticket waits at the broker, not behind a busy worker

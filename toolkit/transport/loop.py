@@ -9,12 +9,14 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from toolkit import codec
 from toolkit._version import __version__
-from toolkit.execution import Failure, Part, Runner, Task, code_version
+from toolkit.errors import LedgerCorrupt, LedgerError
+from toolkit.execution import Part, Runner, Task, code_version
 from toolkit.execution.sizing import Controller
 from toolkit.guards import default_guards
 from toolkit.ledger import (
@@ -29,24 +31,14 @@ from toolkit.ledger import (
     new_claim_id,
     pack_output,
 )
-from toolkit.records import (
-    CATEGORIES,
-    FLAG_BATCHED,
-    FLAG_CUT_OFF,
-    FLAG_FIRST,
-    FLAG_TAIL,
-    METRIC_ROW,
-    OUTCOMES,
-    RunSpec,
-    WorkerIdentity,
-)
+from toolkit.records import RunSpec, WorkerIdentity, one_line
+from toolkit.transport.batch import Batch, Tally, undecodable_letter
 from toolkit.transport.marker import Marker
 
 logger = logging.getLogger(__name__)
 
 SLICE_S = 0.25
 """How long a ticket works before it looks whether another run waits."""
-_U32 = 0xFFFFFFFF
 
 
 @dataclass(slots=True)
@@ -80,8 +72,19 @@ class RunContext:
 def make_context(
     spec: RunSpec, task: Task, kwargs: bytes, *, host: str, node: str, passthrough: bool = False
 ) -> RunContext:
-    """Prepare a run for execution in this process."""
-    values = codec.decode(kwargs) if kwargs else {}
+    """Prepare a run for execution in this process.
+
+    Raises
+    ------
+    LedgerCorrupt
+        Its keyword arguments do not decode.
+    InvalidInput
+        Run and task do not fit.
+    """
+    try:
+        values = codec.decode(kwargs) if kwargs else {}
+    except LedgerCorrupt as error:
+        raise LedgerCorrupt(f"key head, field kwargs: {error}") from error
     runner = Runner(task, spec, values, guards=default_guards(spec, passthrough=passthrough))
     identity = WorkerIdentity(host, node, os.getpid(), code_version(task), __version__)
     return RunContext(spec, runner, identity.encode(), Controller(), PageCache())
@@ -136,6 +139,7 @@ class BatchLoop:
         self._new_ticket_id = new_ticket_id
         self._idle_since: float | None = None
         self._slice_end = 0.0
+        self._asked = b""
 
     def serve(self, ticket: str = "") -> NoClaim:
         """Execute batches until there are none, the run ended, or the worker is wanted elsewhere.
@@ -147,9 +151,10 @@ class BatchLoop:
         """
         run_id = self.context.spec.run_id
         self._slice_end = time.perf_counter() + SLICE_S
-        ask = self._ask(None, ticket)
-        answer: Claim | NoClaim | None = self.ledger.claim(run_id, ask)
+        answer: Claim | NoClaim | None = None
         try:
+            ask = self._ask(None, ticket)
+            answer = self.ledger.claim(run_id, ask)
             while isinstance(answer, Claim):
                 if answer.spawn:
                     self.hooks.spawn(self.context.spec, ask.new_ticket)
@@ -157,6 +162,9 @@ class BatchLoop:
                 answer = committed.claim
                 if answer is None:
                     return NoClaim("yield" if committed.state == "running" else committed.state, committed.left)
+        except LedgerCorrupt as error:
+            self._give_up(answer if isinstance(answer, Claim) else None, error)
+            return NoClaim("paused", 0)
         finally:
             self.hooks.marker.end(self.hooks.slot)
         return answer or NoClaim("empty", 0)
@@ -172,7 +180,9 @@ class BatchLoop:
         if claim is not None:
             proposal = context.controller.propose(hint, last, left, max(workers, claim.active))
             want, floor = proposal.want, proposal.floor
-        return Ask(new_claim_id(), context.identity, want, floor, context.pages.have, ticket, self._new_ticket_id())
+        claim_id = self._asked = new_claim_id()
+        self.hooks.marker.ask(self.hooks.slot, context.spec.run_id, claim_id)
+        return Ask(claim_id, context.identity, want, floor, context.pages.have, ticket, self._new_ticket_id())
 
     def _batch(self, claim: Claim) -> tuple[Committed, Ask]:
         """Execute one claim to its end and commit it, asking for the next one in the same call."""
@@ -183,17 +193,22 @@ class BatchLoop:
         items, item_keys, input_bytes = context.pages.slice(claim.pages, [(r.start, r.stop) for r in claim.ranges])
         decode_s = time.perf_counter() - t_claimed
         offset = claim.offset
+        bad = context.pages.undecodable()
+        if bad and not bad.keys().isdisjoint(claim.indexes()[offset:]):
+            return self._bury_undecodable(claim, bad)
         indexes, attempts = claim.indexes(), claim.attempts()
         if offset:  # a claim taken up again after a lost answer
             items, indexes, attempts = items[offset:], indexes[offset:], attempts[offset:]
             item_keys = item_keys[offset:] if item_keys else None
-        step = hooks.marker.stepper(hooks.slot, offset)
+        step = hooks.marker.stepper(hooks.slot, None if context.spec.batched else offset)
         context.batches += 1
         idle_s = math.nan if self._idle_since is None else time.perf_counter() - self._idle_since
         tally = Tally(claim, context, idle_s, decode_s, input_bytes)
         batch = Batch(indexes, attempts, item_keys, context.pages)
         ask: Ask | None = None
-        parts = context.runner.run(items, indexes, attempts, item_keys, on_item=_never_stop(step, context))
+        parts = context.runner.run(
+            items, indexes, attempts, item_keys, on_item=step, on_rest=partial(hooks.marker.rest, hooks.slot)
+        )
         for part in parts:
             tally.count(part)
             progress = self._progress(claim, part, offset, batch, tally)
@@ -213,6 +228,35 @@ class BatchLoop:
                 return Committed(False, committed.state, committed.left, None), self._ask(claim)
         raise RuntimeError("the runner ended without a last part")
 
+    def _bury_undecodable(self, claim: Claim, bad: Mapping[int, LedgerCorrupt]) -> tuple[Committed, Ask]:
+        """Items that do not decode are dead letters; the others of the claim go back, uncharged, without them."""
+        run_id, indexes, attempts = self.context.spec.run_id, claim.indexes(), claim.attempts()
+        stop = 1 + max(p for p, index in enumerate(indexes) if index in bad)
+        failed = tuple(
+            FailedItem(
+                p, "dead", 0.0, "bad_payload",
+                undecodable_letter(bad[indexes[p]], attempts[p], self.context.identity, claim.at),
+            )
+            if indexes[p] in bad
+            else FailedItem(p, "again", 0.0, "bad_payload")
+            for p in range(claim.offset, stop)
+        )  # fmt: skip
+        ask = self._ask(claim)
+        progress = Progress(claim.claim_id, claim.offset, stop, failed=failed)
+        return self.ledger.commit(run_id, progress, None if self._must_leave() else ask), ask
+
+    def _give_up(self, claim: Claim | None, error: LedgerCorrupt) -> None:
+        """What the server holds of this run cannot be read: give back what is claimed of it, and pause the run."""
+        run_id = self.context.spec.run_id
+        pause_corrupt(self.ledger, run_id, error)
+        # The server may have granted the claim that was asked for last, though its answer is an error.
+        for claim_id, offset in ((claim.claim_id, claim.offset) if claim else (b"", 0), (self._asked, 0)):
+            try:
+                if claim_id:
+                    self.ledger.commit(run_id, Progress(claim_id, offset, offset))
+            except LedgerError as failed:
+                logger.warning("run %s: its lease will return what was claimed (%s)", run_id, failed)
+
     def _must_leave(self) -> bool:
         if self.hooks.draining():
             return True
@@ -224,7 +268,7 @@ class BatchLoop:
 
     def _progress(self, claim: Claim, part: Part, offset: int, batch: Batch, tally: Tally) -> Progress:
         failed = tuple(
-            FailedItem(offset + f.position, "retry", f.delay_s, f.category)
+            FailedItem(offset + f.position, "retry" if f.charged else "again", f.delay_s, f.category)
             if f.retry
             else FailedItem(
                 offset + f.position, "dead", 0.0, f.category, batch.letter(f, self.context.identity, claim.at)
@@ -240,105 +284,14 @@ class BatchLoop:
         return Progress(
             claim.claim_id, offset + part.start, offset + stop, part.last, part.bisect, item_s,
             tally.row(part) if part.last else b"", output, failed,
+            next((f.reason(batch.indexes[f.position]) for f in part.failures if f.pause), ""),
         )  # fmt: skip
 
 
-def _never_stop(step: Callable[[int], bool], context: RunContext) -> Callable[[int], bool]:
-    """For one call per batch no single item can be blamed: leave the marker at "unknown"."""
-    return (lambda _position: False) if context.spec.batched else step
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """The items of a claim that are being executed."""
-
-    indexes: Sequence[int]
-    attempts: Sequence[int]
-    keys: Sequence[object] | None
-    pages: PageCache
-
-    def ok_ranges(self, part: Part) -> list[tuple[int, int]]:
-        """Index ranges of the part's ok items, in the order of its results."""
-        failed = {f.position for f in part.failures}
-        if not failed and isinstance(self.indexes, range):
-            return [(self.indexes[part.start], self.indexes[part.stop - 1] + 1)]
-        return list(_runs(self.indexes[p] for p in range(part.start, part.stop) if p not in failed))
-
-    def letter(self, failure: Failure, identity: str, at: float) -> bytes:
-        """The dead letter of a failed item."""
-        p = failure.position
-        letter = {
-            "item": self.pages.original(self.indexes[p]),
-            "key": self.keys[p] if self.keys else None,
-            "error_type": failure.error_type,
-            "message": _clean(failure.message),
-            "traceback_text": _clean(failure.traceback_text),
-            "category": failure.category,
-            "attempts": self.attempts[p],
-            "worker": WorkerIdentity.decode(identity).worker,
-            "logs": _clean(failure.logs),
-            "at": at,
-        }
-        return codec.encode(letter)
-
-
-def _clean(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _runs(indexes: Iterator[int]) -> Iterator[tuple[int, int]]:
-    """Consecutive indexes as ranges."""
-    start = stop = -1
-    for i in indexes:
-        if i != stop:
-            if stop > start:
-                yield start, stop
-            start = i
-        stop = i + 1
-    if stop > start:
-        yield start, stop
-
-
-@dataclass(slots=True)
-class Tally:
-    """Sums over the parts of one batch, for its metric row."""
-
-    claim: Claim
-    context: RunContext
-    idle_s: float
-    decode_s: float
-    input_bytes: int
-    ok: int = 0
-    retried: int = 0
-    dead: int = 0
-    category: str = ""
-
-    def count(self, part: Part) -> None:
-        """Add a part."""
-        self.ok += part.n_ok
-        for f in part.failures:
-            self.retried += f.retry
-            self.dead += not f.retry
-            self.category = self.category or f.category
-        if part.cause is not None:
-            self.category = self.category or part.cause.category
-
-    def row(self, part: Part) -> bytes:
-        """The packed metric row of the batch that ends with `part`."""
-        claim, stats = self.claim, part.stats
-        flags = FLAG_FIRST if self.context.batches == 1 else 0
-        flags |= FLAG_TAIL if len(claim) < claim.asked else 0
-        flags |= FLAG_CUT_OFF if part.stopped else 0
-        flags |= FLAG_BATCHED if self.context.spec.batched else 0
-        failed = self.retried + self.dead
-        outcome = "ok" if not failed and not part.bisect else "partial" if self.ok else "failed"
-        return METRIC_ROW.pack(
-            min(claim.worker, 0xFFFF), flags, OUTCOMES.index(outcome),
-            CATEGORIES.index(self.category) if self.category in CATEGORIES else CATEGORIES.index("fatal"),
-            min(max(r.attempts for r in claim.ranges) + 1, 0xFFFF), min(claim.active, 0xFFFF),
-            min(claim.known_workers, 0xFFFF), min(claim.asked, _U32), min(part.stop, _U32), self.ok, self.retried,
-            self.dead, 0.0, 0.0, claim.ranges[0].start, claim.at, stats.service_s, self.decode_s, stats.store_s,
-            self.idle_s, stats.cpu_user_s, stats.cpu_system_s, min(stats.peak_rss_kib, _U32),
-            min(self.input_bytes, _U32), min(stats.output_bytes, _U32), stats.item_sum_s, stats.item_sumsq_s2,
-            stats.item_max_s,
-        )  # fmt: skip
+def pause_corrupt(ledger: Ledger, run_id: str, error: LedgerCorrupt) -> None:
+    """Pause a run whose stored data do not parse, with the key and the field as the reason; others go on."""
+    logger.error("run %s: paused, %s", run_id, error)
+    try:
+        ledger.steer(run_id, "pause", one_line(f"what the server stores of it cannot be read: {error}", 500))
+    except LedgerError as failed:
+        logger.warning("run %s: not paused (%s)", run_id, failed)

@@ -14,15 +14,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from toolkit.ledger import UNKNOWN
+
 SLOTS = 1024
 _SLOT_BYTES = 192
 # active, stop | pid | position | item since | batch since | claim id | length of the run id, run id
 _HEAD = struct.Struct("<BB6xQqdd16sB")
-_MOMENT = struct.Struct("<qd")
+_MOMENT = struct.Struct("@qd")  # native: each field is one store, which no death of the process cuts in two
 _RUN_ID_MAX = 64
 _AT_STOP = 1
-_AT_PID = 8
 _AT_MOMENT = 16
+_AT_ITEM_SINCE = 24
+# behind the run id: process that can be interrupted | claim id that it asks for
+_AT_ARMED = 128
+_AT_ASKED = 136
+_PID = struct.Struct("@Q")
+_SINCE = struct.Struct("@d")
+_NONE = bytes(16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +46,36 @@ class Work:
     run_id : str
         The run.
     claim_id : bytes
-        The claim.
+        The claim; empty while it asks for its first one.
+    asked : bytes
+        The claim that it asks for, or asked for last; the server may have granted it before the worker says so.
     position : int
-        Absolute offset in the claim of the item being executed, -1 when it cannot be told (one call per batch).
-    item_since, batch_since : float
-        `time.perf_counter` values.
+        Absolute offset in the claim of the item that was begun last, `UNKNOWN` before the first one and when it cannot
+        be told (one call per batch).
+    item_since : float
+        When user code was given that item, or the batch, on the clock of `time.perf_counter`; 0 while no user code of
+        an item runs.
+    batch_since : float
+        When the worker took the claim up, on the same clock.
+    armed : bool
+        The process can be interrupted by a signal.
     """
 
     slot: int
     pid: int
     run_id: str
     claim_id: bytes
+    asked: bytes
     position: int
     item_since: float
     batch_since: float
+    armed: bool
+
+    def same_item(self, other: Work) -> bool:
+        """Whether `other` is the same execution of the same item."""
+        return (self.pid, self.claim_id, self.position, self.item_since) == (
+            other.pid, other.claim_id, other.position, other.item_since
+        )  # fmt: skip
 
 
 class Marker:
@@ -72,35 +96,58 @@ class Marker:
             self._next_thread -= 1
         return int(slot)
 
+    def ask(self, slot: int, run_id: str, claim_id: bytes) -> None:
+        """Note the claim that the worker is about to ask for: it may die between the grant and `begin`."""
+        base = slot * _SLOT_BYTES
+        if not self._memory[base]:
+            self._write(base, run_id, _NONE, UNKNOWN)
+        self._memory[base + _AT_ASKED : base + _AT_ASKED + 16] = claim_id
+
     def begin(self, slot: int, run_id: str, claim_id: bytes, position: int) -> None:
         """Note the claim that the worker starts on."""
-        base = slot * _SLOT_BYTES
+        self._write(slot * _SLOT_BYTES, run_id, claim_id, position)
+
+    def _write(self, base: int, run_id: str, claim_id: bytes, position: int) -> None:
         self._memory[base] = 0  # a reader skips the slot while it is written
-        now = time.perf_counter()
         encoded = run_id.encode("ascii")[:_RUN_ID_MAX]
-        _HEAD.pack_into(self._memory, base, 0, 0, os.getpid(), position, now, now, claim_id, len(encoded))
+        since = time.perf_counter()
+        _HEAD.pack_into(self._memory, base, 0, 0, os.getpid(), position, 0.0, since, claim_id, len(encoded))
         start = base + _HEAD.size
         self._memory[start : start + len(encoded)] = encoded
         self._memory[base] = 1
 
-    def stepper(self, slot: int, offset: int) -> Callable[[int], bool]:
+    def stepper(self, slot: int, offset: int | None) -> Callable[[int], bool]:
         """Return the call made before each item: notes it, and tells whether to stop before it.
 
         Parameters
         ----------
         slot : int
             The worker's slot.
-        offset : int
-            Absolute offset in the claim of position 0.
+        offset : int or None
+            Absolute offset in the claim of position 0. None for one call per batch: no single item can be blamed, and
+            the call is never stopped.
         """
         memory, pack, clock = self._memory, _MOMENT.pack_into, time.perf_counter
         at, stop = slot * _SLOT_BYTES + _AT_MOMENT, slot * _SLOT_BYTES + _AT_STOP
+        first = offset or 0
 
         def step(position: int) -> bool:
-            pack(memory, at, offset + position, clock())
+            pack(memory, at, first + position, clock())
             return memory[stop] != 0
 
-        return step
+        def call(_position: int) -> bool:
+            pack(memory, at, UNKNOWN, clock())
+            return False
+
+        return call if offset is None else step
+
+    def rest(self, slot: int) -> None:
+        """No user code runs: what takes time now is not the fault of an item."""
+        _SINCE.pack_into(self._memory, slot * _SLOT_BYTES + _AT_ITEM_SINCE, 0.0)
+
+    def arm(self, slot: int) -> None:
+        """Note that this process can be interrupted from now on."""
+        _PID.pack_into(self._memory, slot * _SLOT_BYTES + _AT_ARMED, os.getpid())
 
     def end(self, slot: int) -> None:
         """The worker holds no claim any more."""
@@ -108,13 +155,13 @@ class Marker:
 
     def stop(self, slot: int, claim_id: bytes) -> None:
         """Ask the worker to stop before its next item, if it still works on this claim."""
-        work = self._read(slot)
+        work = self.read(slot)
         if work is not None and work.claim_id == claim_id:
             self._memory[slot * _SLOT_BYTES + _AT_STOP] = 1
 
     def end_dead(self, work: Work) -> None:
         """Clear the slot of a worker that died, unless its successor already uses it."""
-        now = self._read(work.slot)
+        now = self.read(work.slot)
         if now is not None and now.pid == work.pid and now.claim_id == work.claim_id:
             self.end(work.slot)
 
@@ -129,14 +176,19 @@ class Marker:
 
     def works(self) -> list[Work]:
         """What the workers are doing now."""
-        return [w for s in range(SLOTS) if self._memory[s * _SLOT_BYTES] and (w := self._read(s)) is not None]
+        return [w for s in range(SLOTS) if self._memory[s * _SLOT_BYTES] and (w := self.read(s)) is not None]
 
-    def _read(self, slot: int) -> Work | None:
+    def read(self, slot: int) -> Work | None:
+        """What the worker of one slot is doing, None when it is at rest or just changing."""
         base = slot * _SLOT_BYTES
         active, _, pid, position, item_since, batch_since, claim_id, length = _HEAD.unpack_from(self._memory, base)
         start = base + _HEAD.size
         run_id = bytes(self._memory[start : start + length]).decode("ascii", "replace")
+        asked = bytes(self._memory[base + _AT_ASKED : base + _AT_ASKED + 16])
+        armed = _PID.unpack_from(self._memory, base + _AT_ARMED)[0] == pid
         # read again: a slot rewritten meanwhile is skipped this time
         if not active or not self._memory[base] or _HEAD.unpack_from(self._memory, base)[6] != claim_id:
             return None
-        return Work(slot, pid, run_id, claim_id, position, item_since, batch_since)
+        if claim_id == _NONE:
+            claim_id = b""
+        return Work(slot, pid, run_id, claim_id, asked, position, item_since, batch_since, armed)

@@ -4,29 +4,44 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import socket
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from toolkit import codec
 from toolkit._version import PROTOCOL, __version__
-from toolkit.errors import LedgerError, RunNotFound, TransportError
-from toolkit.ledger import Death, Ledger, Registry, Renewed
+from toolkit.errors import LedgerCorrupt, LedgerError, RunNotFound, TimeLimitExceeded, TransportError
+from toolkit.execution.failures import judge
+from toolkit.ledger import NOBODY, Death, Ledger, Registry, Renewed
+from toolkit.ledger.registry import NODE_ALIVE_S
 from toolkit.records import INLINE_QUEUE, NodeInfo, RunSpec
+from toolkit.transport.limits import Limits, OutOfMemory, Warden, place
 from toolkit.transport.marker import Work
+from toolkit.transport.neighbours import Neighbours, alive
 from toolkit.transport.servant import Installation
 from toolkit.transport.tickets import issue
 
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.1
-_RENEW_TICKS = 5
+_RENEW_TICKS = 2  # also how soon workers hear of a cancel
 _REPORT_TICKS = 10
-_SWEEPER_LEASE_S = 4.0
+_SWEEPER_LEASE_S = 2.5  # well below half a lease: else its death would look like that of the server
+_LETTERS = {
+    "worker_lost": ("WorkerLost", "the process that executed this item died, each time it was tried"),
+    "timeout": (
+        "toolkit.errors.TimeLimitExceeded",
+        "the item ran for longer than its run allows, and did not end when interrupted: its process was killed",
+    ),
+    "out_of_memory": ("WorkerLost", "the kernel ended the process that executed this item: out of memory"),
+}
+"""What a dead letter says whose item did not live to say it."""
 
 
 class Keeper:
@@ -56,6 +71,11 @@ class Keeper:
         self._registry = Registry(self._ledger.connection)
         self._specs: dict[str, RunSpec] = {}
         self._known: dict[str, int] = {}
+        self._corrupt: set[str] = set()
+        self._warden = Warden(installation.marker)
+        self._memory = OutOfMemory()
+        self._place = place()
+        self._neighbours = Neighbours(self._ledger, self._registry, self._place)
         self._started_at = 0.0
         self._stop = threading.Event()
         self._silent = False
@@ -91,48 +111,117 @@ class Keeper:
             self._stop.wait(TICK_S)
 
     def _tick(self, tick: int) -> None:
+        self._memory.look()
         works = self._installation.marker.works()
         self._report_deaths(works)
-        if tick % _RENEW_TICKS == 0:
-            self._renew(works)
+        self._keep_limits(works)
         if tick % _REPORT_TICKS == 0:
+            self._look()
             self._report(len(works))
-            if self._registry.elect_sweeper(self._node, _SWEEPER_LEASE_S):
-                self._sweep()
+        self._neighbours.bury(self._mend)
+        if tick % _RENEW_TICKS == 0:
+            self._renew([w for w in works if w.claim_id])
+        if tick % _REPORT_TICKS == 0 and self._registry.elect_sweeper(self._node, _SWEEPER_LEASE_S):
+            self._sweep()
 
     # ------------------------------------------------------------------ leases and deaths
 
     def _report_deaths(self, works: list[Work]) -> None:
         for work in works:
-            if _alive(work.pid):
+            if alive(work.pid):
                 continue
             logger.warning("worker %s of node %s died on run %s", work.pid, self._node, work.run_id)
-            self._ledger.lost(work.run_id, work.claim_id, Death(work.position, letter=self._letter(work)))
+            with self._apart(work.run_id):
+                death = self._death(work)
+                if work.claim_id:
+                    self._ledger.lost(work.run_id, work.claim_id, death)
+                if work.asked != work.claim_id:  # granted perhaps, and nothing of it begun
+                    self._ledger.lost(work.run_id, work.asked, replace(death, blamed=NOBODY))
             self._installation.marker.end_dead(work)
+            self._warden.forget(work)
+            self._mend(work.run_id)
 
-    def _letter(self, work: Work) -> bytes:
+    @contextmanager
+    def _apart(self, run_id: str) -> Iterator[None]:
+        """Whatever is wrong with the data of one run must not cost the others their leases."""
+        try:
+            yield
+        except RunNotFound:
+            pass
+        except LedgerCorrupt as error:
+            if run_id not in self._corrupt:
+                logger.warning("run %s is left alone: %s", run_id, error)
+                self._corrupt.add(run_id)
+
+    def _death(self, work: Work) -> Death:
+        """Who is to blame for a worker's death, and for what."""
+        why = self._warden.why(work)
+        if why == "nobody":
+            return Death(NOBODY)
+        if why == "timeout":
+            retry = self._spec(work.run_id).retry
+            verdict = judge(TimeLimitExceeded(), retry)
+            limit = retry.max_attempts if verdict.retryable else 1
+            delay_s = verdict.delay(1, retry, random.random())
+            return Death(work.position, "timeout", limit, delay_s, self._letter(work, "timeout", limit))
+        category = "out_of_memory" if self._memory.lately else "worker_lost"
+        return Death(work.position, category, letter=self._letter(work, category, 3))
+
+    def _letter(self, work: Work, category: str, attempts: int) -> bytes:
+        error_type, message = _LETTERS[category]
         return codec.encode({
-            "error_type": "WorkerLost",
-            "message": "the process that executed this item died, each time it was tried",
-            "traceback_text": "", "category": "worker_lost", "attempts": 3, "worker": f"{self._node}/{work.pid}",
-            "logs": "", "at": self._registry.now(),
+            "error_type": error_type, "message": message, "traceback_text": "", "category": category,
+            "attempts": attempts, "worker": f"{self._node}/{work.pid}", "logs": "", "at": self._registry.now(),
         })  # fmt: skip
+
+    def _mend(self, run_id: str, dead_workers: Sequence[int] = ()) -> None:
+        """Sweep a run now: what its dead workers held goes to others at once, by tickets if need be."""
+        with self._apart(run_id):
+            spec = self._spec(run_id)
+            swept = self._ledger.sweep(
+                run_id, known_workers=self._known.get(spec.queue, 0), idle_workers=len(dead_workers),
+                lease_s=spec.lease_s, dead_workers=dead_workers,
+            )  # fmt: skip
+            if swept.tickets:
+                self._issue(spec, swept.tickets)
+
+    def _keep_limits(self, works: list[Work]) -> None:
+        for work in works:
+            with self._apart(work.run_id):
+                limits = Limits.of(self._spec(work.run_id))
+                if limits is not None:
+                    self._warden.keep(work, limits)
 
     def _renew(self, works: list[Work]) -> None:
         by_run: dict[str, list[Work]] = defaultdict(list)
         for work in works:
             by_run[work.run_id].append(work)
         for run_id, held in by_run.items():
-            try:
+            renewed = Renewed("norun")
+            with self._apart(run_id):
                 queue = self._spec(run_id).queue
                 renewed = self._ledger.renew(run_id, self._known.get(queue, 0), [w.claim_id for w in held])
-            except RunNotFound:
-                renewed = Renewed("norun")
             for work in held:
                 if renewed.state in ("cancelling", "cancelled", "norun") or work.claim_id in renewed.gone:
                     self._installation.marker.stop(work.slot, work.claim_id)
+                if renewed.terminate:
+                    self._warden.kill(work, "terminate")
 
     # ------------------------------------------------------------------ report and sweep
+
+    def _look(self) -> None:
+        """See who else is there."""
+        nodes = self._registry.nodes(retry_s=0.0, alive_only=False)
+        now = self._registry.now()
+        self._neighbours.meet(nodes)
+        workers, queues = self._describe()
+        known = dict.fromkeys(queues, workers)
+        for node in nodes:
+            if node.node != self._node and node.protocol == PROTOCOL and now - node.seen_at <= NODE_ALIVE_S:
+                for queue in node.queues:
+                    known[queue] = known.get(queue, 0) + node.workers
+        self._known.clear()
+        self._known.update(known)
 
     def _report(self, busy: int) -> None:
         workers, queues = self._describe()
@@ -145,6 +234,7 @@ class Keeper:
                 tasks=tasks, toolkit_version=__version__, protocol=PROTOCOL,
                 python=f"{sys.version_info[0]}.{sys.version_info[1]}",
                 functions=self._installation.function_key_file is not None, started_at=self._started_at, seen_at=now,
+                place=self._place,
             )
         )  # fmt: skip
 
@@ -185,7 +275,7 @@ def sweep_all(
     int
         Unfinished runs.
     """
-    nodes = registry.nodes(retry_s=0.0)
+    nodes = registry.nodes(retry_s=0.0, forget=True)
     unfinished = 0
     for queue in registry.queues():
         listening = [n for n in nodes if queue in n.queues and n.protocol == PROTOCOL]
@@ -210,23 +300,3 @@ def sweep_all(
             if swept.tickets and known[queue]:  # where nobody listens, messages would only pile up
                 send(spec, swept.tickets)
     return unfinished
-
-
-def _alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return not _is_zombie(pid)
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] == "Z"

@@ -15,13 +15,23 @@ from billiard.process import current_process
 from celery import Celery
 
 from toolkit._version import PROTOCOL, __version__
-from toolkit.errors import FunctionNotAllowed, InvalidInput, LedgerError, RunNotFound, ToolkitError, TransportError
+from toolkit.errors import (
+    FunctionNotAllowed,
+    InvalidInput,
+    LedgerCorrupt,
+    LedgerError,
+    LedgerFull,
+    RunNotFound,
+    ToolkitError,
+    TransportError,
+)
 from toolkit.execution import Task, load_function, read_key, resolve
 from toolkit.ledger import Ledger, Registry
-from toolkit.records import PRIORITIES, RunSpec, check_run_id
+from toolkit.records import PRIORITIES, RunSpec, check_run_id, one_line
 from toolkit.settings import ServerAddress
 from toolkit.transport.adapters import adapt
-from toolkit.transport.loop import BatchLoop, Hooks, RunContext, make_context
+from toolkit.transport.limits import Interrupter, Limits
+from toolkit.transport.loop import BatchLoop, Hooks, RunContext, make_context, pause_corrupt
 from toolkit.transport.marker import Marker
 from toolkit.transport.tickets import new_ticket_id, publish
 
@@ -81,6 +91,8 @@ class Servant:
         self.registry = Registry(self.ledger.connection)
         self._contexts: OrderedDict[str, RunContext] = OrderedDict()
         self._lock = threading.Lock()
+        self._full = False  # whether the server's lack of memory was logged
+        self._interrupter = Interrupter(installation.marker)
 
     def serve(self, run_id: str, ticket_id: str, hop: int) -> None:
         """Take batches of a run until it needs this worker no more."""
@@ -93,18 +105,34 @@ class Servant:
             context = self._context(run_id)
         except RunNotFound:
             return  # a ticket that outlived its run
+        except LedgerCorrupt as error:
+            pause_corrupt(self.ledger, run_id, error)
+            return
         except LedgerError:
             logger.exception("run %s: the ledger failed before anything was claimed", run_id)
             return
         except (Declined, InvalidInput) as error:
             self._decline(run_id, ticket_id, hop, error)
             return
-        loop = BatchLoop(self.ledger, context, self._hooks(), new_ticket_id)
+        self._work(context, ticket_id)
+
+    def _work(self, context: RunContext, ticket_id: str) -> None:
+        run_id, hooks = context.spec.run_id, self._hooks()
+        if _is_pool_process():
+            self._interrupter.serve(hooks.slot, Limits.of(context.spec))
+        loop = BatchLoop(self.ledger, context, hooks, new_ticket_id)
         try:
             ended = loop.serve(ticket_id)
+        except LedgerFull as error:
+            # Nothing was claimed, and nothing is wrong with the run: the sweeper sends another ticket within a second.
+            if not self._full:
+                logger.warning("run %s: %s", run_id, error)
+            self._full = True
+            return
         except LedgerError:
             logger.exception("run %s: the ledger failed, its lease will return what was claimed", run_id)
             return
+        self._full = ended.reason == "full"
         if ended.reason in ("finished", "cancelled", "norun"):
             self.registry.deactivate(context.spec.queue, run_id)
             self._contexts.pop(run_id, None)
@@ -149,6 +177,7 @@ class Servant:
                 return context
             spec = self.ledger.spec(run_id)
             check_version(spec)
+            check_limits(spec)
             function, kwargs = self.ledger.function(run_id)
             task = self._task(spec, function)
             context = make_context(spec, task, kwargs, host=self._host, node=self._node)
@@ -172,7 +201,7 @@ class Servant:
         return resolve(spec.path or spec.task, allow_import=installation.allow_imports, sys_path=spec.sys_path)
 
     def _decline(self, run_id: str, ticket_id: str, hop: int, error: ToolkitError) -> None:
-        logger.warning("run %s declined: %s", run_id, error)
+        logger.warning("run %s declined: %s", run_id, one_line(str(error), 1000))
         if hop == 0:
             self.ledger.note(run_id, "declined", f"{self._node}: {error}")
         if hop >= MAX_HOPS:
@@ -184,6 +213,26 @@ class Servant:
             logger.warning(
                 "run %s: the declined ticket was not passed on (%s); a sweeper sends another", run_id, failed
             )
+
+
+def _is_pool_process() -> bool:
+    """Whether this is a process of its own that executes one batch at a time."""
+    return getattr(current_process(), "index", None) is not None
+
+
+def check_limits(spec: RunSpec) -> None:
+    """Decline a run with time limits where they cannot be kept.
+
+    Raises
+    ------
+    Declined
+        The pool is not prefork: a thread or a greenlet can neither be interrupted nor killed.
+    """
+    if Limits.of(spec) is not None and not _is_pool_process():
+        raise Declined(
+            "the run has time limits, and this node's pool has no processes that could be interrupted or killed; start "
+            "it with --pool=prefork, or submit without item_time_limit_s and batch_time_limit_s"
+        )
 
 
 def check_version(spec: RunSpec) -> None:

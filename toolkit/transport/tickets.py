@@ -10,11 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from toolkit.errors import TransportError
 from toolkit.ledger import TICKET_EXPIRY_S, Ledger
 from toolkit.records import PRIORITIES, RunSpec
 from toolkit.settings import redact_url
+
+_NO_LIMIT_S = 10 * 365 * 86_400
+"""Celery's own limits would end the worker of an application that sets some for its tasks: none for a ticket."""
 
 TICKET = "toolkit.ticket"
 """Name of the Celery task that every node registers."""
@@ -44,16 +48,19 @@ def publish(app: Celery, spec: RunSpec, ticket_ids: Sequence[str], hop: int = 0)
         "queue": spec.queue,
         "priority": message_priority(app, spec.priority),
         "expires": TICKET_EXPIRY_S,
+        "time_limit": _NO_LIMIT_S,
+        "soft_time_limit": _NO_LIMIT_S,
         "ignore_result": True,
         "shadow": spec.task,
         "retry": False,
         "argsrepr": f"({spec.run_id!r},)",
     }
+    broker = app.connection_for_write()  # names the errors of its transport; it connects to nothing
     try:
         with app.producer_or_acquire() as producer:
             for ticket_id in ticket_ids:
                 app.send_task(TICKET, (spec.run_id, ticket_id, hop), producer=producer, **options)
-    except (OSError, app.connection_for_write().connection_errors) as error:
+    except (OSError, OperationalError, *broker.connection_errors, *broker.channel_errors) as error:
         raise TransportError(
             f"the broker {redact_url(str(app.conf.broker_url))} does not take tickets ({type(error).__name__}); "
             "items are safe in the ledger. Check the broker; toolkit doctor tells more"

@@ -73,7 +73,7 @@ class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
     def fit(
         self,
         frame: pd.DataFrame,
-        y: None = None,  # noqa: ARG002 - part of the scikit-learn contract
+        y: None = None,
         *,
         runs: pd.DataFrame | None = None,
     ) -> Self:
@@ -105,7 +105,7 @@ class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
     def partial_fit(
         self,
         frame: pd.DataFrame,
-        y: None = None,  # noqa: ARG002 - part of the scikit-learn contract
+        y: None = None,
         *,
         runs: pd.DataFrame | None = None,
     ) -> Self:
@@ -165,7 +165,7 @@ class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
             out[here] = model.makespans(n_items[here], size_here, workers[here]).mean(axis=1)
         return out
 
-    def recommend(  # noqa: PLR0913 - the public question, all by keyword
+    def recommend(
         self,
         task: str | None = None,
         *,
@@ -215,7 +215,7 @@ class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
             return no_history(task, request)
         return decide(self._model(task), request)
 
-    def score(self, frame: pd.DataFrame, y: None = None) -> float:  # noqa: ARG002 - the contract has y
+    def score(self, frame: pd.DataFrame, y: None = None) -> float:
         """How well the runs of `frame` are predicted: minus the mean absolute relative error, 0 is best.
 
         Raises

@@ -26,9 +26,13 @@ local function open_keys(K)
            m = K[10], w = K[11], e = K[12], z = K[13], t = K[14] }
 end
 
-local function now_ms()
-  local t = redis.call('TIME')
-  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+-- The server's time, which stands still during a call.
+local function now_ms(k)
+  if not k.now then
+    local t = redis.call('TIME')
+    k.now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+  end
+  return k.now
 end
 
 -- Ends the call: what `where` names does not parse. The door reads both parts (connection.py).
@@ -40,6 +44,14 @@ local function num(k, field)
   local v = redis.call('HGET', k.h, field)
   if not v then return 0 end
   return tonumber(v) or corrupt(k.h .. ', field ' .. field, v)
+end
+
+-- Several numbers of the head in one call; the cost of a call is most of the cost of a transition.
+local function nums(k, ...)
+  local names = { ... }
+  local v = redis.call('HMGET', k.h, ...)
+  for j, name in ipairs(names) do v[j] = tonumber(v[j] or 0) or corrupt(k.h .. ', field ' .. name, v[j]) end
+  return unpack(v, 1, #names)
 end
 
 local function add(k, field, n)
@@ -96,8 +108,16 @@ local function event(k, kind, detail)
     'retried', v[3] or 0, 'submitted', v[4] or 0, 'skipped', v[5] or 0, 'detail', detail or '')
 end
 
+local STATES = { running = true, paused = true, cancelling = true, cancelled = true, finished = true }
+
+local function check_state(k, state)
+  return STATES[state] and state or corrupt(k.h .. ', field state', state)
+end
+
+-- Items that nobody holds.
 local function available(k)
-  return num(k, 'submitted') - num(k, 'cursor') + num(k, 'ready')
+  local submitted, cursor, ready = nums(k, 'submitted', 'cursor', 'ready')
+  return submitted - cursor + ready
 end
 
 -- Back to the ready list, or to the delayed set when `delay` milliseconds are given.
@@ -106,7 +126,7 @@ local function give_back(k, r, delay, front)
   if n <= 0 then return end
   local text = range_text(r.a, r.b, r.att, r.sus, r.solo)
   if delay and delay > 0 then
-    redis.call('ZADD', k.d, now_ms() + delay, text)
+    redis.call('ZADD', k.d, now_ms(k) + delay, text)
     add(k, 'delayed', n)
   else
     redis.call(front and 'LPUSH' or 'RPUSH', k.q, text)
@@ -140,6 +160,22 @@ local function ended(k, a, b, by)
   end
 end
 
+-- What was skipped needs its pages no more; those of dead letters stay until these are dropped.
+local function keep_dead_pages(k)
+  local left = {}
+  for _, index in ipairs(redis.call('HKEYS', k.x)) do
+    local start = page_starts(k, { a = tonumber(index), b = tonumber(index) + 1 })[1]
+    left[start] = (left[start] or 0) + 1
+  end
+  for _, start in ipairs(redis.call('ZRANGE', k.pi, 0, -1)) do
+    if left[start] then redis.call('HSET', k.p, 'n' .. start, left[start])
+    else
+      redis.call('HDEL', k.p, start, 'k' .. start, 'n' .. start)
+      redis.call('ZREM', k.pi, start)
+    end
+  end
+end
+
 local function pause(k, reason)
   if redis.call('HGET', k.h, 'state') ~= 'running' then return end
   redis.call('HSET', k.h, 'state', 'paused', 'reason', reason)
@@ -152,19 +188,20 @@ local function forget_errors(k)
 end
 
 -- Counts `n` executed items and the failed ones among them by category, and pauses the run when too many of the
--- latest failed alike.
-local function count_errors(k, n, failed)
+-- latest failed alike. One that is to run again uncharged did not fail by its own fault and does not count.
+local function count_errors(k, n, failed, share)
+  if #failed == 0 and share <= 0 then return end
   local by = {}
-  for _, f in ipairs(failed) do by[f.category] = (by[f.category] or 0) + 1 end
+  for _, f in ipairs(failed) do
+    if f.kind ~= 'again' then by[f.category] = (by[f.category] or 0) + 1 end
+  end
   for _, c in ipairs(CATEGORIES) do add(k, 'errors:' .. c, by[c] or 0) end
-  local v = redis.call('HMGET', k.h, 'breaker', 'breaker_items')
-  local share = tonumber(v[1] or '0')
   if share <= 0 or n == 0 then return end
-  local seen = redis.call('HINCRBY', k.h, 'recent', n)
+  local least, seen = num(k, 'breaker_items'), redis.call('HINCRBY', k.h, 'recent', n)
   for _, c in ipairs(CATEGORIES) do
     if by[c] then
       local m = redis.call('HINCRBY', k.h, 'recent:' .. c, by[c])
-      if seen >= tonumber(v[2]) and m > share * seen then
+      if seen >= least and m > share * seen then
         pause(k, string.format('%d of the latest %d items failed with category %s', m, seen, c))
       end
     end
@@ -178,42 +215,48 @@ local function count_errors(k, n, failed)
   end
 end
 
+-- From the end of a run its retention counts; but dead letters stay until somebody retries or drops them, and with
+-- them everything that tells what they were.
+local function expire(k)
+  local keep = num(k, 'retention_ms')
+  if keep > 0 and num(k, 'dead') == 0 then
+    for _, key in ipairs(keys_of(k)) do redis.call('PEXPIRE', key, keep) end
+  end
+end
+
 local function finish(k, state, t)
   redis.call('HSET', k.h, 'state', state, 'finished_at', t)
   add(k, 'finals', 1)
   event(k, state, '')
-  local keep = num(k, 'retention_ms')
-  if keep > 0 then for _, key in ipairs(keys_of(k)) do redis.call('PEXPIRE', key, keep) end end
+  expire(k)
 end
 
 -- Ends the run when nothing is left to do; returns the state.
 local function settle(k)
   local v = redis.call('HMGET', k.h, 'state', 'closed', 'submitted', 'ok', 'dead', 'skipped', 'release')
   local state = v[1]
-  if state ~= 'running' and state ~= 'paused' and state ~= 'cancelling' then return state end
+  if state ~= 'running' and state ~= 'paused' and state ~= 'cancelling' then return check_state(k, state or 'missing') end
   if redis.call('HLEN', k.c) > 0 then return state end
   local submitted, ended = tonumber(v[3]), tonumber(v[4]) + tonumber(v[5]) + tonumber(v[6])
   if state == 'cancelling' then
     redis.call('DEL', k.q, k.d, k.t)
     redis.call('HSET', k.h, 'ready', 0, 'delayed', 0, 'cursor', submitted, 'closed', 1)
     add(k, 'skipped', submitted - ended)
-    if v[7] == '1' and v[5] == '0' then redis.call('UNLINK', k.p, k.pi) end
-    finish(k, 'cancelled', now_ms())
+    if v[7] == '1' then keep_dead_pages(k) end
+    finish(k, 'cancelled', now_ms(k))
     return 'cancelled'
   end
   if v[2] == '1' and ended == submitted then
     redis.call('DEL', k.t)
-    finish(k, 'finished', now_ms())
+    finish(k, 'finished', now_ms(k))
     return 'finished'
   end
   return state
 end
 
 local function row_append(k, row)
-  local n = num(k, 'rows')
-  redis.call('APPEND', k.m .. ':' .. math.floor(n / __SEGMENT_ROWS__), row)
-  add(k, 'rows', 1)
-  add(k, 'batches', 1)
+  local n = redis.call('HINCRBY', k.h, 'rows', 1)
+  redis.call('APPEND', k.m .. ':' .. math.floor((n - 1) / __SEGMENT_ROWS__), row)
 end
 
 -- A claim id that will never live again. how: 1 closed by its commit, 0 taken away.
@@ -221,7 +264,7 @@ local function close_claim(k, id, c, how)
   redis.call('HDEL', k.c, id)
   redis.call('ZREM', k.l, id)
   add(k, 'claimed', -(c.total - c.off))
-  redis.call('ZADD', k.z, string.format('%d', now_ms() * 2 + how), id)
+  redis.call('ZADD', k.z, string.format('%d', now_ms(k) * 2 + how), id)
   redis.call('ZREMRANGEBYRANK', k.z, 0, -CLOSED_KEPT - 1)
 end
 

@@ -9,9 +9,9 @@ local function create(K, A)
     'batch_size', A[6], 'auto', A[7], 'max_workers', A[8], 'max_suspect', A[9], 'known_workers', A[10],
     'release', A[11], 'breaker', A[12], 'breaker_items', A[13], 'terminate_at', 0, 'reason', '',
     'state', 'running', 'closed', 0, 'submitted', 0, 'cursor', 0, 'ready', 0, 'delayed', 0, 'claimed', 0,
-    'ok', 0, 'dead', 0, 'skipped', 0, 'retried', 0, 'batches', 0, 'rows', 0, 'lost', 0, 'generation', 0,
-    'finals', 0, 'last_batch', 0, 'item_s', '0', 'created_at', now_ms(), 'started_at', 0, 'finished_at', 0,
-    'swept_at', now_ms(), 'workers_n', 0)
+    'ok', 0, 'dead', 0, 'skipped', 0, 'retried', 0, 'rows', 0, 'lost', 0, 'generation', 0,
+    'finals', 0, 'last_batch', 0, 'item_s', '0', 'created_at', now_ms(k), 'started_at', 0, 'finished_at', 0,
+    'swept_at', now_ms(k), 'workers_n', 0)
   event(k, 'created', '')
   return 'ok'
 end
@@ -20,19 +20,19 @@ end
 local function append(K, A)
   local k = open_keys(K)
   local expected, n, close = tonumber(A[1]), tonumber(A[2]), A[5]
-  local v = redis.call('HMGET', k.h, 'state', 'submitted', 'closed', 'cursor', 'release')
-  if not v[1] then return { 'norun', 0, 0 } end
-  local submitted, cursor = tonumber(v[2]), tonumber(v[4])
-  if submitted == expected + n and (n > 0 or v[3] == '1') and (close ~= '1' or v[3] == '1') then
+  local state = redis.call('HGET', k.h, 'state')
+  if not state then return { 'norun', 0, 0 } end
+  local submitted, cursor, closed, release = nums(k, 'submitted', 'cursor', 'closed', 'release')
+  if submitted == expected + n and (n > 0 or closed == 1) and (close ~= '1' or closed == 1) then
     return { 'ok', submitted, cursor }
   end
-  if v[1] ~= 'running' and v[1] ~= 'paused' then return { v[1], submitted, cursor } end
-  if v[3] == '1' then return { 'closed', submitted, cursor } end
+  if state ~= 'running' and state ~= 'paused' then return { check_state(k, state), submitted, cursor } end
+  if closed == 1 then return { 'closed', submitted, cursor } end
   if submitted ~= expected then return { 'conflict', submitted, cursor } end
   if n > 0 then
     redis.call('HSET', k.p, A[1], A[3])
     if A[4] ~= '' then redis.call('HSET', k.p, 'k' .. A[1], A[4]) end
-    if v[5] == '1' then redis.call('HSET', k.p, 'n' .. A[1], n) end
+    if release == 1 then redis.call('HSET', k.p, 'n' .. A[1], n) end
     redis.call('ZADD', k.pi, expected, A[1])
     add(k, 'submitted', n)
   end

@@ -7,12 +7,11 @@ local function worker_code(k, identity)
 end
 
 -- How many items a claim may take: the batch size, tapered towards the end when it is automatic.
-local function batch_limit(k, want, floor, left, active)
-  local v = redis.call('HMGET', k.h, 'batch_size', 'auto', 'max_workers', 'known_workers', 'last_batch')
-  local size = tonumber(v[1])
-  if v[2] ~= '1' then return math.max(1, size), math.max(1, size) end
-  if size == 0 then size = want > 0 and want or math.max(1, tonumber(v[5])) end
-  local workers, cap = math.max(tonumber(v[4]), active + 1, 1), tonumber(v[3])
+local function batch_limit(head, want, floor, left, active)
+  local size = head.batch_size
+  if head.auto ~= 1 then return math.max(1, size), math.max(1, size) end
+  if size == 0 then size = want > 0 and want or math.max(1, head.last_batch) end
+  local workers, cap = math.max(head.known_workers, active + 1, 1), head.max_workers
   if cap > 0 then workers = math.min(workers, cap) end
   local taper = math.max(floor, math.ceil(left / (2 * workers)))
   return math.max(1, math.min(size, taper)), size
@@ -50,16 +49,15 @@ local function take_ready(k, limit)
 end
 
 -- Next items from the cursor, cut where their pages, beside the `bytes` taken already, would exceed one answer.
-local function take_fresh(k, limit, bytes)
-  local v = redis.call('HMGET', k.h, 'cursor', 'submitted')
-  local a, hw = tonumber(v[1]), tonumber(v[2])
-  if a >= hw or limit < 1 then return nil end
-  local b = math.min(hw, a + limit)
+local function take_fresh(k, head, limit, bytes)
+  local a = head.cursor
+  if a >= head.submitted or limit < 1 then return nil end
+  local b = math.min(head.submitted, a + limit)
   for _, start in ipairs(redis.call('ZRANGEBYSCORE', k.pi, '(' .. string.format('%d', a), '(' .. string.format('%d', b))) do
     bytes = bytes + redis.call('HSTRLEN', k.p, start)
     if bytes > CLAIM_BYTES then b = tonumber(start) break end
   end
-  redis.call('HSET', k.h, 'cursor', string.format('%d', b))
+  head.cursor = b
   return { a = a, b = b, att = 0, sus = 0, solo = 0 }
 end
 
@@ -83,56 +81,75 @@ local function pages_of(k, c, have)
 end
 
 -- Whether this claimer should publish one more ticket; registers it when so.
-local function spawn_ticket(k, active, ticket, expiry_ms, t)
-  if ticket == '' or available(k) <= 0 then return 0 end
-  redis.call('ZREMRANGEBYSCORE', k.t, '-inf', t)
-  local v = redis.call('HMGET', k.h, 'max_workers', 'known_workers')
-  local cap, known = tonumber(v[1]), tonumber(v[2])
+local function spawn_ticket(k, head, left, active, ticket, expiry_ms, t)
+  if ticket == '' or left <= 0 then return 0 end
+  local cap, known = head.max_workers, head.known_workers
   local desired = math.max(1, known)
   if cap > 0 then desired = known > 0 and math.min(cap, desired) or cap end
+  if active >= desired then return 0 end
+  redis.call('ZREMRANGEBYSCORE', k.t, '-inf', t)
   if active + redis.call('ZCARD', k.t) >= desired then return 0 end
   redis.call('ZADD', k.t, t + expiry_ms, ticket)
   return 1
 end
 
-local function claim_answer(k, c, have, spawn)
-  local v = redis.call('HMGET', k.h, 'known_workers', 'item_s', 'last_batch', 'max_workers', 'batch_size')
-  return { 'ok', c.at, c.who, c.active, tonumber(v[1]), available(k), spawn, v[2], tonumber(v[3]), tonumber(v[4]),
-           c.off, c.asked, c.rest, pages_of(k, c, have), tonumber(v[5]) }
+local function claim_answer(k, head, c, have, left, spawn)
+  return { 'ok', c.at, c.who, c.active, head.known_workers, left, spawn, head.item_s, head.last_batch,
+           head.max_workers, c.off, c.asked, c.rest, pages_of(k, c, have), head.batch_size }
+end
+
+-- What a claim needs of the head, nil when the run is gone.
+local HEAD = { 'submitted', 'cursor', 'ready', 'claimed', 'batch_size', 'auto', 'max_workers', 'known_workers',
+  'last_batch', 'lease_ms', 'started_at', 'delayed', 'state', 'item_s' }
+local NUMBERS = 12
+
+local function read_head(k)
+  local v, head = redis.call('HMGET', k.h, unpack(HEAD)), {}
+  if not v[13] then return nil end
+  for j = 1, NUMBERS do head[HEAD[j]] = tonumber(v[j] or 0) or corrupt(k.h .. ', field ' .. HEAD[j], v[j]) end
+  head.state, head.item_s = v[13], v[14] or '0'
+  if not tonumber(head.item_s) then corrupt(k.h .. ', field item_s', head.item_s) end
+  return head
 end
 
 -- claim id identity want floor have ticket new_ticket ticket_expiry_ms
 -- -> {'ok', at, worker, active, known, left, spawn, item_s, last_batch, max_workers, off, asked, ranges, pages, batch_size}
 --    | {state | 'busy' | 'empty' | 'gone' | 'norun', left}
+-- beside a claim, the state of its run: a repeated call may find it paused
 local function do_claim(k, A, i)
   local id, want, floor, have = A[i], tonumber(A[i + 2]), tonumber(A[i + 3]), A[i + 4]
-  local state = redis.call('HGET', k.h, 'state')
-  if not state then return { 'norun', 0 } end
+  local head = read_head(k)
+  if not head then return { 'norun', 0 } end
+  local left = head.submitted - head.cursor + head.ready
   local old = redis.call('HGET', k.c, id)
-  if old then return claim_answer(k, claim_parse(k, old), have, 0) end
+  if old then return claim_answer(k, head, claim_parse(k, old), have, left, 0), check_state(k, head.state) end
   if redis.call('ZSCORE', k.z, id) then return { 'gone', 0 } end
   if A[i + 5] ~= '' then redis.call('ZREM', k.t, A[i + 5]) end
-  if state ~= 'running' then return { state, 0 } end
-  local active, cap, left = redis.call('HLEN', k.c), num(k, 'max_workers'), available(k)
-  if left <= 0 then return { 'empty', num(k, 'delayed') } end
+  if head.state ~= 'running' then return { check_state(k, head.state), 0 } end
+  local active, cap = redis.call('HLEN', k.c), head.max_workers
+  if left <= 0 then return { 'empty', head.delayed } end
   if cap > 0 and active >= cap then return { 'busy', left } end
-  local limit, asked = batch_limit(k, want, floor, left, active)
-  local taken, n, bytes, full = take_ready(k, limit)
+  local limit, asked = batch_limit(head, want, floor, left, active)
+  local taken, n, bytes, full = {}, 0, 0, false
+  if head.ready > 0 then taken, n, bytes, full = take_ready(k, limit) end
   if not full and n < limit then
-    local fresh = take_fresh(k, limit - n, bytes)
+    local fresh = take_fresh(k, head, limit - n, bytes)
     if fresh then taken[#taken + 1] = fresh n = n + fresh.b - fresh.a end
   end
   local parts = {}
   for j, r in ipairs(taken) do parts[j] = range_text(r.a, r.b, r.att, r.sus, r.solo) end
-  local t = now_ms()
+  local t = now_ms(k)
+  left = left - n
   local c = { off = 0, asked = asked, at = t, who = worker_code(k, A[i + 1]), active = active + 1,
               ok = 0, retried = 0, dead = 0, ranges = taken, total = n, rest = table.concat(parts, ',') }
   claim_store(k, id, c)
-  redis.call('ZADD', k.l, t + num(k, 'lease_ms'), id)
-  add(k, 'claimed', n)
-  redis.call('HSET', k.h, 'last_batch', asked)
-  if num(k, 'started_at') == 0 then redis.call('HSET', k.h, 'started_at', t) end
-  return claim_answer(k, c, have, spawn_ticket(k, active + 1, A[i + 6], tonumber(A[i + 7]), t))
+  redis.call('ZADD', k.l, t + head.lease_ms, id)
+  head.last_batch = asked
+  redis.call('HSET', k.h, 'cursor', string.format('%d', head.cursor), 'claimed',
+    string.format('%d', head.claimed + n), 'last_batch', asked,
+    'started_at', string.format('%d', head.started_at == 0 and t or head.started_at))
+  local spawn = spawn_ticket(k, head, left, active + 1, A[i + 6], tonumber(A[i + 7]), t)
+  return claim_answer(k, head, c, have, left, spawn), 'running'
 end
 
 local function claim(K, A)

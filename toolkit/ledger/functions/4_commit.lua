@@ -43,7 +43,9 @@ local function commit(K, A)
         failed[j + 1] = { pos = pos, kind = kind, delay = delay, category = category, blob = A[at + 4] }
       end
       -- everything is checked; writes from here on
-      local base, at, f, release = 0, 1, failed, redis.call('HGET', k.h, 'release') == '1'
+      local release, breaker, ok, claimed = nums(k, 'release', 'breaker', 'ok', 'claimed')
+      release = release == 1
+      local base, at, f = 0, 1, failed
       for _, r in ipairs(c.ranges) do
         local n = r.b - r.a
         local low, high = math.max(from, base), math.min(upto, base + n)
@@ -64,14 +66,15 @@ local function commit(K, A)
         if release and low < high then ended(k, r.a + low - base, r.a + high - base, 1) end
         base = base + n
       end
-      count_errors(k, upto - from, failed)
-      if A[9] ~= '' then pause(k, A[9]) end
-      add(k, 'ok', upto - from - nfail)
-      c.ok = c.ok + upto - from - nfail
-      if A[8] ~= '' then redis.call('RPUSH', k.o, A[8]) end
-      add(k, 'claimed', -(upto - from))
-      c.off = upto
+      local good = upto - from - nfail
+      redis.call('HSET', k.h, 'ok', string.format('%d', ok + good), 'claimed',
+        string.format('%d', claimed - (upto - from)))
       if A[6] ~= '' then redis.call('HSET', k.h, 'item_s', A[6]) end
+      count_errors(k, upto - from, failed, breaker)
+      if A[9] ~= '' then pause(k, A[9]) end
+      c.ok = c.ok + good
+      if A[8] ~= '' then redis.call('RPUSH', k.o, A[8]) end
+      c.off = upto
       if last then
         local rest = ranges_from(c, c.off)
         close_claim(k, id, c, 1)
@@ -80,16 +83,17 @@ local function commit(K, A)
         if A[7] ~= '' then row_append(k, A[7]) end
       else
         claim_store(k, id, c)
-        redis.call('ZADD', k.l, now_ms() + num(k, 'lease_ms'), id)
+        redis.call('ZADD', k.l, now_ms(k) + num(k, 'lease_ms'), id)
       end
       answer = 'ok'
     elseif upto <= c.off and not last then
       answer = 'ok'
     end
   end
-  local nxt = nil
-  if A[next_claim] then nxt = do_claim(k, A, next_claim) end
-  local state = redis.call('HGET', k.h, 'state')
+  local nxt, state = nil, nil
+  if A[next_claim] then nxt, state = do_claim(k, A, next_claim) end
+  if state then return { answer, state, nxt[6], nxt } end
+  state = redis.call('HGET', k.h, 'state')
   if not state then return { 'stale', 'norun', 0 } end
   if redis.call('HLEN', k.c) == 0 then state = settle(k) end
   return { answer, state, available(k), nxt }

@@ -2,13 +2,14 @@
 --   terminate: 1 when what still runs of a cancelled run is to be killed
 local function renew(K, A)
   local k = open_keys(K)
-  local v = redis.call('HMGET', k.h, 'state', 'batch_size', 'max_workers', 'lease_ms', 'terminate_at')
-  if not v[1] then return { 'norun', 0, 0, 0 } end
-  local t, due = now_ms(), tonumber(v[5] or '0')
-  local out = { v[1], tonumber(v[2]), tonumber(v[3]), v[1] == 'cancelling' and due > 0 and t >= due and 1 or 0 }
+  local state = redis.call('HGET', k.h, 'state')
+  if not state then return { 'norun', 0, 0, 0 } end
+  local size, cap, lease, due = nums(k, 'batch_size', 'max_workers', 'lease_ms', 'terminate_at')
+  local t = now_ms(k)
+  local out = { check_state(k, state), size, cap, state == 'cancelling' and due > 0 and t >= due and 1 or 0 }
   redis.call('HSET', k.h, 'known_workers', A[1])
   for j = 2, #A do
-    if redis.call('HEXISTS', k.c, A[j]) == 1 then redis.call('ZADD', k.l, t + tonumber(v[4]), A[j])
+    if redis.call('HEXISTS', k.c, A[j]) == 1 then redis.call('ZADD', k.l, t + lease, A[j])
     else out[#out + 1] = A[j] end
   end
   return out
@@ -30,10 +31,11 @@ end
 -- Whether item `index` of range `r`, whose process died executing it, is tried again; how, and when.
 --   A process that died by itself makes its item a suspect, to be tried alone; three suspicions bury it (five where
 --   only whole nodes died). A process that was killed since its item took too long costs the item an attempt.
-local function try_again(k, r, index, cause)
+local function try_again(k, c, r, index, cause)
   if cause.category == 'timeout' then
     if r.att + 1 >= cause.limit then return false end
     add(k, 'retried', 1)
+    c.retried = c.retried + 1
     give_back(k, { a = index, b = index + 1, att = r.att + 1, sus = r.sus, solo = 1 }, cause.delay, true)
     return true
   end
@@ -64,7 +66,7 @@ local function lose(k, id, blamed, cause)
       local bad = r.a + blamed - pos
       if bad >= r.a and bad < r.b then
         give_back(k, { a = bad + 1, b = r.b, att = r.att, sus = 0, solo = 0 }, 0, true)
-        if not try_again(k, r, bad, cause) then
+        if not try_again(k, c, r, bad, cause) then
           bury(k, bad, cause.blob)
           c.dead = c.dead + 1
           event(k, 'item_dead', string.format('%d %s', bad, cause.category))
@@ -80,7 +82,7 @@ local function lose(k, id, blamed, cause)
   else
     for j = #rest, 1, -1 do give_back(k, rest[j], 0, true) end
   end
-  row_append(k, cut_row(c, now_ms(), cause.category))
+  row_append(k, cut_row(c, now_ms(k), cause.category))
   event(k, 'worker_lost', string.format('%d items, %s', left, cause.category))
   return 1
 end
@@ -98,17 +100,25 @@ local function lost(K, A)
   return { n, settle(k) }
 end
 
--- sweep grace_ms known_workers idle_workers ticket_expiry_ms
+-- sweep grace_ms known_workers idle_workers ticket_expiry_ms dead_worker...
+--   dead_worker: codes of workers known to be dead; their claims expire now
 -- -> {state, left, active, expired, delayed, tickets wanted}
 local function sweep(K, A)
   local k = open_keys(K)
   if redis.call('EXISTS', k.h) == 0 then return { 'norun', 0, 0, 0, 0, 0 } end
-  local t, last, gap, known, idle = now_ms(), num(k, 'swept_at'), tonumber(A[1]), tonumber(A[2]), tonumber(A[3])
+  local t, last, gap, known, idle = now_ms(k), num(k, 'swept_at'), tonumber(A[1]), tonumber(A[2]), tonumber(A[3])
   redis.call('HSET', k.h, 'swept_at', t, 'known_workers', known)
   if last > 0 and (t - last > gap or t < last) then
     -- nobody swept for so long that the server or every node was away: the leases say nothing, grant one more
     local lease = num(k, 'lease_ms')
     for _, id in ipairs(redis.call('ZRANGE', k.l, 0, -1)) do redis.call('ZADD', k.l, t + lease, id) end
+  end
+  if #A > 4 then
+    local dead, claims = {}, redis.call('HGETALL', k.c)
+    for j = 5, #A do dead[tonumber(A[j])] = true end
+    for j = 1, #claims, 2 do
+      if dead[claim_parse(k, claims[j + 1]).who] then redis.call('ZADD', k.l, 0, claims[j]) end
+    end
   end
   local expired = 0
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', k.l, 0, t, 'LIMIT', 0, 100)) do
@@ -136,7 +146,7 @@ end
 local function tickets(K, A)
   local k = open_keys(K)
   if redis.call('HGET', k.h, 'state') ~= 'running' then return 0 end
-  local t = now_ms() + tonumber(A[1])
+  local t = now_ms(k) + tonumber(A[1])
   for j = 2, #A do redis.call('ZADD', k.t, t, A[j]) end
   return #A - 1
 end

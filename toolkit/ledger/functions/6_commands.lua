@@ -10,7 +10,7 @@ local function steer(K, A)
   if target then
     redis.call('HSET', k.h, 'state', target)
     if A[1] == 'resume' then forget_errors(k) else redis.call('HSET', k.h, 'reason', A[2]) end
-    if A[1] == 'cancel' and A[3] ~= '' then redis.call('HSET', k.h, 'terminate_at', now_ms() + tonumber(A[3])) end
+    if A[1] == 'cancel' and A[3] ~= '' then redis.call('HSET', k.h, 'terminate_at', now_ms(k) + tonumber(A[3])) end
     if target ~= state then event(k, A[1], A[2]) end
   end
   return settle(k)
@@ -32,8 +32,10 @@ local function update(K, A)
   return state
 end
 
--- retry_dead call index... -> {state, number sent back}; drop_dead call index... -> {state, number dropped}
+-- retry_dead call first index... -> {state, number sent back}; drop_dead call first index... -> {state, number dropped}
 --   call: random id of the call; a repeated one gets its answer again, though the items may be dead once more
+--   first: 0 when an earlier call did a part of the same wish; what the user asked for at once is one generation,
+--     unless the run ended in between
 local function revive(K, A, back)
   local k = open_keys(K)
   local state = redis.call('HGET', k.h, 'state')
@@ -42,7 +44,7 @@ local function revive(K, A, back)
   local call, done = string.match(redis.call('HGET', k.h, 'revived') or '', '^(%x+):(%d+)$')
   if call == A[1] then return { state, tonumber(done) } end
   local n = 0
-  for j = 2, #A do
+  for j = 3, #A do
     local index = A[j]
     if redis.call('HDEL', k.x, index) == 1 then
       n = n + 1
@@ -55,7 +57,7 @@ local function revive(K, A, back)
     end
   end
   if n > 0 and back then
-    add(k, 'generation', 1)
+    if A[2] ~= '0' or state == 'finished' then add(k, 'generation', 1) end
     if state == 'finished' then
       redis.call('HSET', k.h, 'state', 'running', 'finished_at', 0)
       for _, key in ipairs(keys_of(k)) do redis.call('PERSIST', key) end
@@ -64,6 +66,7 @@ local function revive(K, A, back)
   if n > 0 then
     redis.call('HSET', k.h, 'revived', string.format('%s:%d', A[1], n))
     event(k, back and 'retry_dead' or 'drop_dead', string.format('%d', n))
+    if not back and (state == 'finished' or state == 'cancelled') then expire(k) end
   end
   return { redis.call('HGET', k.h, 'state'), n }
 end
@@ -75,21 +78,62 @@ local function drop_dead(K, A) return revive(K, A, false) end
 local function status(K)
   local k = open_keys(K)
   local fields = { 'state', 'closed', 'submitted', 'cursor', 'ready', 'delayed', 'claimed', 'ok', 'dead', 'skipped',
-    'retried', 'batches', 'lost', 'batch_size', 'auto', 'max_workers', 'known_workers', 'last_batch', 'item_s',
-    'generation', 'created_at', 'started_at', 'finished_at', 'rows', 'finals', 'reason', __ERROR_FIELDS__ }
+    'retried', 'rows', 'lost', 'batch_size', 'auto', 'max_workers', 'known_workers', 'last_batch', 'item_s',
+    'generation', 'created_at', 'started_at', 'finished_at', 'finals', 'reason', __ERROR_FIELDS__ }
   local v = redis.call('HMGET', k.h, unpack(fields))
   if not v[1] then return {} end
-  return { now_ms(), redis.call('HLEN', k.c), v }
+  return { now_ms(k), redis.call('HLEN', k.c), v }
+end
+
+local TYPES = { 'hash', 'hash', 'zset', 'list', 'zset', 'hash', 'zset', 'hash', 'list', 'string', 'hash', 'stream', 'zset',
+  'zset' }
+local WHOLE = { 'lease_ms', 'retention_ms', 'batch_size', 'auto', 'max_workers', 'max_suspect', 'known_workers',
+  'release', 'breaker_items', 'terminate_at', 'closed', 'submitted', 'cursor', 'ready', 'delayed', 'claimed',
+  'ok', 'dead', 'skipped', 'retried', 'rows', 'lost', 'generation', 'finals', 'last_batch', 'created_at',
+  'started_at', 'finished_at', 'swept_at', 'workers_n' }
+local DECIMAL = { 'breaker', 'item_s' }
+local COUNTED = { 'recent', __ERROR_FIELDS__, __RECENT_FIELDS__ }  -- there only once something was counted
+
+-- A call failed halfway: names the key or field that made it fail, where one does not hold what it should.
+local function diagnose(K)
+  local k = open_keys(K)
+  for j, wanted in ipairs(TYPES) do
+    local key = j == 10 and k.m .. ':0' or K[j]
+    local found = redis.call('TYPE', key).ok
+    if found ~= 'none' and found ~= wanted then corrupt(key, 'a ' .. found .. ', expected: ' .. wanted) end
+  end
+  if redis.call('EXISTS', k.h) == 0 then return end
+  local function check(key, field, v, whole)
+    if not tonumber(v) or (whole and not string.match(v, '^-?%d+$')) then corrupt(key .. ', field ' .. field, v or 'missing') end
+  end
+  for _, field in ipairs(WHOLE) do check(k.h, field, redis.call('HGET', k.h, field), true) end
+  for _, field in ipairs(DECIMAL) do check(k.h, field, redis.call('HGET', k.h, field)) end
+  for _, field in ipairs(COUNTED) do
+    local v = redis.call('HGET', k.h, field)
+    if v then check(k.h, field, v, true) end
+  end
+  for _, start in ipairs(redis.call('ZRANGE', k.pi, 0, -1)) do
+    local v = redis.call('HGET', k.p, 'n' .. start)
+    if v then check(k.p, 'n' .. start, v, true) end
+  end
 end
 
 local function register(name, fn, flags)
-  redis.register_function { function_name = '__PREFIX__' .. name, callback = fn, flags = flags }
+  local function guarded(K, A)
+    local fine, answer = pcall(fn, K, A)
+    if fine then return answer end
+    local text = type(answer) == 'table' and answer.err or tostring(answer)
+    if not string.find(text, 'CORRUPT <', 1, true) then diagnose(K) end
+    error(answer, 0)
+  end
+  redis.register_function { function_name = '__PREFIX__' .. name, callback = guarded, flags = flags }
 end
 
 register('create', create)
 register('append', append)
 register('claim', claim)
-register('commit', commit, { 'allow-oom' })
+register('commit', commit)
+register('commit_only', commit, { 'allow-oom' })  -- without a claim: what was executed is accounted on a full server too
 register('renew', renew, { 'allow-oom' })
 register('lost', lost, { 'allow-oom' })
 register('sweep', sweep, { 'allow-oom' })

@@ -1,0 +1,58 @@
+"""Put a mutant in the place of the ledger's functions, in memory: ``pytest -p tests.mutants.plugin``.
+
+The environment variable ``LEDGER_MUTANT`` names it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tests.mutants.table import MUTANTS, Mutant
+from toolkit.ledger import library
+
+VARIABLE = "LEDGER_MUTANT"
+
+
+class DoesNotApply(Exception):
+    """The text that a mutant changes does not stand exactly once in the source any more."""
+
+
+def mutate(source: str, mutant: Mutant) -> str:
+    """Return the source of the library with one change.
+
+    Raises
+    ------
+    DoesNotApply
+        There is nothing to change, or more than one place.
+    """
+    found = source.count(mutant.old)
+    if found != 1:
+        raise DoesNotApply(f"mutant {mutant.name}: {mutant.file} has {found} times {mutant.old!r}; mend its row")
+    return source.replace(mutant.old, mutant.new)
+
+
+@contextmanager
+def in_place(mutant: Mutant) -> Iterator[None]:
+    """Let the library be the mutant, for connections made from now on."""
+    real: Any = library._body
+
+    def body() -> str:
+        return mutate(real(), mutant)
+
+    body.cache_clear = real.cache_clear  # type: ignore[attr-defined]  # a test of the real one's cache asks for it
+    library._body = body
+    library.prefix.cache_clear()
+    try:
+        yield
+    finally:
+        library._body = real
+        library.prefix.cache_clear()
+
+
+def pytest_configure() -> None:
+    chosen = {mutant.name: mutant for mutant in MUTANTS}[os.environ[VARIABLE]]
+    mutate(library._body(), chosen)
+    in_place(chosen).__enter__()  # until the process ends

@@ -1,0 +1,76 @@
+"""Run the ledger's tests against one mutant, the quick ones first, until one of them fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.mutants.plugin import VARIABLE
+from tests.mutants.table import Mutant
+
+ROOT = Path(__file__).parents[2]
+QUICK = ("leases", "claim", "commit", "commands", "breaker", "input", "release", "checks")
+SLOW = ("connection", "model", "faults", "edges", "aof")
+TEST_S, STAGE_S = 60, 400
+_FAILED = re.compile(r"^(?:FAILED|ERROR) \S*/(\S+?)(?: - .*)?$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a mutant.
+
+    Attributes
+    ----------
+    mutant : Mutant
+        Which.
+    killer : str
+        The test that failed, empty when all passed.
+    seconds : float
+        It took so long.
+    trouble : str
+        Why it could not be tried, mostly that it does not apply any more.
+    """
+
+    mutant: Mutant
+    killer: str
+    seconds: float
+    trouble: str = ""
+
+
+def judge(mutant: Mutant, stages: Sequence[Sequence[str]] = (QUICK, SLOW)) -> Verdict:
+    """Whether a test kills the mutant."""
+    begun = time.monotonic()
+    for files in stages:
+        killer, trouble = _stage(mutant, files)
+        if killer or trouble:
+            return Verdict(mutant, killer, time.monotonic() - begun, trouble)
+    return Verdict(mutant, "", time.monotonic() - begun)
+
+
+def _stage(mutant: Mutant, files: Sequence[str]) -> tuple[str, str]:
+    paths = [f"tests/integration/test_ledger_{name}.py" for name in files]
+    command = [
+        sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "tests.mutants.plugin", "-p", "no:cacheprovider",
+        "-k", "not redis", f"--timeout={TEST_S}", *paths,
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, VARIABLE: mutant.name}, capture_output=True, text=True,
+            timeout=STAGE_S, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"nothing: the tests hung for {STAGE_S} s", ""
+    if done.returncode == 0:
+        return "", ""
+    failed = _FAILED.search(done.stdout)
+    if done.returncode == 1 and failed:
+        return failed[1], ""
+    if "Timeout" in done.stdout + done.stderr:
+        return "a test that hung", ""
+    return "", "\n".join((done.stdout + done.stderr).strip().splitlines()[-3:])

@@ -1,0 +1,161 @@
+"""What `Client.map` is given, checked before anything is stored."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sized
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit import codec
+from toolkit.errors import EncodeError, InvalidInput
+from toolkit.records import PRIORITIES, Retry, check_name
+from toolkit.settings import LedgerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many items a batch takes, and how many batches run at a time.
+
+    Attributes
+    ----------
+    batch_size : int
+        0 lets the controller choose.
+    auto : bool
+        Batches taper towards the end and may be re-planned.
+    max_workers : int
+        0 for no cap.
+    """
+
+    batch_size: int
+    auto: bool
+    max_workers: int
+
+    @classmethod
+    def parse(cls, batch_size: int | str, max_workers: int | str) -> Size:
+        """Read ``"auto"`` or a positive number for each.
+
+        Raises
+        ------
+        InvalidInput
+        """
+
+        def number(value: int | str, name: str) -> int:
+            if value == "auto":
+                return 0
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31 - 1:
+                raise InvalidInput(f"{name}={value!r}: expected a whole number >= 1, or 'auto'")
+            return value
+
+        size = number(batch_size, "batch_size")
+        return cls(size, size == 0, number(max_workers, "max_workers"))
+
+
+def check_items(items: Any) -> Iterable[Any]:
+    """Return `items` when it is an iterable of items.
+
+    Raises
+    ------
+    InvalidInput
+        It is a single value that would fall apart when iterated, or nothing to iterate; says what to pass instead.
+    """
+    kind = type(items).__name__
+    if isinstance(items, str | bytes | bytearray):
+        raise InvalidInput(f"items is one {kind}; put it in a list: [text], or text.splitlines() for its lines")
+    if isinstance(items, Mapping):
+        raise InvalidInput("items is a dict; pass list(d.items()), list(d.values()) or list(d)")
+    if hasattr(items, "iloc") and hasattr(items, "columns"):
+        raise InvalidInput('items is a DataFrame; pass df.to_dict("records") for one dict a row, or df["column"]')
+    if isinstance(items, set | frozenset):
+        raise InvalidInput(f"items is a {kind}, which has no order; pass sorted(items)")
+    if not hasattr(items, "__iter__"):
+        raise InvalidInput(f"items: {kind} is not iterable; pass a list or a generator of items")
+    if isinstance(items, Sized) and len(items) == 0:
+        raise InvalidInput("items is empty: there is nothing to run")
+    return items  # type: ignore[no-any-return]
+
+
+def check_options(
+    priority: str, queue: str, name: str, tags: Mapping[str, str] | None, retry: Retry | None, call: str
+) -> None:
+    """Check what does not depend on the task.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    if priority not in PRIORITIES:
+        raise InvalidInput(f"priority={priority!r}: expected one of {', '.join(PRIORITIES)}")
+    check_name(queue, "queue")
+    if name != "":
+        check_name(name)
+    if call not in ("item", "args", "kwargs"):
+        raise InvalidInput(f"call={call!r}: expected 'item', 'args' or 'kwargs'")
+    if retry is not None and not isinstance(retry, Retry):
+        raise InvalidInput(f"retry={retry!r}: expected tk.Retry(...)")
+    if tags is not None and not isinstance(tags, Mapping):
+        raise InvalidInput(f"tags: expected a dict of text to text, not {type(tags).__name__}")
+    for key, value in (tags or {}).items():
+        check_name(key, "tag")
+        if value != "":
+            check_name(value, f"tag {key}")
+
+
+def check_limits(item_time_limit_s: float | None, batch_time_limit_s: float | None, batched: bool) -> None:
+    """Check time limits.
+
+    Raises
+    ------
+    InvalidInput
+        One is no number above 0, or a batched task is given a limit for its items.
+    """
+    for name, value in (("item_time_limit_s", item_time_limit_s), ("batch_time_limit_s", batch_time_limit_s)):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise InvalidInput(f"{name}={value!r}: expected seconds, a number above 0, or None for no limit")
+    if batched and item_time_limit_s is not None:
+        raise InvalidInput(
+            f"item_time_limit_s={item_time_limit_s!r}: the task is batched, one call for many items, and no single "
+            "one can be timed; limit the call by batch_time_limit_s"
+        )
+
+
+def encode_kwargs(kwargs: Mapping[str, Any] | None, limit: int) -> bytes:
+    """Encode the shared keyword arguments.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    if not kwargs:
+        return b""
+    if not isinstance(kwargs, Mapping) or not all(isinstance(k, str) for k in kwargs):
+        raise InvalidInput("kwargs: expected a dict with text keys, handed to the task as keyword arguments")
+    try:
+        data = codec.encode(dict(kwargs))
+    except EncodeError as error:
+        raise InvalidInput(f"kwargs cannot be stored: {error}") from error
+    if len(data) > limit:
+        raise InvalidInput(
+            f"kwargs take {len(data):,} bytes, more than {limit:,}; store the value in a file and pass its path, or "
+            "load it in setup="
+        )
+    return data
+
+
+def make_spec_limits(settings: LedgerSettings) -> dict[str, Any]:
+    """Settings of the client that a run carries."""
+    return {
+        "lease_s": settings.lease_s,
+        "retention_s": settings.retention_s,
+        "max_result_bytes": settings.max_result_bytes,
+    }
+
+
+def new_run_id() -> str:
+    """Time-ordered and random: ``20261123-141503-1a2b3c4d``."""
+    import secrets
+
+    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(4)

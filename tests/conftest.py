@@ -140,7 +140,7 @@ def _short_directory() -> Iterator[Path]:
     """Give a temporary directory whose path leaves room for a unix socket's name."""
     base = tempfile.gettempdir()
     if len(os.fsencode(base)) > SOCKET_PATH_BYTES - 40:
-        base = "/tmp"
+        base = "/tmp"  # noqa: S108 - mkdtemp below makes a private directory in it
     directory = Path(tempfile.mkdtemp(prefix="tk-", dir=base)).resolve()
     try:
         yield directory

@@ -60,7 +60,7 @@ class Submitting(threading.Thread):
     def run(self) -> None:
         try:
             self.run_made = self._submit()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             self.error = error
 
     def outcome(self) -> Run:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance import overtime, shop
-from tests.acceptance.test_shared import environment as environment
+from tests.acceptance.test_shared import environment as environment  # noqa: PLC0414
 from toolkit.client import Client, Run
 from toolkit.errors import InvalidInput
 from toolkit.records import Retry, RunStatus

@@ -179,7 +179,7 @@ class Campaign:
             try:
                 run, seen = worker.carry_out(plan, f"chaos-{self.options.seed}")
                 self._look_again(WATCHED_S)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 if self._last_at:
                     with self._lock:
                         text = f"{type(error).__name__}: {error}"

@@ -241,7 +241,7 @@ def test_a_bad_list_of_failures_leaves_everything_as_it_was(ledger: Ledger, fail
     flat = [value for failure in failures for value in (*(*failure, "fatal")[:4], LETTER)]
     with pytest.raises(LedgerError, match="bad failure list"):
         ledger.connection.call(
-            "commit", keys.of_run(run.run_id), claim.claim_id, 1, 4, 1, 0, "0.5", metric_row(), b"out", "", len(failures),
+            "commit", keys.of_run(run.run_id), claim.claim_id, 1, 4, 1, 0, "0.5", metric_row(), b"out", "", len(failures),  # noqa: E501
             *flat, *run.ask().arguments(),
         )  # fmt: skip
     assert run.everything() == before

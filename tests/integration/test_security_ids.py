@@ -30,9 +30,9 @@ relaxed = hypothesis_settings(
 )
 
 hostile = st.sampled_from([
-    "", " ", "a", "short", "x" * 65, "UPPER-CASE", "under_score", "run}:head", "{tk:other-run}:head", "run-1\n", "\nrun-one",
-    "run one", "run-1\x00", "../../etc", "run*", "run?", "-leading", "run-\u0661\u0662\u0663", "ｒｕｎ－ｏｎｅ", "rün-one",
-    "run-one\r\nFLUSHALL", "run-one'", 'run-one"', "run-one;", "\ud800run-one", "\u202erun-one", "%s%n-run", "$(reboot)",
+    "", " ", "a", "short", "x" * 65, "UPPER-CASE", "under_score", "run}:head", "{tk:other-run}:head", "run-1\n", "\nrun-one",  # noqa: E501
+    "run one", "run-1\x00", "../../etc", "run*", "run?", "-leading", "run-\u0661\u0662\u0663", "ｒｕｎ－ｏｎｅ", "rün-one",  # noqa: E501, RUF001
+    "run-one\r\nFLUSHALL", "run-one'", 'run-one"', "run-one;", "\ud800run-one", "\u202erun-one", "%s%n-run", "$(reboot)",  # noqa: E501
 ])  # fmt: skip
 bad_ids = st.one_of(
     hostile, st.text(max_size=80), st.from_regex(r"[a-z0-9-]{0,70}[^a-z0-9-][a-z0-9-]{0,10}", fullmatch=True)
@@ -42,7 +42,7 @@ not_text = st.one_of(
 )
 bad_names = st.one_of(
     st.text(max_size=5).map(lambda text: text + "\n"), st.text(max_size=5).map(lambda text: "\x1b" + text),
-    st.sampled_from(["x" * 201, "\x00", "a\x07b", "\u202eabc", "a\u2028b", "\ud83d", "\u061cx", "tab\t", "\x85", "\x9b31m"]),
+    st.sampled_from(["x" * 201, "\x00", "a\x07b", "\u202eabc", "a\u2028b", "\ud83d", "\u061cx", "tab\t", "\x85", "\x9b31m"]),  # noqa: E501
 )  # fmt: skip
 
 

@@ -108,14 +108,14 @@ def test_the_command_prints_hostile_text_without_obeying_it(
 
 
 def test_exported_dead_letters_are_no_formulas(client: Client, tmp_path: Path) -> None:
-    for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", '=HYPERLINK("x")', "＝1"):
+    for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", '=HYPERLINK("x")', "＝1"):  # noqa: RUF001
         file = tmp_path / f"{secrets.token_hex(4)}.csv"
         run = poisoned(client, text)
         assert run.export_dead(file) == 1
         header, *rows = csv.reader(file.open(encoding="utf-8", newline=""))
         assert len(rows) == 1
         cells = dict(zip(header, rows[0], strict=True))
-        assert not [c for name, c in cells.items() if c.startswith(tuple("=+-@\t\r\n＝")) and name != "index"], cells
+        assert not [c for name, c in cells.items() if c.startswith(tuple("=+-@\t\r\n＝")) and name != "index"], cells  # noqa: RUF001
 
 
 @pytest.mark.parametrize("text", ["x\nWARNING forged: line", "x\r\nforged", "\x1b[2J", "x\u2028forged"])

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\n{killed} of {len(chosen)} mutants killed in {time.monotonic() - begun:.0f} s")
     for verdict in bad:
         print(
-            f"\n{line(verdict)}\n  {verdict.mutant.file}\n- {verdict.mutant.old}\n+ {verdict.mutant.new}\n{verdict.trouble}"
+            f"\n{line(verdict)}\n  {verdict.mutant.file}\n- {verdict.mutant.old}\n+ {verdict.mutant.new}\n{verdict.trouble}"  # noqa: E501
         )
     return 1 if bad else 0
 

@@ -81,8 +81,8 @@ _COMMON = _mutants(
      "no page goes while an item needs it"),
     ("ended-index", "n' .. start)\n      redis.call('ZREM', k.pi, start)\n    end\n  end\nend\n\n-- What was skipped",
      "n' .. start)\n    end\n  end\nend\n\n-- What was skipped", "the index of pages shrinks with them"),
-    ("ended-keys", "      redis.call('HDEL', k.p, start, 'k' .. start, 'n' .. start)\n      redis.call('ZREM', k.pi, start)\n"
-     "    end\n  end\nend\n\n-- What was skipped", "      redis.call('HDEL', k.p, start, 'n' .. start)\n"
+    ("ended-keys", "      redis.call('HDEL', k.p, start, 'k' .. start, 'n' .. start)\n      redis.call('ZREM', k.pi, start)\n"  # noqa: ISC004
+     "    end\n  end\nend\n\n-- What was skipped", "      redis.call('HDEL', k.p, start, 'n' .. start)\n"  # noqa: ISC004
      "      redis.call('ZREM', k.pi, start)\n    end\n  end\nend\n\n-- What was skipped", "keys go with their items"),
     ("cancel-keeps-pages", "if v[7] == '1' then keep_dead_pages(k) end", "", "skipped items need no pages"),
     ("cancel-drops-pages", "    if left[start] then redis.call('HSET', k.p, 'n' .. start, left[start])",

@@ -84,7 +84,7 @@ def test_a_link_in_place_of_a_private_directory_is_refused(tmp_path: Path) -> No
 def test_the_socket_lies_in_the_first_place_that_is_short_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long, short = tmp_path / ("x" * 90), Path("/tmp") / f"tk-unit-{os.getpid()}"
+    long, short = tmp_path / ("x" * 90), Path("/tmp") / f"tk-unit-{os.getpid()}"  # noqa: S108 - short
     long.mkdir()
     short.mkdir(0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))

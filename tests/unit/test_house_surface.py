@@ -39,7 +39,7 @@ def test_every_name_is_there_and_says_what_it_is(name: str):
 
 def test_another_name_is_refused_with_the_list():
     with pytest.raises(AttributeError, match=r"no attribute 'Cleint'.*Client"):
-        toolkit.Cleint
+        toolkit.Cleint  # noqa: B018
 
 
 def test_errors_are_one_tree():

@@ -133,7 +133,7 @@ def test_a_changed_page_gives_values_or_a_typed_error(value: Any, data: st.DataO
         try:
             assert isinstance(read(bytes(mutated)), list)
         except LedgerCorrupt as error:
-            assert len(str(error)) < 400
+            assert len(str(error)) < 400  # noqa: PT017
 
 
 @hypothesis_settings(deadline=None)

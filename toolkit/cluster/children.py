@@ -173,7 +173,7 @@ class Server:
                 env={"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)},  # a wrong locale stops the server
                 pass_fds=(self.data_lock,),
                 start_new_session=True,
-                preexec_fn=_die_with_guard(),
+                preexec_fn=_die_with_guard(),  # noqa: PLW1509 - the guard has one thread
             )
         except OSError as error:
             self._failed(f"does not start: {error}")
@@ -337,7 +337,7 @@ class Node:
                 pass_fds=(lock,),
                 start_new_session=True,
                 umask=self.umask,
-                preexec_fn=_die_with_guard(),
+                preexec_fn=_die_with_guard(),  # noqa: PLW1509 - the guard has one thread
             )
         except OSError as error:
             os.write(log, f"cannot start {self.wanted['argv'][0]}: {error}\n".encode())

@@ -104,7 +104,7 @@ def runtime_directory(home: Path, name: str) -> Path:
         No place is short enough and this user's.
     """
     problems = []
-    for base in (os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR"), "/tmp", str(home)):
+    for base in (os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR"), "/tmp", str(home)):  # noqa: S108 - it is checked
         if not base or not base.startswith("/"):
             continue
         path = Path(base, name)

@@ -305,7 +305,7 @@ class LocalCluster:
     def __repr__(self) -> str:
         try:
             workers, held = self.workers, "started" if self._lease.held else "not started"
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a repr never raises
             return f"<LocalCluster {type(error).__name__}>"
         return f"<LocalCluster {held}, {workers} workers, {str(self._state.path)!r}>"
 

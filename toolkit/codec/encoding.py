@@ -140,7 +140,7 @@ class _Rewriter:
         try:
             for value in values:
                 # One by one, so that the length says which one is refused.
-                out.append(value if type(value) in plain else self._rewrite(value, depth))
+                out.append(value if type(value) in plain else self._rewrite(value, depth))  # noqa: PERF401
         except Refused as error:
             raise error.inside(len(out)) from None
         return out

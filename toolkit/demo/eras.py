@@ -179,6 +179,6 @@ def _complete(directory: Path) -> bool:
 
 def _require_sklearn() -> None:
     try:
-        import sklearn
+        import sklearn  # noqa: F401
     except ImportError as exc:
         raise MissingDependency("scikit-learn", "tuning", "the demo's text model") from exc

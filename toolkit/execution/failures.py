@@ -182,7 +182,7 @@ def _seconds(value: Any) -> float | None:
 def _attribute(error: BaseException, name: str, default: Any) -> Any:
     try:
         return getattr(error, name, default)
-    except Exception:
+    except Exception:  # noqa: BLE001 - a metaclass may break even this
         return default
 
 
@@ -207,14 +207,14 @@ def type_name(value: Any) -> str:
 def _class_name(cls: type) -> str:
     try:
         return qualified_name(cls)
-    except Exception:
+    except Exception:  # noqa: BLE001 - a metaclass may break even this
         return "unknown error"
 
 
 def _text(value: Any) -> str:
     try:
         return str(value)
-    except (Exception, SystemExit) as exc:
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - formatting calls foreign code: __str__, __repr__, __notes__
         return f"<unprintable {type_name(value)}: __str__ raised {type_name(exc)}>"
 
 
@@ -222,7 +222,7 @@ def _format(error: BaseException, trace: TracebackType | None) -> str:
     try:
         report = traceback.TracebackException(type(error), error, trace, compact=True)
         return clip("".join(report.format()), MAX_TRACEBACK_BYTES)
-    except (Exception, SystemExit) as exc:
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - formatting calls foreign code: __str__, __repr__, __notes__
         return f"<no traceback: formatting it raised {type_name(exc)}>"
 
 

@@ -56,14 +56,14 @@ class GuardStack:
                 try:
                     guard.enter(slot)
                     entered.append(guard)
-                except Exception as exc:
+                except Exception as exc:  # noqa: BLE001 - as above
                     self._leave_out(guard, exc)
             yield
         finally:
             for guard in reversed(entered):
                 try:
                     measured(guard.leave())
-                except Exception as exc:
+                except Exception as exc:  # noqa: BLE001 - as above
                     self._leave_out(guard, exc)
             SLOT.reset(token)
 
@@ -73,7 +73,7 @@ class GuardStack:
         for guard in tuple(self._guards):
             try:
                 texts.append(guard.logs())
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 - as above
                 self._leave_out(guard, exc)
         return "".join(texts)
 

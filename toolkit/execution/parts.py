@@ -164,7 +164,7 @@ class Outputs:
         if self._keep and results:
             try:
                 pages = self._pages(results)
-            except Exception:
+            except Exception:  # noqa: BLE001 - a result's own methods may raise anything; find out whose
                 good, failures = self._sift(start, stop, results, failures)
                 pages = self._pages(good)
         if len(pages) < 2:
@@ -198,7 +198,7 @@ class Outputs:
             try:
                 codec.encode_page([result], 0, self._max_item_bytes)
                 good.append(result)
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 - as above
                 failed.append(_bad_result(position, exc, result))
         return good, sorted(failed, key=lambda f: f.position)
 
@@ -210,7 +210,7 @@ def _size(value: Any) -> int:
 
     try:
         return len(codec.encode(value))
-    except Exception:
+    except Exception:  # noqa: BLE001 - it will become a failure when its part is encoded
         return 0
 
 

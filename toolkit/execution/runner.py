@@ -98,7 +98,7 @@ class Runner:
         # Now and not when a SystemExit arrives: a handler that ends the process uninstalls itself first.
         self._handlers = python_handlers()
 
-    def run(
+    def run(  # noqa: PLR0913
         self,
         items: Sequence[Any],
         indexes: Sequence[int],
@@ -186,7 +186,7 @@ class Runner:
             try:
                 append(call(item))
                 now = clock()
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: BLE001 - SystemExit of user code is a failure of its item
                 now = clock()
                 failure = self._fail_item(batch, position, exc)
                 batch.failures.append(failure)
@@ -238,7 +238,7 @@ class Runner:
         began = perf_counter()
         try:
             state = self._states.get(self._task)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - as for items
             self._pass_on(exc)
             self._fail_rest(batch, exc, "setup failed: ")
             return None
@@ -284,7 +284,7 @@ class Runner:
             batch.results, problem = results_of(returned, n)
             if problem:
                 self._fail_rest(batch, InvalidInput(problem), verdict=Verdict(False, "fatal"))
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - as for items
             spent = perf_counter() - began
             self._pass_on(exc)
             self._batch_failed(batch, exc)

@@ -39,7 +39,7 @@ def _source(fn: Any) -> str:
     target = fn if inspect.isroutine(fn) or isinstance(fn, type) else type(fn)
     try:
         return textwrap.dedent(inspect.getsource(target))
-    except Exception:
+    except Exception:  # noqa: BLE001 - no file, not the file it was, or not Python: whatever the reason, there is no source
         code = getattr(fn, "__code__", None)
         return _code_text(code) if isinstance(code, CodeType) else (path_of(fn) or path_of(type(fn)))
 

@@ -103,7 +103,7 @@ class _Router:
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         capture = _switchboard.current()
         # A log record is captured where it is made; here its handler prints the same text once more.
-        if capture is not None and sys._getframe(1).f_globals.get("__name__") != "logging":
+        if capture is not None and sys._getframe(1).f_globals.get("__name__") != "logging":  # noqa: SLF001
             capture.add(text)
         if capture is None or capture.passthrough:
             target = self._target()
@@ -192,7 +192,7 @@ class _Switchboard:
         if capture is not None and record.name is not None:
             try:
                 capture.add(_FORMAT.format(record) + "\n")
-            except Exception:
+            except Exception:  # noqa: BLE001 - a wrong format string is reported by the handlers, not by this
                 capture.add(f"{record.levelname} {record.name}: {record.msg!r:.1000}\n")
         return record
 

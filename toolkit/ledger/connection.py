@@ -124,7 +124,7 @@ class Connection:
                 elif not _is_passing(error) or time.monotonic() + pause > deadline:
                     raise self._translate(error, args) from error
                 else:
-                    time.sleep(pause * (0.5 + random.random() / 2))
+                    time.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter, not a secret
                     pause = min(1.0, pause * 2)
 
     def load_functions(self, retry_s: float | None = None) -> None:

@@ -54,7 +54,7 @@ class Ledger:
 
     # ------------------------------------------------------------------ input
 
-    def create(
+    def create(  # noqa: PLR0913 - one argument a field of the head
         self, spec: RunSpec, *, function: bytes = b"", kwargs: bytes = b"", batch_size: int, auto: bool,
         max_workers: int, known_workers: int = 0, release: bool = False,
     ) -> None:  # fmt: skip

@@ -30,7 +30,7 @@ def plain(value: Any, limit: int = LIMIT) -> str:
     """
     try:
         text = value if isinstance(value, str) else str(value)
-    except Exception:
+    except Exception:  # noqa: BLE001 - a hostile or broken __str__ must not take the view down
         text = f"<{type(value).__name__}>"
     # Cut before cleaning: a traceback of many megabytes costs no more than a short one.
     cut = len(text) > limit

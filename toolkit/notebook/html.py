@@ -52,7 +52,7 @@ def look(run: Any) -> RunView:
     view = blank(run)
     try:
         view = answered(view, run.status(), time.time())
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a representation must not raise, whatever the server or a proxy throws
         return unanswered(view, error, time.time())
     return with_details(run, view) if view.final else view
 

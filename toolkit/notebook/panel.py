@@ -178,7 +178,7 @@ class RunPanel:
             if self._cancel.is_set():
                 self._pass_on_cancel()
             self.view = answered(self.view, self.run.status(), time.time())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - refused for good, so the click is used up
             self.view = unanswered(self.view, error, time.time())
             return
         self._read_open_section()
@@ -192,7 +192,7 @@ class RunPanel:
             pass  # it ended by itself between the click and now
         except (ConnectionError, TimeoutError):
             raise  # the event stays set: asked again with the next snapshot
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - refused for good, so the click is used up
             self.view = replace(self.view, cancelling=False, notice=f"Cancel failed: {describe_error(error)}")
         self._cancel.clear()
 

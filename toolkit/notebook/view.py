@@ -139,7 +139,7 @@ def describe_error(error: BaseException) -> str:
     """Return an exception as ``Type: message``; never raises."""
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:
+    except Exception:  # noqa: BLE001 - a broken __str__
         return type(error).__name__
 
 
@@ -210,7 +210,7 @@ def read_workers(run: Any, status: RunStatus) -> tuple[WorkerLine, ...] | str:
         return f"{status.batches:,} batches are too many for this table: see run.metrics()."
     try:
         return worker_lines(run.metrics(), status.elapsed_s) if status.batches else ()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - this section is missing, the rest of the view is not
         return f"Not available: {describe_error(error)}"
 
 
@@ -220,7 +220,7 @@ def read_errors(run: Any, status: RunStatus) -> tuple[ErrorLine, ...] | str:
         return f"{status.dead:,} dead letters are too many for this table: see run.dead_letters()."
     try:
         return error_lines(run.dead_letters().to_dict("records")) if status.dead else ()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - this section is missing, the rest of the view is not
         return f"Not available: {describe_error(error)}"
 
 

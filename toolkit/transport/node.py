@@ -162,7 +162,7 @@ class Keeper:
             retry = self._spec(work.run_id).retry
             verdict = judge(TimeLimitExceeded(), retry)
             limit = retry.max_attempts if verdict.retryable else 1
-            delay_s = verdict.delay(1, retry, random.random())
+            delay_s = verdict.delay(1, retry, random.random())  # noqa: S311
             return Death(work.position, "timeout", limit, delay_s, self._letter(work, "timeout", limit))
         category = "out_of_memory" if self._memory.lately else "worker_lost"
         return Death(work.position, category, letter=self._letter(work, category, 3))

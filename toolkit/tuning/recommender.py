@@ -73,7 +73,7 @@ class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
     def fit(
         self,
         frame: pd.DataFrame,
-        y: None = None,
+        y: None = None,  # noqa: ARG002 - part of the scikit-learn contract
         *,
         runs: pd.DataFrame | None = None,
     ) -> Self:
@@ -105,7 +105,7 @@ class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
     def partial_fit(
         self,
         frame: pd.DataFrame,
-        y: None = None,
+        y: None = None,  # noqa: ARG002 - part of the scikit-learn contract
         *,
         runs: pd.DataFrame | None = None,
     ) -> Self:
@@ -165,7 +165,7 @@ class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
             out[here] = model.makespans(n_items[here], size_here, workers[here]).mean(axis=1)
         return out
 
-    def recommend(
+    def recommend(  # noqa: PLR0913 - the public question, all by keyword
         self,
         task: str | None = None,
         *,
@@ -215,7 +215,7 @@ class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
             return no_history(task, request)
         return decide(self._model(task), request)
 
-    def score(self, frame: pd.DataFrame, y: None = None) -> float:
+    def score(self, frame: pd.DataFrame, y: None = None) -> float:  # noqa: ARG002 - the contract has y
         """How well the runs of `frame` are predicted: minus the mean absolute relative error, 0 is best.
 
         Raises

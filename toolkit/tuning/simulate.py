@@ -143,7 +143,7 @@ def simulate_makespan(workload: Workload, n_items: int, batch_size: int, workers
     return float(done.end.max()) + workload.gap_s
 
 
-def simulate_run(
+def simulate_run(  # noqa: PLR0913 - all but the run itself by keyword
     workload: Workload,
     n_items: int,
     batch_size: int,

@@ -160,19 +160,24 @@ local function ended(k, a, b, by)
   end
 end
 
--- What was skipped needs its pages no more; those of dead letters stay until these are dropped.
+-- What was skipped needs its pages no more; those of dead letters stay until these are dropped. Takes as long as there
+-- are dead letters, however many pages go.
 local function keep_dead_pages(k)
-  local left = {}
+  local left, kept = {}, {}
   for _, index in ipairs(redis.call('HKEYS', k.x)) do
     local start = page_starts(k, { a = tonumber(index), b = tonumber(index) + 1 })[1]
     left[start] = (left[start] or 0) + 1
   end
-  for _, start in ipairs(redis.call('ZRANGE', k.pi, 0, -1)) do
-    if left[start] then redis.call('HSET', k.p, 'n' .. start, left[start])
-    else
-      redis.call('HDEL', k.p, start, 'k' .. start, 'n' .. start)
-      redis.call('ZREM', k.pi, start)
-    end
+  for start, n in pairs(left) do
+    local page = redis.call('HMGET', k.p, start, 'k' .. start)
+    kept[#kept + 1] = { start = start, n = n, items = page[1], keys = page[2] }
+  end
+  redis.call('UNLINK', k.p, k.pi)
+  for _, page in ipairs(kept) do
+    redis.call('HSET', k.p, 'n' .. page.start, page.n)
+    if page.items then redis.call('HSET', k.p, page.start, page.items) end
+    if page.keys then redis.call('HSET', k.p, 'k' .. page.start, page.keys) end
+    redis.call('ZADD', k.pi, page.start, page.start)
   end
 end
 

@@ -65,19 +65,24 @@ def test_a_worker_that_stood_still_is_refused(tmp_path: Path) -> None:
     with deploy(tmp_path, 2, lease_s=1.0) as made:
         worker = Worker(made.client, made.journal)
         run, _ = worker.submit(plan, "frozen")
-        until(lambda: run.status().ok > 40, 60, "the run is on its way")
         node = made.fleet.nodes[0]
+        until(lambda: busy(made.journal, node.children()), 60, "a child of the node is executing an item")
         frozen = [node.pid, *node.children()]
         node.signal(frozen, signal.SIGSTOP)
         try:
-            until(lambda: run.status().lost >= 2, 60, "both its claims were taken away")
+            until(lambda: run.status().lost >= 1, 60, "its claim was taken away")
         finally:
             node.signal(frozen, signal.SIGCONT)
         evidence = worker.finish(run, plan)
-        until(lambda: Journal.read(made.journal).total(Event.REFUSED) >= 2, 60, "both its commits were refused")
+        until(lambda: Journal.read(made.journal).total(Event.REFUSED) >= 1, 60, "its commit was refused")
     verdict = judge([evidence], Journal.read(made.journal), [])
     assert not verdict.violations
     assert verdict.repeated > 0
+
+
+def busy(journal: Path, pids: list[int]) -> bool:
+    """Whether one of the processes was executing an item a moment ago."""
+    return any(life.pid in pids and life.records["event"][-1] == Event.STARTED for life in Journal.read(journal).lives)
 
 
 def test_a_seed_plans_the_same_campaign() -> None:
@@ -133,7 +138,7 @@ def counted(index: int, times: int) -> Callable[[Evidence], Evidence]:
     [
         (counted(5, 0), {"lost", "counters"}),
         (counted(5, 2), {"counted twice", "counters"}),
-        (counted(3, 1), {"counted twice", "counters"}),
+        (counted(3, 1), {"counted twice", "never executed", "counters"}),
         (lambda s: replace(s, letters={**DEAD, 5: "worker_lost"}), {"wrongly dead", "counted twice", "counters"}),
         (lambda s: replace(s, letters={3: "fatal"}, dead=1, ok=19), {"not dead", "lost", "counters"}),
         (lambda s: replace(s, letters={3: "worker_lost", 8: "worker_lost"}), {"wrongly dead"}),

@@ -219,7 +219,7 @@ def test_a_run_that_ended_expires_once_its_last_dead_letter_is_dropped(ledger: L
 
 
 def test_a_call_that_finds_nothing_dead_does_not_use_up_the_generation(ledger: Ledger) -> None:
-    run = Run(ledger, 4)
+    run = Run(ledger, 8)
     run.die(3)
     assert ledger.retry_dead(run.run_id, [*range(1000, 3000), 3]) == 1
     assert run.status().generation == 1

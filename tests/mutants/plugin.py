@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tests.mutants.table import MUTANTS, Mutant
 from toolkit.ledger import library
 
 VARIABLE = "LEDGER_MUTANT"
+_until_the_end = ExitStack()
 
 
 class DoesNotApply(Exception):
@@ -55,4 +56,4 @@ def in_place(mutant: Mutant) -> Iterator[None]:
 def pytest_configure() -> None:
     chosen = {mutant.name: mutant for mutant in MUTANTS}[os.environ[VARIABLE]]
     mutate(library._body(), chosen)
-    in_place(chosen).__enter__()  # until the process ends
+    _until_the_end.enter_context(in_place(chosen))

@@ -104,21 +104,21 @@ def test_long_texts_are_cut():
 
 
 class BrokenStr(Exception):
-    def __str__(self) -> str: - broken on purpose
+    def __str__(self) -> str:  # broken on purpose
         raise ValueError("no text")
 
     __repr__ = __str__
 
 
 class ExitStr(Exception):
-    def __str__(self) -> str: - broken on purpose
+    def __str__(self) -> str:  # broken on purpose
         sys.exit(1)
 
     __repr__ = __str__
 
 
 class NoneStr(Exception):
-    def __str__(self) -> str: - broken on purpose
+    def __str__(self) -> str:  # broken on purpose
         return None - broken on purpose
 
 
@@ -130,7 +130,7 @@ class BrokenAttributes(Exception):
 
 
 class Recursive(Exception):
-    def __str__(self) -> str: - broken on purpose
+    def __str__(self) -> str:  # broken on purpose
         return str(self)
 
 

@@ -3,6 +3,8 @@
 # make lab     the notebooks, in JupyterLab
 # make check   only lint, types and imports
 # make bench   how fast it is on this machine
+# make mutants every mutant of the ledger's functions, which the tests must kill: 10 minutes
+# make faults  every pair of faults at every ledger call, its log cut at every byte: half an hour
 # make clean   remove everything that make made
 #
 # Needs make and a Python from 3.11 to 3.13, nothing else. All is installed into .venv from pinned, hash-checked
@@ -29,7 +31,7 @@ endif
 
 SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: help demo test check lab bench clean requirements
+.PHONY: help demo test check lab bench mutants faults clean requirements
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -53,6 +55,13 @@ bench: $(DEV)
 	@for file in tests/benchmarks/bench_*.py; do \
 		echo "== $$file"; $(BIN)/python -m tests.benchmarks.$$(basename $$file .py) || exit 1; \
 	done
+
+mutants: $(DEV)
+	$(BIN)/python -m tests.mutants
+
+faults: $(DEV)
+	LEDGER_FAULTS=all LEDGER_CUTS=all $(BIN)/python -m pytest tests/integration/test_ledger_faults.py \
+		tests/integration/test_ledger_aof.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -46,7 +46,7 @@ def test_plain_celery_is_seen_to_lose_items(tmp_path: Path) -> None:
 
 
 def test_processes_die_before_and_after_every_call(tmp_path: Path) -> None:
-    shapes = [RunPlan(i, "slow", 300, 10, 0.004, bool(i), fatal=(7,), killers=(33,)) for i in (0, 1)]
+    shapes = [RunPlan(i, "slow", 200, 10, 0.004, bool(i), fatal=(7,), killers=(33,)) for i in (0, 1)]
     told = {POINTS: " ".join(FAILPOINTS)}
     with deploy(tmp_path, 2, lease_s=1.0, environment=told) as made:
         worker, evidence = Worker(made.client, made.journal), []

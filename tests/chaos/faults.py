@@ -18,6 +18,8 @@ from tests.chaos.plans import Fault
 from tests.chaos.proxy import Proxy
 
 _LATENCY_S = 0.05
+PATIENCE_S = 5.0
+"""How long a fault waits for something to hit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,10 @@ class Injector:
             "network": self._break_network,
         }[fault.target]  # fmt: skip
         at = time.monotonic()
-        hit = act(fault)
+        hit, latest = act(fault), at + PATIENCE_S
+        while hit is None and fault.target != "network" and time.monotonic() < latest:
+            time.sleep(0.05)  # all that could be hit is being put up again
+            hit = act(fault)
         (self.missed if hit is None else self.done)[fault.target] += 1
         self.kinds[f"{fault.target} {fault.kind}"] += hit is not None
         told = {"at_s": round(at - self._began, 3), "target": fault.target, "kind": fault.kind, "rank": fault.rank,

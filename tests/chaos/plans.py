@@ -122,7 +122,7 @@ def _fault(rng: random.Random, after_s: float, target: str) -> Fault:
     if target == "server":
         return Fault(after_s, target, "kill", rank, rng.choice((0.0, 0.0, 0.0, 0.5, 1.5)))
     if target == "freeze":
-        return Fault(after_s, target, rng.choice(_FREEZES), rank, 2 * LEASE_S + rng.uniform(0.2, 1.0))
+        return Fault(after_s, target, rng.choice(_FREEZES), rank, 2 * LEASE_S + rng.uniform(0.5, 3.5))
     kind = rng.choice(_NETWORK)
     return Fault(after_s, target, kind, rank, rng.uniform(2.0, 7.0) if kind in ("latency", "half_open") else 0.0)
 

@@ -107,6 +107,14 @@ def test_a_commit_that_executed_nothing_does_not_count(ledger: Ledger) -> None:
     assert latest(run) == [None] * len(CATEGORIES)
 
 
+def test_more_than_200_of_the_latest_items_are_halved(ledger: Ledger) -> None:
+    run = Run(ledger, 801, page=801, batch_size=200, breaker=0.9)
+    run.commit(run.claim(), failed=failing(7))
+    assert latest(run)[:2] == [200, 7]
+    run.commit(run.claim(), 1)
+    assert latest(run)[:2] == [100, 3]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_counts_are_those_of_the_model_over_many_batches(ledger: Ledger, seed: int) -> None:
     """More than 200 latest items are halved, each category by itself."""

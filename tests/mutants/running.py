@@ -17,6 +17,14 @@ from tests.mutants.table import Mutant
 ROOT = Path(__file__).parents[2]
 QUICK = ("leases", "claim", "commit", "commands", "breaker", "input", "release", "checks")
 SLOW = ("connection", "model", "faults", "edges", "aof")
+HOME = {
+    "1_common.lua": ("breaker", "release"),
+    "2_input.lua": ("input",),
+    "3_claim.lua": ("claim",),
+    "4_commit.lua": ("commit",),
+    "6_commands.lua": ("commands",),
+}
+"""Where the tests of a file are, to be run first."""
 TEST_S, STAGE_S = 60, 400
 _FAILED = re.compile(r"^(?:FAILED|ERROR) \S*/(\S+?)(?: - .*)?$", re.MULTILINE)
 
@@ -46,7 +54,9 @@ class Verdict:
 def judge(mutant: Mutant, stages: Sequence[Sequence[str]] = (QUICK, SLOW)) -> Verdict:
     """Whether a test kills the mutant."""
     begun = time.monotonic()
-    for files in stages:
+    home = HOME.get(mutant.file, ())
+    for stage in stages:
+        files = sorted(stage, key=lambda name: home.index(name) if name in home else len(home))
         killer, trouble = _stage(mutant, files)
         if killer or trouble:
             return Verdict(mutant, killer, time.monotonic() - begun, trouble)

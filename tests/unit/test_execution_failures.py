@@ -104,22 +104,22 @@ def test_long_texts_are_cut():
 
 
 class BrokenStr(Exception):
-    def __str__(self) -> str:  # broken on purpose
+    def __str__(self) -> str:
         raise ValueError("no text")
 
     __repr__ = __str__
 
 
 class ExitStr(Exception):
-    def __str__(self) -> str:  # broken on purpose
+    def __str__(self) -> str:  # noqa: PLE0307 - broken on purpose
         sys.exit(1)
 
     __repr__ = __str__
 
 
 class NoneStr(Exception):
-    def __str__(self) -> str:  # broken on purpose
-        return None - broken on purpose
+    def __str__(self) -> str:
+        return None  # noqa: PLE0307 - broken on purpose
 
 
 class BrokenAttributes(Exception):
@@ -130,7 +130,7 @@ class BrokenAttributes(Exception):
 
 
 class Recursive(Exception):
-    def __str__(self) -> str:  # broken on purpose
+    def __str__(self) -> str:
         return str(self)
 
 

@@ -27,6 +27,9 @@ from toolkit.ledger.pages import Page
 from toolkit.records import CATEGORIES, RunSpec, RunState, RunStatus, check_name, one_line
 from toolkit.settings import LedgerSettings, ServerAddress
 
+_SWEEP_GAP_S = 2.0
+"""Sweeps no further apart are no outage, however short the lease: twice the period at which nodes sweep."""
+
 
 class Ledger:
     """Transitions of runs on one server.
@@ -159,7 +162,7 @@ class Ledger:
         at once, like those whose lease has run out.
         """
         answer = self.connection.call(
-            "sweep", keys.of_run(run_id), int(lease_s * 500), known_workers, idle_workers,
+            "sweep", keys.of_run(run_id), int(1000 * max(lease_s / 2, _SWEEP_GAP_S)), known_workers, idle_workers,
             int(TICKET_EXPIRY_S * 1000), *dead_workers, retry_s=0.0,
         )  # fmt: skip
         return Swept(answer[0].decode(), *(int(x) for x in answer[1:6]))

@@ -2,6 +2,7 @@
 # make test    what CI runs: lint, types, imports, every test
 # make lab     the notebooks, in JupyterLab
 # make check   only lint, types and imports
+# make chaos   kill workers, nodes and the server by the hundred, and count (long)
 # make bench   how fast it is on this machine
 # make mutants every mutant of the ledger's functions, which the tests must kill: 10 minutes
 # make faults  every pair of faults at every ledger call, its log cut at every byte: half an hour
@@ -31,7 +32,7 @@ endif
 
 SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: help demo test check lab bench mutants faults clean requirements
+.PHONY: chaos help demo test check lab bench mutants faults clean requirements
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -55,6 +56,9 @@ bench: $(DEV)
 	@for file in tests/benchmarks/bench_*.py; do \
 		echo "== $$file"; $(BIN)/python -m tests.benchmarks.$$(basename $$file .py) || exit 1; \
 	done
+
+chaos: $(DEV)
+	$(BIN)/python -m tests.chaos
 
 mutants: $(DEV)
 	$(BIN)/python -m tests.mutants

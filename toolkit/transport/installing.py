@@ -64,7 +64,7 @@ def install(
     setattr(app, _ATTRIBUTE, installation)
     servants: dict[int, Servant] = {}
 
-    @app.task(name=TICKET, bind=True, ignore_result=True, acks_late=False, max_retries=0, typing=False)  # type: ignore[untyped-decorator]  # celery is untyped
+    @app.task(name=TICKET, shared=False, bind=True, ignore_result=True, acks_late=False, max_retries=0, typing=False)  # type: ignore[untyped-decorator]  # celery is untyped
     def ticket(self: Any, run_id: str, ticket_id: str = "", hop: int = 0) -> None:
         """A free worker may take batches of a run."""
         servant = servants.get(os.getpid())
@@ -91,6 +91,15 @@ def _keeper_step(installation: Installation, keep_alive: Callable[[bool], None] 
         def __init__(self, worker: Any, **kwargs: Any) -> None:
             super().__init__(worker, **kwargs)
             self.keeper: Keeper | None = None
+            main = os.getpid()
+
+            def orphaned(**_: Any) -> None:
+                # Celery has just asked for a signal at the node's death. One that died before gives none, and the
+                # worker would wait for ever.
+                if os.getppid() != main:
+                    os._exit(1)
+
+            signals.worker_process_init.connect(orphaned, weak=False)
 
         def start(self, worker: Any) -> None:
             def describe() -> tuple[int, tuple[str, ...]]:

@@ -1,0 +1,22 @@
+"""What `toolkit.install` does to an application, and to others of the same process."""
+
+from __future__ import annotations
+
+import warnings
+
+from celery import Celery
+
+import toolkit
+from toolkit.transport.tickets import TICKET
+
+
+def test_each_application_serves_its_own_tickets() -> None:
+    apps = [Celery(name, broker="memory://", set_as_current=False) for name in ("one", "two")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for app in apps:
+            toolkit.install(app, ledger_url="redis://127.0.0.1:6379/1")
+        other = Celery("other", broker="memory://", set_as_current=False)
+        for app in apps:
+            assert app.tasks[TICKET].app is app
+        assert TICKET not in other.tasks

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import redis
 
+from tests.acceptance.nodes import celery_node
 from tests.conftest import _redis_binary, _short_directory, _start, _valkey_binary
 
 ROOT = Path(__file__).parents[2]
@@ -65,23 +64,7 @@ def guarded(engine: str, acl: str, folder: Path) -> Iterator[Guarded]:
         yield Guarded(socket, passwords)
 
 
-@contextmanager
-def node(environment: dict[str, str], log: Path, level: str = "WARNING") -> Iterator[int]:
-    """One real ``celery worker`` with two workers, ended at the end."""
-    command = [
-        sys.executable, "-m", "celery", "-A", "tests.acceptance.secured_app", "worker", "-c", "2", "-l", level,
-        "-n", f"secured-{secrets.token_hex(3)}@%h", "-Q", "celery",
-    ]  # fmt: skip
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=out, stderr=out, start_new_session=True, cwd=ROOT
-        )
-        try:
-            yield process.pid
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+def node(environment: dict[str, str], log: Path, level: str = "WARNING") -> AbstractContextManager[int]:
+    """A node of the secured application, with two workers."""
+    name = f"secured-{secrets.token_hex(3)}"
+    return celery_node("tests.acceptance.secured_app", name, environment, log, "-c", "2", "-l", level, "-Q", "celery")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance import shop
+from tests.acceptance.accounts import check
 from toolkit.client import Client, Run
 from toolkit.cluster import LocalCluster
 from toolkit.errors import InvalidInput, LedgerFull, RunNotFound, RunStateError
@@ -203,16 +204,6 @@ def test_a_server_that_stays_full_ends_the_submission_with_a_cancelled_run(
 
 
 # --------------------------------------------------------------------------- a server that cannot write, or not answer
-
-
-def check(run: Run, folder: Path, n: int) -> None:
-    """Every result is there once, every item was executed, the books add up."""
-    assert run.results(120) == list(range(n))
-    assert sorted(int(p.name) for p in folder.iterdir()) == list(range(n))
-    indexes = [i for ranges, _ in run._reader.outputs() for a, b in ranges for i in range(a, b)]
-    assert sorted(indexes) == list(range(n))
-    assert run.events()["event"].tolist().count("finished") == 1
-    run.verify()
 
 
 @pytest.mark.parametrize("fault", ["no replicas", "read only", "frozen"])

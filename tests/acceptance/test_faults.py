@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.acceptance import shop
+from tests.acceptance.accounts import check
 from toolkit.client import Client, Run
 from toolkit.cluster import LocalCluster
 
@@ -20,16 +21,6 @@ def children(pid: int) -> list[int]:
     """Processes whose parent is `pid`."""
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
     return [int(x) for x in found.stdout.split()]
-
-
-def check(run: Run, folder: Path, n: int) -> None:
-    """Every result is there once, every item was executed, the books add up."""
-    assert run.results(120) == list(range(n))
-    assert sorted(int(p.name) for p in folder.iterdir()) == list(range(n))
-    indexes = [i for ranges, _ in run._reader.outputs() for a, b in ranges for i in range(a, b)]
-    assert sorted(indexes) == list(range(n))
-    assert run.events()["event"].tolist().count("finished") == 1
-    run.verify()
 
 
 def started(client: Client, folder: Path, n: int) -> Run:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance import overtime, shop
+from tests.acceptance.nodes import celery_node
 from tests.acceptance.test_shared import environment as environment  # noqa: PLC0414
 from toolkit.client import Client, Run
 from toolkit.errors import InvalidInput
@@ -110,27 +107,11 @@ def test_a_limit_must_be_one_that_can_be_kept(client: Client) -> None:
     assert len(client.runs()) == before
 
 
-@contextmanager
-def node(pool: str, environment: dict[str, str], log: Path) -> Iterator[None]:
-    """A real ``celery worker`` whose application limits the time of its own tasks to a second."""
-    command = [
-        sys.executable, "-m", "celery", "-A", "tests.acceptance.shared_app", "worker", "-c", "1", "-P", pool,
-        "-l", "WARNING", "-n", f"{pool}@%h", "-Q", "limits", "--without-gossip", "--without-mingle",
-    ]  # fmt: skip
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, env={**os.environ, **environment, "SHARED_TIME_LIMIT": "1"}, stdout=out, stderr=out,
-            start_new_session=True, cwd=Path(__file__).parents[2],
-        )  # fmt: skip
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+def node(pool: str, environment: dict[str, str], log: Path) -> AbstractContextManager[int]:
+    """A node whose application limits the time of its own tasks to a second."""
+    options = ("-c", "1", "-P", pool, "-l", "WARNING", "-Q", "limits", "--without-gossip", "--without-mingle")
+    limited = {**environment, "SHARED_TIME_LIMIT": "1"}
+    return celery_node("tests.acceptance.shared_app", pool, limited, log, *options)
 
 
 def test_limits_of_the_application_and_pools_that_cannot_be_interrupted(

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 from tests.acceptance import shop
+from tests.acceptance.nodes import celery_node
 from toolkit.client import Client
 from toolkit.errors import FunctionNotAllowed, LedgerRefused, LedgerUnavailable, UnknownTask
 from toolkit.settings import ServerAddress, url_with_password
@@ -21,27 +18,12 @@ from toolkit.settings import ServerAddress, url_with_password
 Eventually = Callable[..., None]
 
 
-@contextmanager
-def node(name: str, environment: dict[str, str], log: Path, queues: str = "celery,special") -> Iterator[int]:
-    """One real ``celery worker``."""
-    command = [
-        sys.executable, "-m", "celery", "-A", "tests.acceptance.shared_app", "worker", "-c", "2", "-l", "WARNING",
-        "-n", f"{name}@%h", "-Q", queues, "--without-gossip", "--without-mingle",
-    ]  # fmt: skip
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=out, stderr=out, start_new_session=True,
-            cwd=Path(__file__).parents[2],
-        )  # fmt: skip
-        try:
-            yield process.pid
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+def node(
+    name: str, environment: dict[str, str], log: Path, queues: str = "celery,special"
+) -> AbstractContextManager[int]:
+    """A node of the shared application."""
+    options = ("-c", "2", "-l", "WARNING", "-Q", queues, "--without-gossip", "--without-mingle")
+    return celery_node("tests.acceptance.shared_app", name, environment, log, *options)
 
 
 @pytest.fixture(scope="module")

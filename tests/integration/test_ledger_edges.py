@@ -4,44 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from tests import conftest
 from tests.integration.ledgers import LETTER, Run, new_run_id, page_of
-from tests.integration.test_ledger_connection import AT_ONCE, OwnServer, watch
+from tests.integration.test_ledger_connection import AT_ONCE, OwnServer, StartServer, watch
+from tests.integration.test_ledger_connection import start_server as start_server  # noqa: PLC0414
 from toolkit.client.intake import KEPT_BYTES, Intake
 from toolkit.errors import InvalidInput, LedgerCorrupt, LedgerFull, LedgerUnavailable, RunStateError
 from toolkit.ledger import Claim, Connection, FailedItem, Ledger, NoClaim, Page, Reader, check_structure, keys
 from toolkit.records import RunSpec
 from toolkit.settings import LedgerSettings, ServerAddress
 
-Start = Callable[..., OwnServer]
-
 
 @pytest.fixture
 def ledger(address: ServerAddress) -> Iterator[Ledger]:
     with closing(Ledger(address, AT_ONCE)) as ledger:
         yield ledger
-
-
-@pytest.fixture
-def start(server: conftest.Server) -> Iterator[Start]:
-    """Start further servers of the engine under test."""
-    binary = conftest._valkey_binary() if server.engine == "valkey" else conftest._redis_binary()
-    with ExitStack() as stack:
-
-        def start(*lines: str) -> OwnServer:
-            own = OwnServer(binary, stack.enter_context(conftest._short_directory()), lines)
-            own.start()
-            stack.callback(own.stop)
-            return own
-
-        yield start
 
 
 # --------------------------------------------------------------------------- garbage
@@ -188,8 +171,8 @@ def test_an_answer_that_passes_is_tried_again_and_then_explained(address: Server
     assert str(address) in str(caught.value)
 
 
-def test_too_few_replicas_are_waited_for(start: Start) -> None:
-    own = start()
+def test_too_few_replicas_are_waited_for(start_server: StartServer) -> None:
+    own = start_server()
     with closing(Ledger(own.address, LedgerSettings(retry_s=0.2))) as ledger:
         run = Run(ledger, 8)
         claim = run.claim()
@@ -201,8 +184,8 @@ def test_too_few_replicas_are_waited_for(start: Start) -> None:
         run.check()
 
 
-def test_a_full_server_accounts_what_was_executed_and_hands_out_nothing(start: Start) -> None:
-    own = start()
+def test_a_full_server_accounts_what_was_executed_and_hands_out_nothing(start_server: StartServer) -> None:
+    own = start_server()
     with closing(Ledger(own.address)) as ledger:
         run = Run(ledger, 12)
         claim = run.claim()
@@ -252,8 +235,10 @@ def log_of(own: OwnServer) -> Path:
 
 
 @pytest.mark.parametrize("lost_pages", [1, 2, 3])
-def test_what_a_server_lost_with_the_end_of_its_log_is_appended_again(start: Start, lost_pages: int) -> None:
-    own = start(*LOG)
+def test_what_a_server_lost_with_the_end_of_its_log_is_appended_again(
+    start_server: StartServer, lost_pages: int
+) -> None:
+    own = start_server(*LOG)
     with closing(Ledger(own.address)) as ledger:
         entry = Entry(ledger)
         sizes = []
@@ -272,8 +257,8 @@ def test_what_a_server_lost_with_the_end_of_its_log_is_appended_again(start: Sta
         assert ledger.status(entry.spec.run_id).closed
 
 
-def test_a_run_that_was_lost_as_a_whole_is_created_again(start: Start) -> None:
-    own = start(*LOG)
+def test_a_run_that_was_lost_as_a_whole_is_created_again(start_server: StartServer) -> None:
+    own = start_server(*LOG)
     with closing(Ledger(own.address)) as ledger:
         entry = Entry(ledger)
         entry.put(0, 4)
@@ -284,8 +269,8 @@ def test_a_run_that_was_lost_as_a_whole_is_created_again(start: Start) -> None:
         assert entry.items() == list(range(12))
 
 
-def test_the_end_of_the_input_finds_what_was_lost_too(start: Start) -> None:
-    own = start(*LOG)
+def test_the_end_of_the_input_finds_what_was_lost_too(start_server: StartServer) -> None:
+    own = start_server(*LOG)
     with closing(Ledger(own.address)) as ledger:
         entry = Entry(ledger)
         entry.put(0)
@@ -299,8 +284,8 @@ def test_the_end_of_the_input_finds_what_was_lost_too(start: Start) -> None:
         assert ledger.status(entry.spec.run_id).closed
 
 
-def test_more_than_is_kept_is_a_clear_error(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = start(*LOG)
+def test_more_than_is_kept_is_a_clear_error(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = start_server(*LOG)
     monkeypatch.setattr("toolkit.client.intake.KEPT_BYTES", 1)  # nothing but the latest page
     with closing(Ledger(own.address)) as ledger:
         entry = Entry(ledger)

@@ -37,11 +37,6 @@ def ledger_address(app: App, ledger_url: str | None, env: Settings) -> ServerAdd
     )
 
 
-def task_names(app: App) -> list[str]:
-    """Tasks registered in the application, without Celery's and this package's own."""
-    return [t for t in app.tasks if not t.startswith(("celery.", "toolkit."))]
-
-
 def route(app: App, described: Described) -> str:
     """Queue of a task by the application's routes."""
     if described.kind == "celery":

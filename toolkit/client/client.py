@@ -93,11 +93,11 @@ class Client:
             self._cluster.start()
             address, key_file = self._cluster.address, key_file or self._cluster.function_key_file
             # Celery takes a good part of a second to import; the node is starting meanwhile.
-            from toolkit.transport import make_app
+            from toolkit.transport import make_app, task_names
 
             self._app = make_app(self._cluster.broker_url, self._cluster.queue)
         else:
-            from toolkit.transport import load_app
+            from toolkit.transport import load_app, task_names
 
             self._app = load_app(app)
             address = celery_app.ledger_address(self._app, ledger_url, env)
@@ -105,7 +105,7 @@ class Client:
         self._ledger = Ledger(address, self.settings)
         self._registry = Registry(self._ledger.connection)
         self._deployment = Deployment(
-            self._cluster is not None, lambda: celery_app.task_names(self._app), self._registry.nodes, key_file
+            self._cluster is not None, lambda: task_names(self._app), self._registry.nodes, key_file
         )  # fmt: skip
         self._ledger.connection.check_server()
 

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from toolkit.errors import InvalidInput, LedgerError, ToolkitError
+from toolkit.client.arguments import Size
+from toolkit.errors import InvalidInput, ToolkitError
 from toolkit.ledger import Ledger, Reader, Registry
 from toolkit.records import RunSpec, RunStatus, one_line
 
@@ -97,8 +98,6 @@ class Handle:
         ------
         InvalidInput
         """
-        from toolkit.client.submit import Size
-
         size = Size.parse(batch_size or "auto", max_workers or "auto")
         detail = ", ".join(
             f"{k}={v}" for k, v in (("batch_size", batch_size), ("max_workers", max_workers)) if v is not None
@@ -122,5 +121,5 @@ class Handle:
         """Send a ticket now; the sweeper would within a second."""
         try:
             self._send(self.spec, 1)
-        except (ToolkitError, LedgerError):
+        except ToolkitError:
             return  # the sweeper repairs it

@@ -6,10 +6,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from toolkit.client.notices import say
+from toolkit.client.notices import say, why_paused
 from toolkit.errors import InvalidInput, LedgerFull, RunNotFound, RunStateError
 from toolkit.ledger import Ledger, Page, Reader
-from toolkit.records import RunSpec, RunState, RunStatus, one_line
+from toolkit.records import RunSpec, RunState, RunStatus
 
 KEPT_S = 2.0
 """How long a stored page is kept, to be appended again: what a server that syncs every second may lose."""
@@ -268,7 +268,7 @@ class Patience:
         if full:
             return "the server is out of memory; it goes on when items end or maxmemory is raised"
         if status.state is RunState.PAUSED:
-            return f"the run is paused ({one_line(status.reason) or 'somebody asked for it'}); run.resume() goes on"
+            return f"the run is paused ({why_paused(status)}); run.resume() goes on"
         if status.known_workers == 0:
             return f"no worker listens to queue {self._spec.queue!r}; `toolkit doctor {self._spec.run_id}` tells more"
         return f"{status.known_workers} workers are busy, and enough input lies ready for them"

@@ -20,10 +20,15 @@ class PauseNotice:
         self._told = status.state is RunState.PAUSED
 
 
+def why_paused(status: RunStatus) -> str:
+    """The reason that a run is paused for, as far as somebody said one."""
+    return one_line(status.reason) or "somebody asked for it"
+
+
 def pause_text(status: RunStatus) -> str:
     """Why a run is paused, and what to do, for people."""
     return (
-        f"Run {status.run_id} is paused: {one_line(status.reason) or 'somebody asked for it'}. It waits for "
+        f"Run {status.run_id} is paused: {why_paused(status)}. It waits for "
         "run.resume(), or run.cancel(); run.retry_dead() sends what failed for good back to work."
     )
 

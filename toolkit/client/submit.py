@@ -9,11 +9,9 @@ from typing import Any
 
 from toolkit.client.arguments import Size
 from toolkit.client.intake import Intake
-from toolkit.errors import InvalidInput, LedgerError, RunNotFound, RunStateError, ToolkitError
+from toolkit.errors import InvalidInput, RunNotFound, RunStateError, ToolkitError
 from toolkit.ledger import Ledger, Page, Registry, make_pages
 from toolkit.records import INLINE_QUEUE, RunSpec, RunState, RunStatus
-
-__all__ = ["Size", "Submission", "find_earlier"]
 
 _CHECKED_AHEAD_BYTES = 64 * 1024 * 1024
 """Encoded bytes of a sequence that are checked before the run is created."""
@@ -171,7 +169,7 @@ class Submission:
         """Half a run is worse than none: cancel what was stored."""
         try:
             self._ledger.steer(self._spec.run_id, "cancel", "submission failed")
-        except (LedgerError, ToolkitError):
+        except ToolkitError:
             error.add_note(f"run {self._spec.run_id} could not be cancelled; client.get_run(...).cancel() when back")
             return
         if not isinstance(error, RunStateError):

@@ -13,6 +13,11 @@ App = Celery
 """What other rooms call an application, without knowing whose it is."""
 
 
+def task_names(app: Celery) -> list[str]:
+    """Tasks registered in the application, without Celery's and this package's own."""
+    return [t for t in app.tasks if not t.startswith(("celery.", "toolkit."))]
+
+
 def make_app(broker_url: str, queue: str, name: str = "toolkit") -> Celery:
     """Return a Celery application with the settings that tickets want.
 

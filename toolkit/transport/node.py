@@ -21,6 +21,7 @@ from toolkit.execution.failures import judge
 from toolkit.ledger import NOBODY, Death, Ledger, Registry, Renewed
 from toolkit.ledger.registry import NODE_ALIVE_S
 from toolkit.records import INLINE_QUEUE, NodeInfo, RunSpec
+from toolkit.transport.app import task_names
 from toolkit.transport.limits import Limits, OutOfMemory, Warden, place
 from toolkit.transport.marker import Work
 from toolkit.transport.neighbours import Neighbours, alive
@@ -227,7 +228,7 @@ class Keeper:
         workers, queues = self._describe()
         now = self._registry.now()
         self._started_at = self._started_at or now
-        tasks = tuple(sorted(t for t in self._installation.app.tasks if not t.startswith(("celery.", "toolkit."))))
+        tasks = tuple(sorted(task_names(self._installation.app)))
         self._registry.report_node(
             NodeInfo(
                 node=self._node, host=socket.gethostname(), pid=os.getpid(), workers=workers, busy=busy, queues=queues,

@@ -20,6 +20,8 @@ local CLAIM_BYTES = 33554432  -- page bytes in one answer at most, more only for
 local LATE_TICKET_MS = 2000   -- a ticket this old counts as lost once workers stand idle
 local WINDOW = 200            -- executed items after which the breaker's counts are halved
 local CATEGORIES = { __CATEGORIES__ }
+local CODES = {}              -- category -> its code in a metric row
+for code = 1, #CATEGORIES do CODES[CATEGORIES[code]] = code end  -- ipairs is not there while the library loads
 
 local function open_keys(K)
   return { h = K[1], p = K[2], pi = K[3], q = K[4], d = K[5], c = K[6], l = K[7], x = K[8], o = K[9],
@@ -132,6 +134,11 @@ local function give_back(k, r, delay, front)
     redis.call(front and 'LPUSH' or 'RPUSH', k.q, text)
     add(k, 'ready', n)
   end
+end
+
+-- Several ranges to the front of the ready list, the first of them first.
+local function give_all_back(k, ranges)
+  for j = #ranges, 1, -1 do give_back(k, ranges[j], 0, true) end
 end
 
 local function keys_of(k)

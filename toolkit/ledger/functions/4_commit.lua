@@ -1,20 +1,17 @@
 -- Splits ranges in two halves by item count; each half must be claimed alone.
-local function give_back_halves(k, ranges, n, charge)
+local function give_back_halves(k, ranges, n)
   local half, pos, right, left = math.floor(n / 2), 0, {}, {}
   for _, r in ipairs(ranges) do
     local cut = math.min(math.max(half - pos, 0), r.b - r.a)
-    local att = r.att + charge
-    left[#left + 1] = { a = r.a, b = r.a + cut, att = att, sus = r.sus, solo = 1 }
-    right[#right + 1] = { a = r.a + cut, b = r.b, att = att, sus = r.sus, solo = 1 }
+    left[#left + 1] = { a = r.a, b = r.a + cut, att = r.att, sus = r.sus, solo = 1 }
+    right[#right + 1] = { a = r.a + cut, b = r.b, att = r.att, sus = r.sus, solo = 1 }
     pos = pos + r.b - r.a
   end
-  for j = #right, 1, -1 do give_back(k, right[j], 0, true) end
-  for j = #left, 1, -1 do give_back(k, left[j], 0, true) end
+  give_all_back(k, right)
+  give_all_back(k, left)
 end
 
 local KINDS = { dead = true, retry = true, again = true }
-local KNOWN = {}
-for code = 1, #CATEGORIES do KNOWN[CATEGORIES[code]] = true end  -- ipairs is not there while the library loads
 
 -- commit id from upto last split item_s row output pause nfail [position kind delay_ms category blob]* [claim arguments]
 --   pause: reason to pause the run for, empty for none
@@ -36,7 +33,7 @@ local function commit(K, A)
       for j = 0, nfail - 1 do
         local at = 11 + 5 * j
         local pos, kind, delay, category = tonumber(A[at]), A[at + 1], tonumber(A[at + 2]), A[at + 3]
-        if not pos or pos <= previous or pos >= upto or not KINDS[kind] or not delay or not KNOWN[category] then
+        if not pos or pos <= previous or pos >= upto or not KINDS[kind] or not delay or not CODES[category] then
           return redis.error_reply('ERR commit: bad failure list')
         end
         previous = pos
@@ -78,8 +75,8 @@ local function commit(K, A)
       if last then
         local rest = ranges_from(c, c.off)
         close_claim(k, id, c, 1)
-        if split and c.total - c.off > 1 then give_back_halves(k, rest, c.total - c.off, 0)
-        else for j = #rest, 1, -1 do give_back(k, rest[j], 0, true) end end
+        if split and c.total - c.off > 1 then give_back_halves(k, rest, c.total - c.off)
+        else give_all_back(k, rest) end
         if A[7] ~= '' then row_append(k, A[7]) end
       else
         claim_store(k, id, c)

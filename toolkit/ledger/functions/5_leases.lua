@@ -15,9 +15,6 @@ local function renew(K, A)
   return out
 end
 
-local CODES = {}
-for code = 1, #CATEGORIES do CODES[CATEGORIES[code]] = code end
-
 -- The metric row of a batch whose process died: all its items, and how those that it had committed ended.
 -- struct layout generated from records.METRIC_FIELDS
 local function cut_row(c, outcome_at, category)
@@ -32,15 +29,14 @@ end
 --   A process that died by itself makes its item a suspect, to be tried alone; three suspicions bury it (five where
 --   only whole nodes died). A process that was killed since its item took too long costs the item an attempt.
 local function try_again(k, c, r, index, cause)
-  if cause.category == 'timeout' then
-    if r.att + 1 >= cause.limit then return false end
+  local suspicion = cause.category == 'timeout' and 0 or 1
+  if (suspicion == 1 and r.sus or r.att) + 1 >= cause.limit then return false end
+  if suspicion == 0 then
     add(k, 'retried', 1)
     c.retried = c.retried + 1
-    give_back(k, { a = index, b = index + 1, att = r.att + 1, sus = r.sus, solo = 1 }, cause.delay, true)
-    return true
   end
-  if r.sus + 1 >= cause.limit then return false end
-  give_back(k, { a = index, b = index + 1, att = r.att + 1, sus = r.sus + 1, solo = 1 }, 0, true)
+  local delay = suspicion == 0 and cause.delay or 0
+  give_back(k, { a = index, b = index + 1, att = r.att + 1, sus = r.sus + suspicion, solo = 1 }, delay, true)
   return true
 end
 
@@ -78,9 +74,9 @@ local function lose(k, id, blamed, cause)
     end
     add(k, 'errors:' .. cause.category, 1)
   elseif left > 1 and not free then
-    give_back_halves(k, rest, left, 0)
+    give_back_halves(k, rest, left)
   else
-    for j = #rest, 1, -1 do give_back(k, rest[j], 0, true) end
+    give_all_back(k, rest)
   end
   row_append(k, cut_row(c, now_ms(k), cause.category))
   event(k, 'worker_lost', string.format('%d items, %s', left, cause.category))

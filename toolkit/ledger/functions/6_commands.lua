@@ -43,7 +43,7 @@ local function revive(K, A, back)
   if back and (state == 'cancelling' or state == 'cancelled') then return { state, 0 } end
   local call, done = string.match(redis.call('HGET', k.h, 'revived') or '', '^(%x+):(%d+)$')
   if call == A[1] then return { state, tonumber(done) } end
-  local n = 0
+  local n, release = 0, redis.call('HGET', k.h, 'release') == '1'
   for j = 3, #A do
     local index = A[j]
     if redis.call('HDEL', k.x, index) == 1 then
@@ -52,7 +52,7 @@ local function revive(K, A, back)
       if back then give_back(k, { a = tonumber(index), b = tonumber(index) + 1, att = 0, sus = 0, solo = 0 }, 0, false)
       else
         add(k, 'skipped', 1)
-        if redis.call('HGET', k.h, 'release') == '1' then ended(k, tonumber(index), tonumber(index) + 1, 1) end
+        if release then ended(k, tonumber(index), tonumber(index) + 1, 1) end
       end
     end
   end

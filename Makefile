@@ -57,8 +57,9 @@ bench: $(DEV)
 		echo "== $$file"; $(BIN)/python -m tests.benchmarks.$$(basename $$file .py) || exit 1; \
 	done
 
+# SEED=2 picks another campaign, CHAOS="--minutes 2" a shorter one; CHAOS=--control runs plain Celery instead.
 chaos: $(DEV)
-	$(BIN)/python -m tests.chaos
+	$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) $(CHAOS)
 
 mutants: $(DEV)
 	$(BIN)/python -m tests.mutants

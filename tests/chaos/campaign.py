@@ -273,6 +273,9 @@ def workplace(prefix: str = "tk-chaos-") -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix=prefix))
     try:
         yield directory
+    except KeyboardInterrupt:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
     except BaseException:
         sys.stderr.write(f"\nlogs, journal and data are kept in {directory}\n")
         raise

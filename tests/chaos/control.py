@@ -22,7 +22,7 @@ from tests.chaos.plans import RunPlan
 
 CHUNK = 10
 PAUSE_S = 0.005
-QUIET_S = 4.0
+QUIET_S = 3.0
 """So long nothing was executed: nothing more comes within the campaign."""
 
 

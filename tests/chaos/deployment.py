@@ -94,3 +94,9 @@ def until(condition: Callable[[], object], timeout_s: float, what: str) -> None:
         if time.monotonic() > deadline:
             raise RuntimeError(f"not within {timeout_s:g} s: {what}")
         time.sleep(0.02)
+
+
+def patience(seconds: float) -> Callable[[], bool]:
+    """A function that says, from so long after now on, that enough was waited."""
+    deadline = time.monotonic() + seconds
+    return lambda: time.monotonic() > deadline

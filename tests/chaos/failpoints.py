@@ -19,6 +19,7 @@ from tests.chaos.journal import DIRECTORY, NO_RUN, Event, note
 from toolkit.ledger.connection import Connection
 
 POINTS = "CHAOS_FAILPOINTS"
+COMMITS = ("commit", "commit_only")  # with and without asking for the next batch
 
 
 def fired(directory: Path) -> set[str]:
@@ -65,7 +66,7 @@ def arm(points: Sequence[str] | None = None) -> None:
         pass_point(function, "before")
         answer = original(self, function, keys, *args, retry_s=retry_s)
         pass_point(function, "after")
-        if function == "commit":
+        if function in COMMITS:
             note(NO_RUN, Event.ACCEPTED if answer[0] == b"ok" else Event.REFUSED, 0, 0)
         return answer
 

@@ -201,8 +201,10 @@ class Node:
 
 def node_environment(server: Server, journal: Path, port: int | None = None) -> dict[str, str]:
     """What a node needs to know: the broker in database 1, the ledger in database 0, through a proxy or not."""
+    scratch = journal.parent / "scratch"  # what killed processes leave goes with the rest
+    scratch.mkdir(exist_ok=True)
     return {
-        BROKER: server.url(1, port), LEDGER: server.url(0, port), DIRECTORY: str(journal),
+        BROKER: server.url(1, port), LEDGER: server.url(0, port), DIRECTORY: str(journal), "TMPDIR": str(scratch),
         "PYTHONWARNINGS": "ignore",
     }  # fmt: skip
 

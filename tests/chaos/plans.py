@@ -141,7 +141,7 @@ def runs(seed: int, scale: float = 1.0) -> Iterator[RunPlan]:
 
 def _run(rng: random.Random, number: int, shape: str, scale: float) -> RunPlan:
     low, high, pause_s = {
-        "tiny": (5_000, 25_000, 0.0),
+        "tiny": (3_000, 15_000, 0.0),
         "auto": (3_000, 10_000, 0.001),
         "slow": (600, 2_000, 0.008),
         "batched": (4_000, 16_000, 0.02),

@@ -77,6 +77,7 @@ def test_ready_ranges_come_first_and_are_gathered(ledger: Ledger) -> None:
     assert claim.ranges == (Range(1, 2, 1), Range(3, 4, 1), Range(4, 6))
     assert (list(claim.indexes()), claim.attempts()) == ([1, 3, 4, 5], [2, 2, 1, 1])
     assert items_of(claim) == [1, 3, 4, 5]
+    assert [start for start, _, _ in claim.pages] == [0, 4]  # each page once, though ranges share one
     run.check()
 
 
@@ -206,6 +207,9 @@ def test_a_claim_tells_what_the_controller_needs(ledger: Ledger) -> None:
     assert run.status().item_s == 0.125
     run.commit(claim)
     assert run.claim().item_s == 0.125  # a commit that says nothing leaves it
+    other = run.claim("w2")
+    assert (claim.worker, other.worker) == (1, 2)
+    assert {code: text.split("\t")[1] for code, text in run.reader.workers().items()} == {1: "w1", 2: "w2"}
 
 
 # --------------------------------------------------------------------------- when none

@@ -218,6 +218,23 @@ def test_a_run_that_ended_expires_once_its_last_dead_letter_is_dropped(ledger: L
         assert left == {expires}
 
 
+def test_a_run_that_runs_does_not_expire(ledger: Ledger) -> None:
+    """Whatever set an expiry on a run that ended, perhaps an earlier version: it goes when the run starts again."""
+    command = ledger.connection.command
+    run = Run(ledger, 8, retention_s=3600)
+    run.die(1, 2)
+    assert ledger.drop_dead(run.run_id, [1, 2]) == 2
+    every = [*keys.of_run(run.run_id), keys.metrics_segment(run.run_id, 0)]
+    stored = [key for key in every if command("EXISTS", key)]
+    assert {command("PTTL", key) for key in stored} == {-1}
+    run.die(5)
+    assert run.status().state == "finished"
+    stored = [key for key in every if command("PEXPIRE", key, 3_600_000)]
+    assert len(stored) >= 8
+    assert ledger.retry_dead(run.run_id, [5]) == 1
+    assert {command("PTTL", key) for key in stored if command("EXISTS", key)} == {-1}
+
+
 def test_a_call_that_finds_nothing_dead_does_not_use_up_the_generation(ledger: Ledger) -> None:
     run = Run(ledger, 8)
     run.die(3)
@@ -237,6 +254,13 @@ def test_many_dead_letters_go_back_in_bounded_calls(ledger: Ledger) -> None:
 
 
 # --------------------------------------------------------------------------- what a run answers
+
+
+def test_status_tells_the_server_s_time_to_the_millisecond(ledger: Ledger) -> None:
+    registry, run = Registry(ledger.connection), Run(ledger, 4)
+    for _ in range(5):
+        before, at, after = registry.now(), run.status().at, registry.now()
+        assert before - 0.001 <= at <= after
 
 
 def test_status_tells_every_counter(ledger: Ledger) -> None:

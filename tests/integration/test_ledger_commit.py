@@ -71,6 +71,18 @@ def test_a_claim_is_committed_in_parts(ledger: Ledger) -> None:
     run.check()
 
 
+def test_a_claim_repeated_after_a_part_brings_only_the_pages_of_its_rest(ledger: Ledger) -> None:
+    run = Run(ledger, 12, batch_size=8)
+    run.commit(run.claim(), failed=retry(1))
+    ask = run.ask()
+    claim = ledger.claim(run.run_id, ask)
+    assert [start for start, _, _ in claim.pages] == [0, 8]
+    run.commit(claim, 1, last=False)
+    again = ledger.claim(run.run_id, ask)
+    assert (again.offset, again.ranges) == (1, claim.ranges)
+    assert [start for start, _, _ in again.pages] == [8]
+
+
 def test_a_part_repeated_is_accounted_once_while_the_claim_lives_and_after(ledger: Ledger) -> None:
     run = Run(ledger, 9, batch_size=9)
     claim = run.claim()

@@ -21,8 +21,8 @@ from toolkit.ledger import Ledger
 from toolkit.settings import LedgerSettings
 
 ALL = os.environ.get("LEDGER_FAULTS") == "all"
-SAMPLE = {"valkey": 3, "redis": 1}  # pairs of calls for each pair of faults
-STEPS = {"valkey": 1, "redis": 4}  # of the calls, every so many meet a single fault
+SAMPLE = {"valkey": 2, "redis": 1}  # pairs of calls for each pair of faults
+STEPS = {"valkey": 1, "redis": 6}  # of the calls, every so many meet a single fault
 WAYS = pytest.mark.parametrize("cancels", [False, True], ids=["to the end", "cancelled"])
 
 Two = tuple[Ledger, Ledger]
@@ -63,7 +63,7 @@ def test_without_faults_every_kind_of_call_is_made(two: Two, cancels: bool) -> N
     done = play(two, {}, cancels)
     kinds = {"create", "append", "claim", "commit", "only", "lost", "renew", "sweep", "steer", "update", "tickets"}
     assert set(done.line.names) == (kinds if cancels else kinds | {"dead"})
-    assert done.run.run_id  # every item but those that are made to fail was executed once
+    # every item but those that are made to fail is executed once
     assert cancels or {i for i, n in done.log.items() if n > 1} == {0, 2, 4, 5, 7, 8}
 
 

@@ -231,7 +231,8 @@ class Machine(RuleBasedStateMachine):
                 progress = replace(progress, claim_id=ask.claim_id, last=fate != "part", split=fate == "split")
                 self.say(partial(self.make_commit, progress, None), again=False)
             elif fate in deaths:
-                self.say(partial(self.make_loss, ask.claim_id, replace(deaths[fate], blamed=at)), again=False)
+                blamed = NOBODY if fate == "stop" else at
+                self.say(partial(self.make_loss, ask.claim_id, replace(deaths[fate], blamed=blamed)), again=False)
 
     def make_claim(self, ask: Ask) -> None:
         tickets = set(self.model.tickets)

@@ -125,16 +125,30 @@ def test_an_item_buried_by_its_deaths_keeps_its_page(ledger: Ledger) -> None:
 
 def test_a_cancelled_run_keeps_only_the_pages_of_its_dead_letters(ledger: Ledger) -> None:
     run = Run(ledger, 16, batch_size=8, release=True)
-    run.commit(run.claim(), failed=dead(1, 2))
+    run.commit(run.claim(), failed=dead(1, 2, 6))
     ledger.steer(run.run_id, "cancel")
-    assert run.counts() == (6, 2, 8, 0)
+    assert run.counts() == (5, 3, 8, 0)
+    assert pages(run) == [0, 4]
+    assert [letter.item for letter in run.reader.dead_letters()] == [1, 2, 6]
+    ledger.drop_dead(run.run_id, [6])
     assert pages(run) == [0]
-    assert [letter.item for letter in run.reader.dead_letters()] == [1, 2]
     ledger.drop_dead(run.run_id, [2])
     assert pages(run) == [0]
     ledger.drop_dead(run.run_id, [1])
     assert pages(run) == []
     run.check()
+
+
+def test_a_cancelled_run_keeps_the_keys_of_its_dead_letters(ledger: Ledger) -> None:
+    run = Run(ledger, release=True, batch_size=4)
+    ledger.append(run.run_id, page_of(0, 4, keyed=True), expected=0)
+    ledger.append(run.run_id, page_of(4, 8, keyed=True), expected=4)
+    run.commit(run.claim())
+    run.commit(run.claim(), failed=dead(1, 3))
+    ledger.append(run.run_id, page_of(8, 12, keyed=True), expected=8)
+    ledger.steer(run.run_id, "cancel")
+    assert pages(run) == [4]
+    assert [(letter.item, letter.key) for letter in run.reader.dead_letters()] == [(5, "k5"), (7, "k7")]
 
 
 def test_random_runs_keep_exactly_what_is_needed(ledger: Ledger) -> None:

@@ -24,6 +24,11 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"no mutant is named {', '.join(sorted(unknown))}; tests/mutants/table.py has them all")
     chosen = [mutant for mutant in MUTANTS if not asked.only or mutant.name in asked.only]
+    sound = judge()
+    if sound.killer or sound.trouble:
+        print(f"Without any mutant this fails: {sound.killer or sound.trouble}. Mend it first")
+        return 1
+    print(f"The tests pass as they are ({sound.seconds:.0f} s); {len(chosen)} mutants follow", flush=True)
     begun, verdicts = time.monotonic(), list[Verdict]()
     with ThreadPoolExecutor(asked.jobs) as pool:
         for done in as_completed([pool.submit(judge, mutant) for mutant in chosen]):

@@ -54,6 +54,8 @@ def in_place(mutant: Mutant) -> Iterator[None]:
 
 
 def pytest_configure() -> None:
+    if not os.environ[VARIABLE]:
+        return  # the source as it is
     chosen = {mutant.name: mutant for mutant in MUTANTS}[os.environ[VARIABLE]]
     mutate(library._body(), chosen)
     _until_the_end.enter_context(in_place(chosen))

@@ -27,7 +27,7 @@ BOMBS = {
     "empty dicts": 'page(N, b"\\x80")',
     "lists in lists": 'page(N // 2, b"\\x91\\x91")',
     "short texts": 'page(N // 3, b"\\xa2ab")',
-    "empty tuples": 'page(N // 4, b"\\xc7\\x01\\x02\\x90")',
+    "empty tuples": 'page(N // 3, b"\\xc7\\x01\\x02\\x90")',
     "one long text": 'b"\\x02" + zlib.compress(b"\\x91\\xdb\\xff\\xff\\xff\\xff" + bytes(2 * N), 1)',
     "more than a page": 'b"\\x02" + zlib.compress(bytes(4 * N), 1)',
     "page in a page": 'b"\\x02" + zlib.compress(b"\\x02" + zlib.compress(bytes(4 * N), 1), 1)',
@@ -37,7 +37,7 @@ PROGRAM = """
 import resource, sys, zlib
 from toolkit import codec
 from toolkit.errors import LedgerCorrupt
-N = 120_000_000
+N = 60_000_000
 def page(count, element):
     return b"\\x02" + zlib.compress(b"\\xdd" + count.to_bytes(4, "big") + element * count, 1)
 for bomb in sys.argv[1:]:

@@ -50,7 +50,7 @@ def make_options(asked: argparse.Namespace) -> tuple[Options, dict[str, int], in
         totals = {"child": max(1, round(seconds * asked.rate))}
         return Options(asked.seed, seconds, totals, lease_s=10.0, appendfsync=asked.fsync), {}, 0
     full = share > 0.99
-    totals = {t: max(1, round(n * share * plans.SPARE)) for t, n in plans.TARGETS.items()}
+    totals = {t: max(1, round(share * max(n * plans.SPARE, n + plans.SPARE_LEAST))) for t, n in plans.TARGETS.items()}
     items = plans.ITEMS if full else 0
     options = Options(asked.seed, seconds, totals, items, appendfsync=asked.fsync)
     return options, dict(plans.TARGETS) if full else dict.fromkeys(totals, 1), items

@@ -14,8 +14,8 @@ TARGETS: Mapping[str, int] = {"child": 600, "node": 250, "server": 100, "freeze"
 ITEMS = 1_000_000
 """Items of a full campaign, at least."""
 LEASE_S = 2.0
-SPARE = 1.05
-"""How many times its target of each kind is planned: some faults find nothing to hit."""
+SPARE, SPARE_LEAST = 1.05, 6
+"""How many times its target of each kind is planned, and how many more at least: some faults find nothing to hit."""
 _NETWORK = ("latency", "reset", "half_open", "cut_reply")
 _FREEZES = ("node", "node", "main", "child")
 

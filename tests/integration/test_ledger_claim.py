@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.integration.ledgers import Run, items_of, spans
-from toolkit.ledger import TICKET_EXPIRY_S, FailedItem, Ledger, NoClaim, Page, PageCache, Range
+from toolkit.ledger import NOBODY, TICKET_EXPIRY_S, FailedItem, Ledger, NoClaim, Page, PageCache, Range
 from toolkit.settings import ServerAddress
 
 
@@ -95,6 +95,14 @@ def test_a_ready_range_larger_than_the_batch_is_cut(ledger: Ledger) -> None:
     run.commit(run.claim(), 1)
     ledger.update(run.run_id, batch_size=3)
     assert [spans(run.claim()) for _ in range(3)] == [[(1, 4)], [(4, 7)], [(7, 8)]]
+    run.check()
+
+
+def test_a_cut_range_brings_no_page_of_its_rest(ledger: Ledger) -> None:
+    run = Run(ledger, 12, batch_size=12)
+    run.lose(run.claim(), NOBODY)
+    ledger.update(run.run_id, batch_size=4)
+    assert [start for start, _, _ in run.claim().pages] == [0]
     run.check()
 
 

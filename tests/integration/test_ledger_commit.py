@@ -83,6 +83,16 @@ def test_a_claim_repeated_after_a_part_brings_only_the_pages_of_its_rest(ledger:
     assert [start for start, _, _ in again.pages] == [8]
 
 
+def test_an_empty_part_repeated_takes_the_next_batch_once(ledger: Ledger) -> None:
+    run = Run(ledger, 12, batch_size=4)
+    claim, ask = run.claim(), run.ask()
+    first = run.commit(claim, 0, last=False, ask=ask).claim
+    assert isinstance(first, Claim)
+    assert run.commit(claim, 0, last=False, ask=ask).claim == first
+    assert (run.status().claimed, run.status().active) == (8, 2)
+    run.check()
+
+
 def test_a_part_repeated_is_accounted_once_while_the_claim_lives_and_after(ledger: Ledger) -> None:
     run = Run(ledger, 9, batch_size=9)
     claim = run.claim()

@@ -205,7 +205,8 @@ def test_a_full_server_accounts_what_was_executed_and_hands_out_nothing(start_se
 # --------------------------------------------------------------------------- the end of the log is lost
 
 
-LOG = ("appendonly yes", "appendfsync everysec", "aof-use-rdb-preamble no", "auto-aof-rewrite-percentage 0")
+# Synchronised always: otherwise a busy disk lets the server put off even its writes.
+LOG = ("appendonly yes", "appendfsync always", "aof-use-rdb-preamble no", "auto-aof-rewrite-percentage 0")
 
 
 class Entry:

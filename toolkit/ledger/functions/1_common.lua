@@ -97,7 +97,7 @@ local function ranges_from(c, off)
     local n = r.b - r.a
     if pos + n > off then
       local skip = math.max(0, off - pos)
-      out[#out + 1] = { a = r.a + skip, b = r.b, att = r.att, sus = r.sus, solo = r.solo }
+      out[#out + 1] = { a = r.a + skip, b = r.b, att = r.att, sus = r.sus, solo = r.solo, starts = skip == 0 and r.starts or nil }
     end
     pos = pos + n
   end
@@ -266,8 +266,8 @@ local function settle(k)
   return state
 end
 
-local function row_append(k, row)
-  local n = redis.call('HINCRBY', k.h, 'rows', 1)
+-- Stores the metric row of a batch, the `n`th of the run; counting it is the caller's.
+local function row_append(k, n, row)
   redis.call('APPEND', k.m .. ':' .. math.floor((n - 1) / __SEGMENT_ROWS__), row)
 end
 

@@ -25,7 +25,8 @@ local function take_ready(k, limit)
     local r = range_parse(s, k.q)
     local alone, more = r.sus > 0 or r.solo > 0, bytes
     if alone and n > 0 then break end
-    for _, start in ipairs(page_starts(k, r)) do
+    r.starts = page_starts(k, r)
+    for _, start in ipairs(r.starts) do
       if not seen[start] then more = more + redis.call('HSTRLEN', k.p, start) end
       seen[start] = true
     end
@@ -52,28 +53,26 @@ end
 local function take_fresh(k, head, limit, bytes)
   local a = head.cursor
   if a >= head.submitted or limit < 1 then return nil end
-  local b = math.min(head.submitted, a + limit)
-  for _, start in ipairs(redis.call('ZRANGEBYSCORE', k.pi, '(' .. string.format('%d', a), '(' .. string.format('%d', b))) do
-    bytes = bytes + redis.call('HSTRLEN', k.p, start)
-    if bytes > CLAIM_BYTES then b = tonumber(start) break end
+  local r = { a = a, b = math.min(head.submitted, a + limit), att = 0, sus = 0, solo = 0 }
+  r.starts = page_starts(k, r)
+  for j = 2, #r.starts do
+    bytes = bytes + redis.call('HSTRLEN', k.p, r.starts[j])
+    if bytes > CLAIM_BYTES then r.b = tonumber(r.starts[j]) break end
   end
-  head.cursor = b
-  return { a = a, b = b, att = 0, sus = 0, solo = 0 }
+  head.cursor = r.b
+  return r
 end
 
 local function pages_of(k, c, have)
   local out, seen = {}, {}
   for _, r in ipairs(ranges_from(c, c.off)) do
-    for _, start in ipairs(page_starts(k, r)) do
-      if not seen[start] then
+    for _, start in ipairs(r.starts or page_starts(k, r)) do
+      if tonumber(start) < r.b and not seen[start] then  -- a range may have been cut since its pages were looked up
         seen[start] = true
+        local page = start == have and { '', '' } or redis.call('HMGET', k.p, start, 'k' .. start)
         out[#out + 1] = tonumber(start)
-        if start == have then
-          out[#out + 1] = '' out[#out + 1] = ''
-        else
-          out[#out + 1] = redis.call('HGET', k.p, start) or corrupt(k.p .. ', field ' .. start, 'missing')
-          out[#out + 1] = redis.call('HGET', k.p, 'k' .. start) or ''
-        end
+        out[#out + 1] = page[1] or corrupt(k.p .. ', field ' .. start, 'missing')
+        out[#out + 1] = page[2] or ''
       end
     end
   end
@@ -98,16 +97,16 @@ local function claim_answer(k, head, c, have, left, spawn)
            head.max_workers, c.off, c.asked, c.rest, pages_of(k, c, have), head.batch_size }
 end
 
--- What a claim needs of the head, nil when the run is gone.
+-- What a claim and a commit need of the head, nil when the run is gone.
 local HEAD = { 'submitted', 'cursor', 'ready', 'claimed', 'batch_size', 'auto', 'max_workers', 'known_workers',
-  'last_batch', 'lease_ms', 'started_at', 'delayed', 'state', 'item_s' }
-local NUMBERS = 12
+  'last_batch', 'lease_ms', 'started_at', 'delayed', 'ok', 'rows', 'release', 'breaker', 'state', 'item_s' }
+local NUMBERS = #HEAD - 2
 
 local function read_head(k)
   local v, head = redis.call('HMGET', k.h, unpack(HEAD)), {}
-  if not v[13] then return nil end
+  if not v[NUMBERS + 1] then return nil end
   for j = 1, NUMBERS do head[HEAD[j]] = tonumber(v[j] or 0) or corrupt(k.h .. ', field ' .. HEAD[j], v[j]) end
-  head.state, head.item_s = v[13], v[14] or '0'
+  head.state, head.item_s = v[NUMBERS + 1], v[NUMBERS + 2] or '0'
   if not tonumber(head.item_s) then corrupt(k.h .. ', field item_s', head.item_s) end
   return head
 end
@@ -116,14 +115,15 @@ end
 -- -> {'ok', at, worker, active, known, left, spawn, item_s, last_batch, max_workers, off, asked, ranges, pages, batch_size}
 --    | {state | 'busy' | 'empty' | 'gone' | 'norun', left}
 -- beside a claim, the state of its run: a repeated call may find it paused
-local function do_claim(k, A, i)
+-- head: as read by this call; fresh: nobody can have used this id, since the call just closed the claim before it
+local function do_claim(k, A, i, head, fresh)
   local id, want, floor, have = A[i], tonumber(A[i + 2]), tonumber(A[i + 3]), A[i + 4]
-  local head = read_head(k)
-  if not head then return { 'norun', 0 } end
   local left = head.submitted - head.cursor + head.ready
-  local old = redis.call('HGET', k.c, id)
-  if old then return claim_answer(k, head, claim_parse(k, old), have, left, 0), check_state(k, head.state) end
-  if redis.call('ZSCORE', k.z, id) then return { 'gone', 0 } end
+  if not fresh then
+    local old = redis.call('HGET', k.c, id)
+    if old then return claim_answer(k, head, claim_parse(k, old), have, left, 0), check_state(k, head.state) end
+    if redis.call('ZSCORE', k.z, id) then return { 'gone', 0 } end
+  end
   if A[i + 5] ~= '' then redis.call('ZREM', k.t, A[i + 5]) end
   if head.state ~= 'running' then return { check_state(k, head.state), 0 } end
   local active, cap = redis.call('HLEN', k.c), head.max_workers
@@ -153,5 +153,8 @@ local function do_claim(k, A, i)
 end
 
 local function claim(K, A)
-  return do_claim(open_keys(K), A, 1)
+  local k = open_keys(K)
+  local head = read_head(k)
+  if not head then return { 'norun', 0 } end
+  return do_claim(k, A, 1, head, false)
 end

@@ -13,6 +13,44 @@ end
 
 local KINDS = { dead = true, retry = true, again = true }
 
+-- The failures of a commit's arguments, nil when one is not as it should be.
+local function parse_failures(A, nfail, from, upto)
+  local failed, previous = {}, from - 1
+  for j = 0, nfail - 1 do
+    local at = 11 + 5 * j
+    local pos, kind, delay, category = tonumber(A[at]), A[at + 1], tonumber(A[at + 2]), A[at + 3]
+    if not pos or pos <= previous or pos >= upto or not KINDS[kind] or not delay or not CODES[category] then return nil end
+    previous = pos
+    failed[j + 1] = { pos = pos, kind = kind, delay = delay, category = category, blob = A[at + 4] }
+  end
+  return failed
+end
+
+-- Buries the failed items of offsets [from, upto) of a claim or gives them back, and releases the pages of the others.
+local function account(k, c, from, upto, failed, release)
+  local base, at = 0, 1
+  for _, r in ipairs(c.ranges) do
+    local n = r.b - r.a
+    local low, high = math.max(from, base), math.min(upto, base + n)
+    while failed[at] and failed[at].pos < base + n do
+      local index, g = r.a + failed[at].pos - base, failed[at]
+      if release then ended(k, index, index + 1, -1) end
+      if g.kind == 'dead' then
+        bury(k, index, g.blob)
+        c.dead = c.dead + 1
+      else
+        local charge = g.kind == 'retry' and 1 or 0
+        add(k, 'retried', charge)
+        c.retried = c.retried + charge
+        give_back(k, { a = index, b = index + 1, att = r.att + charge, sus = r.sus, solo = 0 }, g.delay)
+      end
+      at = at + 1
+    end
+    if release and low < high then ended(k, r.a + low - base, r.a + high - base, 1) end
+    base = base + n
+  end
+end
+
 -- commit id from upto last split item_s row output pause nfail [position kind delay_ms category blob]* [claim arguments]
 --   pause: reason to pause the run for, empty for none
 -- -> {'ok' | 'stale', state, left, {claim answer} | nil}
@@ -22,52 +60,30 @@ local function commit(K, A)
   local nfail = tonumber(A[10])
   local next_claim = 11 + 5 * nfail
   local stored = redis.call('HGET', k.c, id)
-  local answer = 'stale'
+  local answer, head, fresh = 'stale', read_head(k), false
+  if not head then return { 'stale', 'norun', 0 } end
   if not stored then
     local score = redis.call('ZSCORE', k.z, id)
     if score and tonumber(score) % 2 == 1 then answer = 'ok' end
   else
     local c = claim_parse(k, stored)
     if from == c.off and upto >= from and upto <= c.total then
-      local failed, previous = {}, from - 1
-      for j = 0, nfail - 1 do
-        local at = 11 + 5 * j
-        local pos, kind, delay, category = tonumber(A[at]), A[at + 1], tonumber(A[at + 2]), A[at + 3]
-        if not pos or pos <= previous or pos >= upto or not KINDS[kind] or not delay or not CODES[category] then
-          return redis.error_reply('ERR commit: bad failure list')
-        end
-        previous = pos
-        failed[j + 1] = { pos = pos, kind = kind, delay = delay, category = category, blob = A[at + 4] }
-      end
+      local failed = parse_failures(A, nfail, from, upto)
+      if not failed then return redis.error_reply('ERR commit: bad failure list') end
       -- everything is checked; writes from here on
-      local release, breaker, ok, claimed = nums(k, 'release', 'breaker', 'ok', 'claimed')
-      release = release == 1
-      local base, at, f = 0, 1, failed
-      for _, r in ipairs(c.ranges) do
-        local n = r.b - r.a
-        local low, high = math.max(from, base), math.min(upto, base + n)
-        while f[at] and f[at].pos < base + n do
-          local index, g = r.a + f[at].pos - base, f[at]
-          if release then ended(k, index, index + 1, -1) end
-          if g.kind == 'dead' then
-            bury(k, index, g.blob)
-            c.dead = c.dead + 1
-          else
-            local charge = g.kind == 'retry' and 1 or 0
-            add(k, 'retried', charge)
-            c.retried = c.retried + charge
-            give_back(k, { a = index, b = index + 1, att = r.att + charge, sus = r.sus, solo = 0 }, g.delay)
-          end
-          at = at + 1
-        end
-        if release and low < high then ended(k, r.a + low - base, r.a + high - base, 1) end
-        base = base + n
-      end
+      account(k, c, from, upto, failed, head.release == 1)
       local good = upto - from - nfail
-      redis.call('HSET', k.h, 'ok', string.format('%d', ok + good), 'claimed',
-        string.format('%d', claimed - (upto - from)))
-      if A[6] ~= '' then redis.call('HSET', k.h, 'item_s', A[6]) end
-      count_errors(k, upto - from, failed, breaker)
+      local row = last and A[7] ~= ''
+      if row then head.rows = head.rows + 1 end
+      head.claimed = head.claimed - (upto - from)
+      local said = { 'ok', string.format('%d', head.ok + good), 'claimed', string.format('%d', head.claimed), 'rows', head.rows }
+      if A[6] ~= '' then
+        head.item_s = A[6]
+        said[#said + 1] = 'item_s'
+        said[#said + 1] = A[6]
+      end
+      redis.call('HSET', k.h, unpack(said))
+      count_errors(k, upto - from, failed, head.breaker)
       if A[9] ~= '' then pause(k, A[9]) end
       c.ok = c.ok + good
       if A[8] ~= '' then redis.call('RPUSH', k.o, A[8]) end
@@ -77,21 +93,22 @@ local function commit(K, A)
         close_claim(k, id, c, 1)
         if split and c.total - c.off > 1 then give_back_halves(k, rest, c.total - c.off)
         else give_all_back(k, rest) end
-        if A[7] ~= '' then row_append(k, A[7]) end
+        if row then row_append(k, head.rows, A[7]) end
       else
         claim_store(k, id, c)
-        redis.call('ZADD', k.l, now_ms(k) + num(k, 'lease_ms'), id)
+        redis.call('ZADD', k.l, now_ms(k) + head.lease_ms, id)
       end
-      answer = 'ok'
+      answer, fresh = 'ok', last
+      -- what was given back, counted as failed or paused the run has changed the head
+      if nfail > 0 or upto < c.total or head.breaker > 0 or A[9] ~= '' then head = nil end
     elseif upto <= c.off and not last then
       answer = 'ok'
     end
   end
   local nxt, state = nil, nil
-  if A[next_claim] then nxt, state = do_claim(k, A, next_claim) end
+  if A[next_claim] then nxt, state = do_claim(k, A, next_claim, head or read_head(k), fresh) end
   if state then return { answer, state, nxt[6], nxt } end
   state = redis.call('HGET', k.h, 'state')
-  if not state then return { 'stale', 'norun', 0 } end
   if redis.call('HLEN', k.c) == 0 then state = settle(k) end
   return { answer, state, available(k), nxt }
 end

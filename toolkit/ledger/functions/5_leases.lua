@@ -78,7 +78,7 @@ local function lose(k, id, blamed, cause)
   else
     give_all_back(k, rest)
   end
-  row_append(k, cut_row(c, now_ms(k), cause.category))
+  row_append(k, redis.call('HINCRBY', k.h, 'rows', 1), cut_row(c, now_ms(k), cause.category))
   event(k, 'worker_lost', string.format('%d items, %s', left, cause.category))
   return 1
 end

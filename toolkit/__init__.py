@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from toolkit.client import Client, Run
     from toolkit.cluster import LocalCluster
     from toolkit.execution import current_item, task
+    from toolkit.instruments import batched, instrument, instrumented, read_instrumented
     from toolkit.records import Retry
     from toolkit.transport import install
     from toolkit.tuning import Recommender
@@ -35,9 +36,13 @@ __all__ = [
     "Run",
     "TimeLimitExceeded",
     "__version__",
+    "batched",
     "current_item",
     "errors",
     "install",
+    "instrument",
+    "instrumented",
+    "read_instrumented",
     "task",
 ]
 
@@ -47,8 +52,12 @@ _HOMES = {
     "Recommender": "toolkit.tuning",
     "Retry": "toolkit.records",
     "Run": "toolkit.client",
+    "batched": "toolkit.instruments",
     "current_item": "toolkit.execution",
     "install": "toolkit.transport",
+    "instrument": "toolkit.instruments",
+    "instrumented": "toolkit.instruments",
+    "read_instrumented": "toolkit.instruments",
     "task": "toolkit.execution",
 }
 _DRAWN = {"Client", "Recommender", "Run"}

@@ -17,9 +17,13 @@ PUBLIC = [
     "Run",
     "TimeLimitExceeded",
     "__version__",
+    "batched",
     "current_item",
     "errors",
     "install",
+    "instrument",
+    "instrumented",
+    "read_instrumented",
     "task",
 ]
 

@@ -7,11 +7,8 @@ and so is a value that itself holds the key ``$toolkit``.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import csv
 import json
-import math
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
@@ -20,13 +17,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any, Final
 
-from toolkit import codec
+from toolkit.codec import from_json, to_json
 from toolkit.errors import InvalidInput, LedgerCorrupt
 from toolkit.records import DeadLetter, RunSpec, one_line, utc
 
-_TAG: Final = "$toolkit"
 _FIELDS: Final = tuple(f.name for f in fields(DeadLetter))
-_REPR_CHARS: Final = 200
 # A spreadsheet takes a cell that begins so for a formula, and may run it: an apostrophe in front makes it text.
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\N{FULLWIDTH EQUALS SIGN}", "\N{FULLWIDTH PLUS SIGN}",
                    "\N{FULLWIDTH HYPHEN-MINUS}", "\N{FULLWIDTH COMMERCIAL AT}")  # fmt: skip
@@ -104,7 +99,7 @@ def read_letters(path: Path) -> Iterator[DeadLetter]:
             try:
                 values = json.loads(line)
                 values = {name: values[name] for name in _FIELDS}
-                yield DeadLetter(**values | {name: _from_json(values[name]) for name in ("item", "key")})
+                yield DeadLetter(**values | {name: from_json(values[name]) for name in ("item", "key")})
             except (ValueError, LookupError, TypeError, AttributeError, RecursionError, LedgerCorrupt) as error:
                 raise LedgerCorrupt(f"{path}, line {number}: no dead letter ({one_line(str(error))})") from error
 
@@ -121,35 +116,8 @@ def json_line(spec: RunSpec, letter: DeadLetter) -> str:
     """One dead letter as a line of ASCII JSON."""
     values: dict[str, Any] = {"run_id": spec.run_id, "task": spec.task}
     values |= {name: getattr(letter, name) for name in _FIELDS}
-    values |= {"key": _to_json(letter.key), "item": _to_json(letter.item)}
+    values |= {"key": to_json(letter.key), "item": to_json(letter.item)}
     return json.dumps(values, allow_nan=False)
-
-
-def _to_json(value: Any) -> Any:
-    if _is_json(value):
-        return value
-    return {_TAG: base64.b64encode(codec.encode(value)).decode("ascii"), "repr": one_line(repr(value), _REPR_CHARS)}
-
-
-def _from_json(value: Any) -> Any:
-    if not (isinstance(value, dict) and _TAG in value):
-        return value
-    try:
-        return codec.decode(base64.b64decode(value[_TAG], validate=True))
-    except binascii.Error as error:
-        raise ValueError("a value is no base64") from error
-
-
-def _is_json(value: Any) -> bool:
-    """Whether JSON gives back the very same value, types included."""
-    kind = type(value)
-    if kind is float:
-        return math.isfinite(value)
-    if kind is list:
-        return all(map(_is_json, value))
-    if kind is dict:
-        return _TAG not in value and all(type(k) is str for k in value) and all(map(_is_json, value.values()))
-    return value is None or kind in (bool, int, str)
 
 
 def _write_csv(file: IO[str], spec: RunSpec, letters: Iterable[DeadLetter]) -> int:

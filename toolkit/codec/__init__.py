@@ -15,6 +15,7 @@ gives an integer type (``numpy.longlong`` reads back as ``numpy.int64``, the sam
 from toolkit.codec.decoding import decode, decode_each, decode_page
 from toolkit.codec.encoding import encode, encode_page, encode_pages
 from toolkit.codec.limits import MAX_DEPTH, MAX_ELEMENTS, MAX_INT_BYTES, MAX_PAGE_BYTES, MAX_VALUE_BYTES
+from toolkit.codec.plain import from_json, to_json
 
 __all__ = [
     "MAX_DEPTH",
@@ -28,4 +29,6 @@ __all__ = [
     "encode",
     "encode_page",
     "encode_pages",
+    "from_json",
+    "to_json",
 ]

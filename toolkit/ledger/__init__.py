@@ -25,6 +25,7 @@ from toolkit.ledger.ledger import Ledger
 from toolkit.ledger.pages import Page, PageCache, make_pages, pack_output
 from toolkit.ledger.reading import Reader
 from toolkit.ledger.registry import NODE_ALIVE_S, Registry
+from toolkit.ledger.series import Flush, Segment, SeriesHead, SeriesName, SeriesStore
 
 __all__ = [
     "NOBODY",
@@ -37,6 +38,7 @@ __all__ = [
     "Connection",
     "Death",
     "FailedItem",
+    "Flush",
     "Ledger",
     "NoClaim",
     "Page",
@@ -46,6 +48,10 @@ __all__ = [
     "Reader",
     "Registry",
     "Renewed",
+    "Segment",
+    "SeriesHead",
+    "SeriesName",
+    "SeriesStore",
     "Swept",
     "check_structure",
     "make_pages",

@@ -31,6 +31,19 @@ Beside the runs, derived and repaired by the sweep:
 ``tk:nodes``                hash      node name -> encoded `records.NodeInfo` (each node, every second)
 ``tk:sweeper:P``            string    name of the elected sweeper of protocol P, expires after a few seconds
 ==========================  ========  ====================================================================
+
+Of a task that is measured outside of runs (`toolkit.instrument`), one series S for each task and set of tags. It stays
+until somebody deletes it; its rows are capped:
+
+==========================  ========  ====================================================================
+``{tk:S}:series``           hash      task, tags, schema, counters (record)
+``{tk:S}:flushes``          zset      last 1,024 flush ids, scored by the server's time (record)
+``{tk:S}:sessions``         list      number of the first row after each long pause (record)
+``{tk:S}:rows:N``           string    metric rows of segment N, the oldest segments are deleted (record)
+``{tk:S}:waits:N``          string    seconds that each of them waited in its queue, float32 (record)
+``{tk:S}:series_workers:N``  hash     worker identity -> code used in the rows of segment N (record)
+``{tk:series}:index``       hash      series id -> task and tags, as JSON (before record)
+==========================  ========  ====================================================================
 """
 
 from __future__ import annotations
@@ -49,6 +62,9 @@ _NAMES = (
     "head", "pages", "page_index", "ready", "delayed", "claims", "leases", "dead", "outputs", "metrics", "workers",
     "events", "closed", "tickets",
 )  # fmt: skip
+
+SERIES_INDEX = "{tk:series}:index"  # under a tag, so that the worker's rights on runs cover it
+_SERIES_NAMES = ("series", "flushes", "sessions", "rows", "waits", "series_workers")
 
 
 @lru_cache(maxsize=1024)
@@ -85,3 +101,21 @@ def of(run_id: str, name: str) -> bytes:
 def metrics_segment(run_id: str, segment: int) -> bytes:
     """Key of one segment of metric rows."""
     return of(run_id, "metrics") + f":{segment}".encode()
+
+
+@lru_cache(maxsize=1024)
+def of_series(series_id: str) -> tuple[bytes, ...]:
+    """Keys handed to `record`, in its order.
+
+    Raises
+    ------
+    InvalidInput
+        The id is malformed.
+    """
+    check_run_id(series_id)
+    return tuple(f"{{tk:{series_id}}}:{name}".encode() for name in _SERIES_NAMES)
+
+
+def series_segment(series_id: str, name: str, segment: int) -> bytes:
+    """Key of one segment of `name`: rows, waits or series_workers."""
+    return of_series(series_id)[_SERIES_NAMES.index(name)] + f":{segment}".encode()

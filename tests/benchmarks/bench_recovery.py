@@ -5,7 +5,7 @@
 Two nodes of two workers share one server. What counts is the moment, by a journal on disk, when the item that a killed
 process was executing, and the next one of its batch, have both begun in another process. ``busy``: all workers are on
 the run, in batches of 0.15 s. ``idle``: the others have nothing to do, and no ticket is on its way. The clock is
-`time.monotonic`, the same for all processes of the machine.
+`time.monotonic`, the same for all processes of the machine. The server is killed, too, and stays away for up to 5 s.
 """
 
 from __future__ import annotations
@@ -233,6 +233,25 @@ def cancels(made: Deployment, client: Client, rounds: int) -> list[float]:
     return waits
 
 
+def restarts(made: Deployment, client: Client, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds from the server's return to the first new item, and shares of items executed again; away up to 5 s."""
+    waits, shares = [], []
+    for number in range(rounds):
+        path = made.folder / f"restart-{number}"
+        run = client.map(_stamp(), range(120 * BATCH), kwargs=_journal(path, ITEM_S), batch_size=BATCH)
+        until(lambda path=path: len(begun(path)) > 100)
+        made.server.kill((0.0, 2.5, 5.0)[number % 3])
+        back = monotonic()
+        known = {b.index for b in begun(path) if b.at <= back}
+        until(lambda path=path, known=known, back=back: any(b.at > back and b.index not in known for b in begun(path)))
+        waits.append(min(b.at for b in begun(path) if b.at > back and b.index not in known) - back)
+        run.wait(60)
+        run.verify()
+        executed = [b.index for b in begun(path)]
+        shares.append(len(executed) / len(set(executed)) - 1)
+    return waits, shares
+
+
 def quantile(values: Sequence[float], q: float) -> float:
     """The smallest value that at least the share `q` does not exceed."""
     ordered = sorted(values)
@@ -263,6 +282,9 @@ def main() -> None:
         show("child killed, other workers idle", child_kills(made, client, given.rounds, False), 0.5, 1.5)
         show("node killed, with hint", node_kills(made, client, given.rounds), 1.5, 1.5)
         show("cancel to cancelled, batches of 1 s", cancels(made, client, 4 * given.rounds), 1.0, 1.0)
+        waits, shares = restarts(made, client, 3 * max(1, given.rounds // 3))
+        show("server away 0, 2.5, 5 s: progress after it", waits, 2.0, 2.0)
+        print(f"{'    items executed again, share (largest)':<58} {max(shares):>8.1%}", flush=True)
     with deployment(False, given.lease) as (made, client):
         goal = given.lease + 1
         waits = node_kills(made, client, max(2, given.rounds // 4))

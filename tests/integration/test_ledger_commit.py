@@ -83,6 +83,18 @@ def test_a_claim_repeated_after_a_part_brings_only_the_pages_of_its_rest(ledger:
     assert [start for start, _, _ in again.pages] == [8]
 
 
+def test_the_batch_that_a_commit_takes_sees_what_the_commit_said(ledger: Ledger) -> None:
+    run = Run(ledger, 12, batch_size=4)
+    following = run.commit(run.claim(), item_s=0.125, ask=run.ask()).claim
+    assert isinstance(following, Claim)
+    assert following.item_s == 0.125
+    answer = run.commit(following, pause="enough", ask=run.ask())
+    assert (answer.accepted, answer.state) == (True, "paused")
+    assert isinstance(answer.claim, NoClaim)
+    assert run.counts() == (8, 0, 0, 4)
+    run.check()
+
+
 def test_an_empty_part_repeated_takes_the_next_batch_once(ledger: Ledger) -> None:
     run = Run(ledger, 12, batch_size=4)
     claim, ask = run.claim(), run.ask()

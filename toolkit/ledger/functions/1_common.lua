@@ -97,7 +97,7 @@ local function ranges_from(c, off)
     local n = r.b - r.a
     if pos + n > off then
       local skip = math.max(0, off - pos)
-      out[#out + 1] = { a = r.a + skip, b = r.b, att = r.att, sus = r.sus, solo = r.solo, starts = skip == 0 and r.starts or nil }
+      out[#out + 1] = { a = r.a + skip, b = r.b, att = r.att, sus = r.sus, solo = r.solo }
     end
     pos = pos + n
   end

@@ -65,7 +65,7 @@ end
 
 local function pages_of(k, c, have)
   local out, seen = {}, {}
-  for _, r in ipairs(ranges_from(c, c.off)) do
+  for _, r in ipairs(c.off == 0 and c.ranges or ranges_from(c, c.off)) do
     for _, start in ipairs(r.starts or page_starts(k, r)) do
       if tonumber(start) < r.b and not seen[start] then  -- a range may have been cut since its pages were looked up
         seen[start] = true

@@ -127,6 +127,11 @@ class Connection:
                     time.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter, not a secret
                     pause = min(1.0, pause * 2)
 
+    def fields(self, key: str | bytes, retry_s: float | None = None) -> dict[bytes, bytes]:
+        """All fields of a hash, whichever protocol the answer came by."""
+        flat = self.command("HGETALL", key, retry_s=retry_s)
+        return dict(flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True))
+
     def load_functions(self, retry_s: float | None = None) -> None:
         """Install the function library where it is missing."""
         try:

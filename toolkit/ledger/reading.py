@@ -84,10 +84,10 @@ class Reader:
 
     def workers(self) -> dict[int, str]:
         """Worker identities by the code that metric rows carry."""
-        flat = self._command("HGETALL", "workers")
-        pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
+        codes = self._connection.fields(keys.of(self.run_id, "workers"))
         return {
-            self._number("workers", identity, code): identity.decode("utf-8", "replace") for identity, code in pairs
+            self._number("workers", identity, code): identity.decode("utf-8", "replace")
+            for identity, code in codes.items()
         }
 
     def _number(self, key: str, field: Any, value: bytes | None) -> int:

@@ -87,11 +87,10 @@ class Registry:
 
     def nodes(self, *, alive_only: bool = True, retry_s: float | None = None, forget: bool = False) -> list[NodeInfo]:
         """Nodes that report, oldest first; `forget` deletes those long gone, which only workers may."""
-        flat = self._connection.command("HGETALL", keys.NODES, retry_s=retry_s)
-        pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
+        stored = self._connection.fields(keys.NODES, retry_s)
         now = self.now()
         found = []
-        for name, data in pairs:
+        for name, data in stored.items():
             try:
                 values = codec.decode(data)
                 values["queues"], values["tasks"] = tuple(values["queues"]), tuple(values["tasks"])

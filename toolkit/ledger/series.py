@@ -7,7 +7,7 @@ import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from toolkit.errors import LedgerCorrupt
 from toolkit.ledger import keys
@@ -229,10 +229,9 @@ class SeriesStore:
         return data
 
     def _workers(self, series_id: str, segment: int) -> dict[int, str]:
-        flat: Any = self._connection.command("HGETALL", keys.series_segment(series_id, "series_workers", segment))
-        pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
+        codes = self._connection.fields(keys.series_segment(series_id, "series_workers", segment))
         try:
-            return {int(code): identity.decode("utf-8", "replace") for identity, code in pairs}
+            return {int(code): identity.decode("utf-8", "replace") for identity, code in codes.items()}
         except ValueError as error:
             raise LedgerCorrupt(f"series {series_id}: workers of segment {segment} do not parse") from error
 

@@ -39,6 +39,11 @@ class ServerAddress:
     password_file: Path | None = None
 
     @classmethod
+    def of(cls, given: str | ServerAddress) -> ServerAddress:
+        """An address as it is, or a URL by `parse`."""
+        return given if isinstance(given, ServerAddress) else cls.parse(given)
+
+    @classmethod
     def parse(cls, url: str) -> ServerAddress:
         """Split a URL into address and credentials; ``valkey://`` is read as ``redis://``.
 

@@ -210,8 +210,9 @@ def open_ledger(ledger: str | ServerAddress | None, retry_s: float | None = None
     found = ledger or Settings.from_env().ledger_url
     if not found:
         raise InvalidInput("no ledger: pass ledger=... or set TOOLKIT_LEDGER_URL, e.g. redis://127.0.0.1:6379/1")
-    address = found if isinstance(found, ServerAddress) else ServerAddress.parse(found)
-    connection = Connection(address, LedgerSettings() if retry_s is None else LedgerSettings(retry_s=retry_s))
+    connection = Connection(
+        ServerAddress.of(found), LedgerSettings() if retry_s is None else LedgerSettings(retry_s=retry_s)
+    )
     try:
         yield connection
     finally:

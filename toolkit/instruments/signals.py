@@ -92,7 +92,7 @@ def _address(app: App, ledger: str | ServerAddress | None, settings: Settings) -
                 "toolkit.instrument needs ledger=... or TOOLKIT_LEDGER_URL, e.g. redis://127.0.0.1:6379/1"
             )
         return installation.address
-    return found if isinstance(found, ServerAddress) else ServerAddress.parse(found)
+    return ServerAddress.of(found)
 
 
 class Instrumentation:

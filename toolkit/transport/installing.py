@@ -58,7 +58,7 @@ def install(
     url = ledger_url or settings.ledger_url
     if not url:
         raise InvalidInput("toolkit.install needs ledger_url=... or TOOLKIT_LEDGER_URL, e.g. redis://127.0.0.1:6379/1")
-    address = url if isinstance(url, ServerAddress) else ServerAddress.parse(url)
+    address = ServerAddress.of(url)
     key_file = Path(function_key_file) if function_key_file else settings.function_key_file
     installation = Installation(app, address, function_key_file=key_file, allow_imports=allow_imports)
     setattr(app, _ATTRIBUTE, installation)

@@ -14,6 +14,7 @@ from tests.chaos.oracle import judge
 from tests.chaos.plans import RunPlan
 from tests.chaos.proxy import Proxy
 from tests.chaos.work import Worker
+from toolkit.ledger import keys
 
 
 @pytest.fixture(scope="module")
@@ -74,16 +75,13 @@ def test_a_connection_hangs_until_its_leases_are_over(made: Deployment, proxy: P
     going = Going(made, 4)
     going.reach(0.2)
     with proxy.half_open():
-        claims = made.client._ledger.connection
-        key = f"{going.run.run_id}"
-        until(lambda: _lease_left(claims.redis, key) < 0, 60, "every lease has run out unrenewed")
+        server = made.client._ledger.connection.redis
+        until(lambda: _lease_left(server, going.run.run_id) < 0, 60, "every lease has run out unrenewed")
     going.check()
 
 
 def _lease_left(server: redis.Redis, run_id: str) -> float:
     """Seconds until the last lease of a run ends, by the server's clock; negative once all are over."""
-    from toolkit.ledger import keys
-
     leases = server.zrange(keys.of(run_id, "leases"), -1, -1, withscores=True)
     seconds, micros = server.time()
     return float(leases[0][1]) / 1000 - (seconds + micros / 1e6) if leases else 1.0

@@ -233,6 +233,13 @@ def cancels(made: Deployment, client: Client, rounds: int) -> list[float]:
     return waits
 
 
+def new_since(path: Path, at: float) -> list[float]:
+    """When items began after a moment that had not begun before it, ascending."""
+    every = begun(path)
+    known = {b.index for b in every if b.at <= at}
+    return sorted(b.at for b in every if b.at > at and b.index not in known)
+
+
 def restarts(made: Deployment, client: Client, rounds: int) -> tuple[list[float], list[float]]:
     """Seconds from the server's return to the first new item, and shares of items executed again; away up to 5 s."""
     waits, shares = [], []
@@ -242,9 +249,8 @@ def restarts(made: Deployment, client: Client, rounds: int) -> tuple[list[float]
         until(lambda path=path: len(begun(path)) > 100)
         made.server.kill((0.0, 2.5, 5.0)[number % 3])
         back = monotonic()
-        known = {b.index for b in begun(path) if b.at <= back}
-        until(lambda path=path, known=known, back=back: any(b.at > back and b.index not in known for b in begun(path)))
-        waits.append(min(b.at for b in begun(path) if b.at > back and b.index not in known) - back)
+        until(lambda path=path, back=back: new_since(path, back))
+        waits.append(new_since(path, back)[0] - back)
         run.wait(60)
         run.verify()
         executed = [b.index for b in begun(path)]

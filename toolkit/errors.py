@@ -21,6 +21,7 @@
     │   └── LedgerCorrupt            a stored field does not parse
     ├── TransportError               a ticket could not be handed to the broker
     ├── ClusterError                 the local server or a local node does not start
+    ├── ArchiveError                 a file of the archive cannot be written or read
     ├── TuningError                  the data do not support the question asked
     ├── MissingDependency            an optional extra is not installed
     └── TimeLimitExceeded            raised in user code that runs for longer than its run allows
@@ -131,6 +132,10 @@ class TransportError(ToolkitError, ConnectionError):
 
 class ClusterError(ToolkitError):
     """The local server, or a local node, does not start or stop."""
+
+
+class ArchiveError(ToolkitError):
+    """The archive cannot be written, or a file of it cannot be read."""
 
 
 class TuningError(ToolkitError):

@@ -112,7 +112,8 @@ class LedgerSettings:
     lease_s : float
         How long a claim lives without renewal.
     retention_s : float or None
-        How long the data of an ended run stay; None keeps them for ever.
+        How long the data of an ended run stay; None keeps them for ever. On a LocalCluster they stay beyond it until a
+        client has archived them.
     retry_s : float
         How long a call is tried again while the server does not answer.
     max_item_bytes, max_result_bytes : int
@@ -158,6 +159,8 @@ class Settings:
         ``TOOLKIT_PROGRESS``: 0 silences progress bars and live panels.
     disabled : bool
         ``TOOLKIT_DISABLED``: 1 switches instrumentation off.
+    archive : pathlib.Path or None
+        ``TOOLKIT_ARCHIVE``: directory of the archive of ended runs.
     """
 
     app: str | None = None
@@ -167,6 +170,7 @@ class Settings:
     server_binary: str | None = None
     progress: bool = True
     disabled: bool = False
+    archive: Path | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -177,6 +181,7 @@ class Settings:
             base = env.get("XDG_STATE_HOME") or str(Path(env.get("HOME") or Path.home()) / ".local" / "state")
             state = str(Path(base) / "batch-analytics-toolkit")
         key_file = env.get("TOOLKIT_FUNCTION_KEY_FILE")
+        archive = env.get("TOOLKIT_ARCHIVE")
         return cls(
             app=env.get("TOOLKIT_APP") or None,
             ledger_url=env.get("TOOLKIT_LEDGER_URL") or None,
@@ -185,4 +190,5 @@ class Settings:
             server_binary=env.get("TOOLKIT_SERVER_BINARY") or None,
             progress=env.get("TOOLKIT_PROGRESS", "1") != "0",
             disabled=env.get("TOOLKIT_DISABLED", "0") == "1",
+            archive=Path(archive).expanduser().absolute() if archive else None,
         )

@@ -13,5 +13,5 @@ def check(run: Run, folder: Path, n: int) -> None:
     assert sorted(int(p.name) for p in folder.iterdir()) == list(range(n))
     indexes = [i for ranges, _ in run._reader.outputs() for a, b in ranges for i in range(a, b)]
     assert sorted(indexes) == list(range(n))
-    assert run.events()["event"].tolist().count("finished") == 1
+    assert run.events_frame()["event"].tolist().count("finished") == 1
     run.verify()

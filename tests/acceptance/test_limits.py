@@ -126,8 +126,8 @@ def test_limits_of_the_application_and_pools_that_cannot_be_interrupted(
             shop.journal, range(15), kwargs={"folder": str(tmp_path), "pause_s": 0.1}, queue="limits", batch_size=15,
             item_time_limit_s=30,
         )  # fmt: skip
-        eventually(lambda: "declined" in run.events()["event"].tolist())
-        assert "--pool=prefork" in run.events().set_index("event")["detail"]["declined"]
+        eventually(lambda: "declined" in run.events_frame()["event"].tolist())
+        assert "--pool=prefork" in run.events_frame().set_index("event")["detail"]["declined"]
         with node("prefork", environment, tmp_path / "prefork.log"):
             assert run.results(60) == list(range(15))
         status = run.status()

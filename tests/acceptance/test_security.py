@@ -134,7 +134,7 @@ def _dashboard_journey(dashboard: Client) -> None:
     for run_id in runs["run_id"]:
         run = dashboard.get_run(run_id)
         assert run.status().submitted
-        run.events()
+        assert list(run.events())
         run.items()
         run.verify()
 

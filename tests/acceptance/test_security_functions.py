@@ -93,7 +93,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def declined(run: Run) -> str:
-    frame = run.events()
+    frame = run.events_frame()
     found = frame[frame["event"] == "declined"]["detail"].tolist()
     return str(found[0]) if found else ""
 

@@ -267,6 +267,7 @@ def test_stacked_metrics_keep_categories_and_schema() -> None:
     assert [str(d) for d in stacked.dtypes] == [c.dtype for c in frames.METRICS]
     assert stacked["run_id"].tolist() == ["run-000001", "run-000001", "run-000002"]
     assert list(stacked["worker"].cat.categories) == ["zoe@host-a/17", ""]
+    assert stacked["worker"].cat.categories.dtype == object, "as in a frame of one run"
     assert tuple(stacked["outcome"].cat.categories) == OUTCOMES
     assert stacked["outcome"].tolist() == ["ok", "ok", "lost"]
     assert stacked["batch"].tolist() == [0, 1, 0]

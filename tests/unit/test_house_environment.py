@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-USER_EXTRAS = {"cluster", "tuning", "notebook", "demo"}
+USER_EXTRAS = {"cluster", "tuning", "notebook", "archive", "operators", "demo"}
 
 
 @pytest.fixture(scope="module")

@@ -117,14 +117,14 @@ def test_every_setting_is_read() -> None:
     settings = Settings.from_env({
         "TOOLKIT_APP": "pkg:app", "TOOLKIT_LEDGER_URL": "redis://:hidden@h", "TOOLKIT_STATE_DIR": "/s",
         "TOOLKIT_FUNCTION_KEY_FILE": "/k", "TOOLKIT_SERVER_BINARY": "/b", "TOOLKIT_PROGRESS": "0",
-        "TOOLKIT_DISABLED": "1",
+        "TOOLKIT_DISABLED": "1", "TOOLKIT_ARCHIVE": "/a",
     })  # fmt: skip
-    assert settings == Settings("pkg:app", "redis://:hidden@h", Path("/s"), Path("/k"), "/b", False, True)
+    assert settings == Settings("pkg:app", "redis://:hidden@h", Path("/s"), Path("/k"), "/b", False, True, Path("/a"))
     assert "hidden" not in f"{settings!r} {settings}"
 
 
 def test_an_empty_variable_is_as_good_as_none() -> None:
-    names = ("APP", "LEDGER_URL", "STATE_DIR", "FUNCTION_KEY_FILE", "SERVER_BINARY")
+    names = ("APP", "LEDGER_URL", "STATE_DIR", "FUNCTION_KEY_FILE", "SERVER_BINARY", "ARCHIVE")
     home = {"HOME": "/h"}
     assert Settings.from_env({f"TOOLKIT_{name}": "" for name in names} | home) == Settings.from_env(home)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from toolkit import __version__, notebook
-from toolkit.cli import acl, letters
+from toolkit.cli import acl, archive, exporter, letters
 from toolkit.cli.output import inert, open_client, plain_errors, print_frame
 from toolkit.cluster import LocalCluster
 from toolkit.records import one_line
@@ -29,6 +29,8 @@ def main(context: click.Context, app: str | None, ledger_url: str | None) -> Non
 
 acl.add_to(main)
 letters.add_to(main)
+archive.add_to(main)
+exporter.add_to(main)
 
 
 @main.command()

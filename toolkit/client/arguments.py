@@ -145,11 +145,11 @@ def encode_kwargs(kwargs: Mapping[str, Any] | None, limit: int) -> bytes:
     return data
 
 
-def make_spec_limits(settings: LedgerSettings) -> dict[str, Any]:
-    """Settings of the client that a run carries."""
+def make_spec_limits(settings: LedgerSettings, local: bool) -> dict[str, Any]:
+    """Settings of the client that a run carries; on a LocalCluster nothing expires: it is archived, then deleted."""
     return {
         "lease_s": settings.lease_s,
-        "retention_s": settings.retention_s,
+        "retention_s": None if local else settings.retention_s,
         "max_result_bytes": settings.max_result_bytes,
     }
 

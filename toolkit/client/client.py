@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from toolkit._version import PROTOCOL, __version__
-from toolkit.client import celery_app
+from toolkit.client import celery_app, tracing
 from toolkit.client.arguments import (
     Size,
     check_items,
@@ -22,27 +21,26 @@ from toolkit.client.arguments import (
 )
 from toolkit.client.describe import Deployment, Described, describe, ship
 from toolkit.client.doctor import Finding, examine
+from toolkit.client.history import History
 from toolkit.client.planner import Planner, plan_from_history
 from toolkit.client.replay import run_inline
 from toolkit.client.run import Run
-from toolkit.client.selecting import known_runs, select_runs, task_name
+from toolkit.client.selecting import task_name
 from toolkit.client.submit import Submission, find_earlier
 from toolkit.cluster import LocalCluster
 from toolkit.errors import InvalidInput, TransportError
-from toolkit.ledger import Ledger, Reader, Registry
-from toolkit.records import INLINE_QUEUE, NodeInfo, Retry, RunSpec, check_run_id
+from toolkit.ledger import Ledger, Registry
+from toolkit.records import INLINE_QUEUE, METRIC_SCHEMA, NodeInfo, Retry, RunSpec, check_run_id
 from toolkit.settings import LedgerSettings, Settings
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from toolkit.transport import App
     from toolkit.tuning import Recommendation
 
 logger = logging.getLogger(__name__)
 
 
-class Client:
+class Client(History):
     """Submits runs to a Celery deployment, by default this user's own LocalCluster.
 
     Parameters
@@ -107,10 +105,15 @@ class Client:
         self._deployment = Deployment(
             self._cluster is not None, lambda: task_names(self._app), self._registry.nodes, key_file
         )  # fmt: skip
+        self._archive_path = env.archive or (self._cluster.state_dir / "archive" if self._cluster else None)
+        self._submitted = self._closed = False
         self._ledger.connection.check_server()
+        if self._cluster is not None:
+            self._cluster.before_end(self._tidy)
 
     # ------------------------------------------------------------------ submit
 
+    @tracing.submission
     def map(  # noqa: PLR0913 - one call says all about a run; every option has a default
         self,
         task: Any,
@@ -131,6 +134,7 @@ class Client:
         tags: Mapping[str, str] | None = None,
         run_id: str | None = None,
         inline: bool = False,
+        profile: bool = False,
     ) -> Run:
         """Run `task` on every item and return a handle at once.
 
@@ -176,6 +180,8 @@ class Client:
             returns the handle of a complete one; batch size and whatever else was said the first time stays.
         inline : bool
             Execute in this process, under a debugger if you like.
+        profile : bool
+            Sample the user code of a few batches of each worker, see `Run.profile`.
 
         Returns
         -------
@@ -210,8 +216,10 @@ class Client:
             priority=priority, keep_results=keep_results, tags=dict(tags or {}),
             code_version=described.code_version, sys_path=described.sys_path,
             python=f"{sys.version_info[0]}.{sys.version_info[1]}", toolkit_version=__version__, protocol=PROTOCOL,
+            trace=tracing.carrier(), profile=bool(profile),
+            row_schema=METRIC_SCHEMA,
             item_time_limit_s=item_time_limit_s, batch_time_limit_s=batch_time_limit_s, **RunSpec.of_retry(policy),
-            **make_spec_limits(self.settings),
+            **make_spec_limits(self.settings, local=self._cluster is not None),
         )  # fmt: skip
         function = b"" if inline else ship(described, spec.run_id, self._deployment)
         if not inline:
@@ -221,6 +229,7 @@ class Client:
         run = Run(self._ledger, self._registry, spec, self._send)
         send = (lambda _n: None) if inline else (lambda n: self._try_send(spec, n))
         submission = Submission(self._ledger, self._registry, spec, size, send, resumes=earlier is not None)
+        self._submitted = True
         submission.write(items, key, function, encoded_kwargs)
         if inline:
             assert described.task is not None
@@ -258,50 +267,6 @@ class Client:
             No such run here, or its retention has passed.
         """
         return Run(self._ledger, self._registry, self._ledger.spec(check_run_id(run_id)), self._send)
-
-    def runs(self) -> pd.DataFrame:
-        """One row per run, newest first."""
-        from toolkit import frames
-
-        return frames.runs_frame(known_runs(self._ledger, self._registry))
-
-    def metrics(
-        self, task: Any = None, *, since: datetime | str | None = None, tags: Mapping[str, str] | None = None
-    ) -> pd.DataFrame:
-        """Metric rows of many runs: one row per executed batch.
-
-        Parameters
-        ----------
-        task : callable or str, optional
-            Only runs of this task.
-        since : datetime or str, optional
-            Only runs created at or after this moment (UTC when it has no zone).
-        tags : mapping, optional
-            Only runs that carry all of these.
-        """
-        from toolkit import frames
-
-        chosen = select_runs(known_runs(self._ledger, self._registry), task, since, tags)
-        return frames.concat_metrics([Run(self._ledger, self._registry, spec, self._send).metrics() for spec in chosen])
-
-    def workers(self) -> pd.DataFrame:
-        """One row per node that is alive."""
-        from toolkit import frames
-
-        return frames.workers_frame(self._registry.nodes())
-
-    def dead_letters(self) -> pd.DataFrame:
-        """Dead letters of all runs."""
-        from toolkit import frames
-
-        found = [
-            frames.dead_letters_frame(
-                spec.run_id, spec.task, Reader(self._ledger.connection, spec.run_id).dead_letters()
-            )
-            for spec, status in known_runs(self._ledger, self._registry)
-            if status.dead
-        ]
-        return frames.concat_dead_letters(found)
 
     def recommend(self, task: Any, n_items: int, **options: Any) -> Recommendation:
         """Batch size and worker count for the next run of a task, from its recorded history.
@@ -354,11 +319,16 @@ class Client:
         return list(examine(self._ledger, self._registry, run_id and check_run_id(run_id), queue))
 
     def close(self) -> None:
-        """Close connections and release the LocalCluster; runs go on."""
-        self._ledger.close()
-        self._app.close()
+        """Close connections and release the LocalCluster; runs go on.
+
+        Runs of a LocalCluster that have ended are archived first, see `archive`; then those that ended more than
+        ``settings.retention_s`` ago are deleted on its server.
+        """
         if self._cluster is not None:
             self._cluster.close()
+        self._closed = True
+        self._ledger.close()
+        self._app.close()
 
     def __enter__(self) -> Self:
         return self
@@ -371,6 +341,14 @@ class Client:
         return f"<Client of {where} at {self._ledger.connection.address}>"
 
     # ------------------------------------------------------------------ inside
+
+    def _tidy(self) -> None:
+        """Called by the LocalCluster before it ends for this client, while its server answers."""
+        if self._archive_path is not None and not self._closed:
+            from toolkit.client.keeping import tidy
+
+            tidy(self._ledger, self._registry, self._archive_path, self.settings.retention_s, self._submitted)
+            self._submitted = False
 
     def _send(self, spec: RunSpec, n: int) -> int:
         from toolkit.transport import issue

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from toolkit import renderers
+from toolkit.client import events
+from toolkit.client.feed import MetricsFeed, metrics_from
 from toolkit.client.letters import Letters
 from toolkit.client.notices import PauseNotice, say
+from toolkit.client.profile import Profile
 from toolkit.errors import (
+    InvalidInput,
     LedgerCorrupt,
     RemoteError,
     RunCancelled,
@@ -23,7 +27,7 @@ from toolkit.errors import (
     WaitTimeout,
 )
 from toolkit.ledger import check_structure
-from toolkit.records import DeadLetter, RunState, RunStatus, one_line
+from toolkit.records import DeadLetter, RunEvent, RunState, RunStatus, one_line
 from toolkit.settings import Settings
 
 if TYPE_CHECKING:
@@ -234,11 +238,24 @@ class Run(Letters):
 
     def metrics(self) -> pd.DataFrame:
         """One row per executed batch; columns and units in `toolkit.frames`."""
-        from toolkit import frames  # as for dead_letters
+        return metrics_from(self._reader, self.spec, self.status().max_workers)[0]
 
-        rows, _ = self._reader.metric_rows()
-        info = frames.RunInfo(self.run_id, self.spec.task, self.spec.name, self.status().max_workers)
-        return frames.metrics_frame(info, rows, self._reader.workers())
+    def follow_metrics(self, cursor: Mapping[str, int] | None = None) -> MetricsFeed:
+        """Metric rows as they come: each `MetricsFeed.pull` returns those that were recorded since the one before.
+
+        Parameters
+        ----------
+        cursor : mapping of str to int, optional
+            `MetricsFeed.cursor` of an earlier feed, to go on where that one stopped; without, the first pull returns
+            all rows so far.
+
+        Raises
+        ------
+        InvalidInput
+            The cursor is none.
+        """
+        ledger, spec = self._ledger, self.spec
+        return MetricsFeed(lambda: [(spec, ledger.status(spec.run_id, spec))], ledger.connection, cursor)
 
     def items(self) -> pd.DataFrame:
         """One row per item: index, key, state, attempts, error."""
@@ -249,11 +266,70 @@ class Run(Letters):
         ok = self._reader.output_ranges() if self.spec.keep_results else _ok_without_results(status, dead)
         return frames.items_frame(self.run_id, status.submitted, ok, dead, str(status.state), self._reader.item_keys())
 
-    def events(self) -> pd.DataFrame:
-        """What happened to the run, in order."""
+    # ------------------------------------------------------------------ what happened
+
+    def events(self, follow: bool = False, timeout_s: float | None = None) -> Iterator[RunEvent]:
+        """What happened to the run, oldest first; about the latest 10,000 events are kept.
+
+        Parameters
+        ----------
+        follow : bool
+            Go on with each event as it happens, until the run has ended. Survives a restart of the server.
+        timeout_s : float, optional
+            Seconds to follow.
+
+        Returns
+        -------
+        iterator of RunEvent
+            Each with the counters of its moment. Claims and commits are no events: while a run works, its counters are
+            sampled about once a second as ``progress``.
+
+        Raises
+        ------
+        InvalidInput
+            `timeout_s` is negative, or given without `follow`.
+        WaitTimeout
+            The run did not end in time; it goes on.
+        LedgerUnavailable
+            The server was away for longer than the client's ``LedgerSettings.retry_s``.
+        """
+        if timeout_s is not None and not (follow and timeout_s >= 0):
+            raise InvalidInput(f"events(timeout_s={timeout_s!r}): seconds from 0 on, together with follow=True")
+        if follow:
+            return events.follow(self._reader, self._fresh, timeout_s, self._ledger.settings.retry_s)
+        return events.replay(self._reader)
+
+    def events_frame(self) -> pd.DataFrame:
+        """What happened to the run: one row per event."""
         from toolkit import frames
 
-        return frames.events_frame(self.run_id, self._reader.events())
+        return frames.events_frame(self.run_id, list(events.stored(self._reader)))
+
+    def progress_curve(self) -> pd.DataFrame:
+        """How the run's counters grew, from its creation to its end or to now: one row per change that is known.
+
+        Columns ``at``, ``ok``, ``dead``, ``retried``, ``submitted``, ``skipped``. Of a run with very many events the
+        oldest are gone: its curve is then coarser there, and its first and last rows are exact all the same.
+        """
+        from toolkit import frames
+
+        known = list(events.replay(self._reader))
+        return frames.progress_frame(events.curve(known, self._fresh()))
+
+    def profile(self) -> Profile:
+        """Where the sampled batches of a run submitted with ``profile=True`` spent their time.
+
+        Returns
+        -------
+        Profile
+            Draws itself as a flame graph; `folded()` gives the usual text, `frame()` a table.
+
+        Raises
+        ------
+        RunStateError
+            The run has no profile (yet).
+        """
+        return Profile.read(self.run_id, self.spec.task, events.stored(self._reader))
 
     # ------------------------------------------------------------------ check
 

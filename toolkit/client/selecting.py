@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import RunNotFound, UnknownTask
+from toolkit.errors import InvalidInput, RunNotFound, UnknownTask
 from toolkit.ledger import Ledger, Registry
-from toolkit.records import RunSpec, RunStatus
+from toolkit.records import RunSpec, RunState, RunStatus
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Known = tuple[RunSpec, RunStatus]
 
@@ -26,22 +31,103 @@ def known_runs(ledger: Ledger, registry: Registry) -> list[Known]:
     return found
 
 
-def select_runs(
-    runs: list[Known], task: Any, since: datetime | str | None, tags: Mapping[str, str] | None
-) -> Iterator[RunSpec]:
-    """Those of one task (None: any), created at or after `since`, that carry all of `tags`."""
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which runs are meant.
+
+    Attributes
+    ----------
+    task : str or None
+        Only those of this task.
+    since, until : float or None
+        Only those created at or after, and before, these moments; seconds since the epoch.
+    tags : mapping of str to str
+        Only those that carry all of these.
+    states : frozenset of RunState
+        Only those in one of these states; empty for any.
+    """
+
+    task: str | None = None
+    since: float | None = None
+    until: float | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    states: frozenset[RunState] = frozenset()
+
+    @classmethod
+    def parse(
+        cls, task: Any = None, since: datetime | str | None = None, until: datetime | str | None = None,
+        tags: Mapping[str, str] | None = None, states: str | Collection[str] | None = None,
+    ) -> Selection:  # fmt: skip
+        """Check what a user asks for.
+
+        Raises
+        ------
+        UnknownTask
+            `task` is no task at all.
+        InvalidInput
+            A moment is none, `until` is not after `since`, `tags` is no mapping of text to text, a state is none.
+        """
+        first, last = _moment("since", since), _moment("until", until)
+        if first is not None and last is not None and last <= first:
+            raise InvalidInput(f"until={until!r} is not after since={since!r}: nothing can lie between them")
+        if tags is not None and not (
+            isinstance(tags, Mapping) and all(isinstance(k, str) and isinstance(v, str) for k, v in tags.items())
+        ):
+            raise InvalidInput(f"tags={tags!r:.100}: expected labels and their values as text, like {{'night': '7'}}")
+        return cls(None if task is None else task_name(task), first, last, dict(tags or {}), _states(states))
+
+    def matches(self, spec: RunSpec, status: RunStatus) -> bool:
+        """Whether a run is meant."""
+        return (
+            (self.task is None or spec.task == self.task)
+            and (self.since is None or status.created_at >= self.since)
+            and (self.until is None or status.created_at < self.until)
+            and (not self.states or status.state in self.states)
+            and self._tagged(spec.tags)
+        )
+
+    def mask(self, runs: pd.DataFrame) -> list[bool]:
+        """Whether each run of a frame as `toolkit.frames.RUNS` is meant."""
+        wanted = {str(state) for state in self.states}
+        # moments as numbers, exactly as they are compared above
+        created = runs["created_at"].astype("int64") / 1e6
+        rows = zip(runs["task"], created, runs["state"], runs["tags"], strict=True)
+        return [
+            (self.task is None or task == self.task)
+            and (self.since is None or at >= self.since)
+            and (self.until is None or at < self.until)
+            and (not wanted or state in wanted)
+            and (not self.tags or self._tagged(json.loads(tags)))
+            for task, at, state, tags in rows
+        ]
+
+    def _tagged(self, tags: Mapping[str, str]) -> bool:
+        return all(tags.get(name) == value for name, value in self.tags.items())
+
+
+def _moment(name: str, value: datetime | str | None) -> float | None:
+    if value is None:
+        return None
     from toolkit import frames
 
-    wanted = None if task is None else task_name(task)
-    earliest = frames.timestamp(since) if since is not None else None
-    for spec, status in runs:
-        if wanted is not None and spec.task != wanted:
-            continue
-        if earliest is not None and status.created_at < earliest:
-            continue
-        if any(spec.tags.get(k) != v for k, v in (tags or {}).items()):
-            continue
-        yield spec
+    try:
+        return frames.timestamp(value)
+    except InvalidInput as error:
+        raise InvalidInput(f"{name}: {error}") from error
+
+
+def _states(states: str | Collection[str] | None) -> frozenset[RunState]:
+    if states is None:
+        return frozenset()
+    asked = [states] if isinstance(states, str) else states
+    known = {str(state): state for state in RunState}
+    try:
+        found = frozenset(known[str(state)] for state in asked)
+    except (KeyError, TypeError) as error:
+        raise InvalidInput(f"states={states!r:.100}: expected some of {', '.join(known)}") from error
+    if not found:
+        raise InvalidInput(f"states={states!r:.100}: names no state; expected some of {', '.join(known)}")
+    return found
 
 
 def task_name(task: Any) -> str:

@@ -22,6 +22,7 @@ The state directory, every name in it, who writes it and what it means. Director
 ``nodes/K.ready``      pid of the node's main process, written by the node once it serves
 ``nodes/K.lock``       inherited by every process of the node: while it is held, some process of the node lives
 ``data/ENGINE-X.Y/``   append-only files, a directory per engine and version
+``archive/``           runs that have ended, as Parquet; written by a client when it closes
 ``*.log``              ``server.log``, ``guard.log``, ``nodes/K.log``; a large one becomes ``.log.1`` at the next start
 ====================== ===========================================================================================
 

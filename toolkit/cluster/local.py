@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -89,6 +89,7 @@ class LocalCluster:
         self._server: dict[str, Any] = {}
         self._lease = Lease(self._state.leases, float(idle_s), self._key if node else None)
         self._lock, self._lock_pid = threading.RLock(), os.getpid()
+        self._before_end: list[weakref.WeakMethod[Callable[[], None]]] = []
         weakref.finalize(self, Lease.release, self._lease)
 
     # ----------------------------------------------------------------- life
@@ -130,6 +131,7 @@ class LocalCluster:
 
     def close(self) -> None:
         """Let go of the cluster. It goes on for others and for its own work, and ends by itself when idle."""
+        self._call_before_end()
         with self._exclusive():
             self._lease.release()
 
@@ -146,11 +148,26 @@ class LocalCluster:
         ClusterError
             Something does not end.
         """
+        self._call_before_end()
         with self._exclusive(), self._told_as_cluster_error():
             self._lease.release()
             self._server = {}
             if self._state.path.is_dir():
                 launch.stop(self._state, grace_s)
+
+    def before_end(self, call: Callable[[], None]) -> None:
+        """Have a method called before `close` and `stop`, while the server answers; it is held weakly.
+
+        A client has ended runs archived so. The cluster keeps what nobody archived: nothing on its server expires.
+        """
+        self._before_end.append(weakref.WeakMethod(call))
+
+    def _call_before_end(self) -> None:
+        calls = [call for reference in self._before_end if (call := reference()) is not None]
+        server = self._state.server() if calls and self._lease.held else {}
+        if server and self._state.ping(server) == "+PONG":
+            for call in calls:
+                call()
 
     def __enter__(self) -> Self:
         return self.start()

@@ -19,9 +19,10 @@ from toolkit.records import (
     FLAG_FIRST,
     FLAG_TAIL,
     METRIC_FIELDS,
-    METRIC_ROW,
+    METRIC_SCHEMA,
     OUTCOMES,
     WorkerIdentity,
+    metric_layout,
 )
 
 _NUMPY_CODES = {"B": "u1", "H": "<u2", "I": "<u4", "Q": "<u8", "f": "<f4", "d": "<f8"}
@@ -32,22 +33,33 @@ _NOBODY = WorkerIdentity("", "", 0, "", "")
 
 
 @cache
-def row_dtype() -> np.dtype[Any]:
-    """The packed record of `records.METRIC_FIELDS` as a numpy dtype."""
-    return np.dtype([(name, _NUMPY_CODES[code]) for name, code in METRIC_FIELDS])
+def row_dtype(row_schema: int = METRIC_SCHEMA) -> np.dtype[Any]:
+    """The packed record of one version of the layout as a numpy dtype.
+
+    Raises
+    ------
+    LedgerCorrupt
+        The version is not known here.
+    """
+    return np.dtype([(name, _NUMPY_CODES[code]) for name, code in metric_layout(row_schema)])
 
 
-def metrics_frame(run: RunInfo, rows: bytes | Sequence[bytes], workers: Mapping[int, str]) -> pd.DataFrame:
+def metrics_frame(
+    run: RunInfo, rows: bytes | Sequence[bytes], workers: Mapping[int, str], first: int = 0
+) -> pd.DataFrame:
     """One row per executed batch.
 
     Parameters
     ----------
     run : RunInfo
-        The run.
+        The run; its `row_schema` says how the rows are packed. What an older layout did not record is NaN in columns
+        of floats and 0 in others.
     rows : bytes or sequence of bytes
         Packed rows, as the ledger stores them.
     workers : mapping of int to str
         Encoded `records.WorkerIdentity` by the code that rows carry.
+    first : int
+        Number of the first of these rows in its run.
 
     Returns
     -------
@@ -57,7 +69,7 @@ def metrics_frame(run: RunInfo, rows: bytes | Sequence[bytes], workers: Mapping[
     Raises
     ------
     LedgerCorrupt
-        The bytes are not a whole number of rows, or an index is out of range.
+        The bytes are not a whole number of rows, an index is out of range, or the layout is not known here.
     """
     fields = _columns(_packed(run, rows))
     n = len(fields["worker"])
@@ -70,7 +82,7 @@ def metrics_frame(run: RunInfo, rows: bytes | Sequence[bytes], workers: Mapping[
         "run_id": _constant(run.run_id, n),
         "task": _constant(run.task, n),
         "name": _constant(run.name, n),
-        "batch": np.arange(n, dtype="int64"),
+        "batch": np.arange(first, first + n, dtype="int64"),
         "batch_size": fields["asked"].astype("int64"),
         "failed": fields["retried"] + fields["dead"],
         "outcome": _coded(fields["outcome"], OUTCOMES),
@@ -83,11 +95,12 @@ def metrics_frame(run: RunInfo, rows: bytes | Sequence[bytes], workers: Mapping[
 
 def _packed(run: RunInfo, rows: bytes | Sequence[bytes]) -> np.ndarray[Any, Any]:
     data = rows if isinstance(rows, bytes | bytearray | memoryview) else b"".join(rows)
-    if len(data) % METRIC_ROW.size:
+    dtype = row_dtype(run.row_schema)
+    if len(data) % dtype.itemsize:
         raise LedgerCorrupt(
-            f"run {run.run_id}: metric rows end inside a row ({len(data)} bytes, {METRIC_ROW.size} a row)"
+            f"run {run.run_id}: metric rows end inside a row ({len(data)} bytes, {dtype.itemsize} a row)"
         )
-    return np.frombuffer(data, dtype=row_dtype())
+    return np.frombuffer(data, dtype=dtype)
 
 
 def _columns(raw: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
@@ -100,6 +113,10 @@ def _columns(raw: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
         block = raw[start : start + _BLOCK_ROWS]
         for name, column in columns.items():
             column[start : start + _BLOCK_ROWS] = block[name]
+    for name, code in METRIC_FIELDS:
+        if name not in columns:  # an older layout
+            dtype = _number_dtype(name, np.dtype(_NUMPY_CODES[code]))
+            columns[name] = np.full(len(raw), np.nan if np.dtype(dtype).kind == "f" else 0, dtype)
     return columns
 
 

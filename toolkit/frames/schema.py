@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from toolkit.errors import InvalidInput
-from toolkit.records import CATEGORIES, OUTCOMES, RunState
+from toolkit.records import CATEGORIES, METRIC_SCHEMA, OUTCOMES, PRIORITIES, RunState
 
 TIME: Final = "datetime64[us, UTC]"
 CATEGORY: Final = "category"
@@ -60,12 +60,15 @@ class RunInfo:
         Which run.
     max_workers : int
         Its cap, 0 for none.
+    row_schema : int
+        Version of the layout of its rows.
     """
 
     run_id: str
     task: str
     name: str
     max_workers: int
+    row_schema: int = METRIC_SCHEMA
 
 
 def _c(name: str, dtype: str, doc: str, categories: tuple[str, ...] = ()) -> Column:
@@ -117,12 +120,12 @@ METRICS: Final = (
 
 RUNS: Final = (
     _c("run_id", TEXT, "the run"),
-    _c("name", TEXT, "the user's name for it"),
-    _c("task", TEXT, "name of its task"),
+    _c("name", CATEGORY, "the user's name for it"),
+    _c("task", CATEGORY, "name of its task"),
     _c("state", CATEGORY, "its state", tuple(str(s) for s in RunState)),
-    _c("priority", TEXT, "low, normal, high or urgent"),
-    _c("queue", TEXT, "Celery queue of its tickets"),
-    _c("code_version", TEXT, "digest of the task's source, as the client saw it"),
+    _c("priority", CATEGORY, "how pressing it was", PRIORITIES),
+    _c("queue", CATEGORY, "Celery queue of its tickets"),
+    _c("code_version", CATEGORY, "digest of the task's source, as the client saw it"),
     _c("tags", TEXT, "the user's labels, as JSON"),
     _c("submitted", "int64", "items"),
     _c("ok", "int64", "items that ended well"),
@@ -155,15 +158,15 @@ ITEMS: Final = (
 
 WORKERS: Final = (
     _c("node", TEXT, "Celery node"),
-    _c("host", TEXT, "its host"),
+    _c("host", CATEGORY, "its host"),
     _c("pid", "int64", "its main process"),
     _c("workers", "int64", "its worker processes"),
     _c("busy", "int64", "workers that hold a claim"),
-    _c("queues", TEXT, "queues it listens to, comma-separated"),
+    _c("queues", CATEGORY, "queues it listens to, comma-separated"),
     _c("n_tasks", "int64", "tasks registered in its application"),
-    _c("toolkit_version", TEXT, "version of this package there"),
+    _c("toolkit_version", CATEGORY, "version of this package there"),
     _c("protocol", "int64", "version of the ledger's layout there"),
-    _c("python", TEXT, "Python version there"),
+    _c("python", CATEGORY, "Python version there"),
     _c("functions", "bool", "it runs signed functions"),
     _c("started_at", TIME, "when it started"),
     _c("seen_at", TIME, "when it last reported"),
@@ -171,15 +174,15 @@ WORKERS: Final = (
 
 DEAD_LETTERS: Final = (
     _c("run_id", TEXT, "the run"),
-    _c("task", TEXT, "name of its task"),
+    _c("task", CATEGORY, "name of its task"),
     _c("index", "int64", "index of the item"),
     _c("key", TEXT, "the user's key, None without one"),
     _c("category", CATEGORY, "error category", CATEGORIES),
-    _c("error_type", TEXT, "class of the error"),
+    _c("error_type", CATEGORY, "class of the error"),
     _c("message", TEXT, "its message"),
     _c("traceback", TEXT, "its traceback"),
     _c("attempts", "int64", "executions of the item"),
-    _c("worker", TEXT, "the last one, node/pid"),
+    _c("worker", CATEGORY, "the last one, node/pid"),
     _c("logs", TEXT, "tail of what it printed and logged"),
     _c("item", TEXT, "the item itself"),
     _c("at", TIME, "when its batch was claimed"),
@@ -193,8 +196,26 @@ EVENTS: Final = (
     _c("submitted", "Int64", "items so far"),
     _c("ok", "Int64", "items that ended well so far"),
     _c("dead", "Int64", "dead letters so far"),
+    _c("skipped", "Int64", "items cancelled or dropped so far"),
     _c("retried", "Int64", "retries so far"),
     _c("detail", TEXT, "more, for people"),
+)
+
+PROGRESS: Final = (
+    _c("at", TIME, "when, by the server's clock"),
+    _c("ok", "int64", "items that ended well so far"),
+    _c("dead", "int64", "dead letters at that moment"),
+    _c("retried", "int64", "retries so far"),
+    _c("submitted", "int64", "items so far"),
+    _c("skipped", "int64", "items cancelled or dropped so far"),
+)
+
+
+PROFILE: Final = (
+    _c("function", TEXT, "module:function"),
+    _c("own", "int64", "samples in the function itself"),
+    _c("total", "int64", "samples in it and in what it called"),
+    _c("share", "float64", "total, as a share of all samples"),
 )
 
 
@@ -226,11 +247,18 @@ def _series(column: Column, value: Any, n: int) -> Any:
     if column.dtype == CATEGORY:
         return categorical(values, column.categories or tuple(dict.fromkeys(v for v in values if v is not None)))
     if column.dtype == TEXT:
-        # Element by element, because an item may itself be a list or an array; and as a series, because of an array
-        # pandas 3 would infer another dtype.
-        return pd.Series(np.fromiter(values, dtype=object, count=n), dtype=object)
+        return text_column(values)
     numbers: Any = [] if value is None else values
     return pd.array(numbers, dtype=column.dtype)
+
+
+def text_column(values: Sequence[Any]) -> pd.Series[Any]:
+    """Column of objects as they are: text, or items of a user.
+
+    Element by element, because an item may itself be a list or an array; and as a series, because of an array pandas 3
+    would infer another dtype.
+    """
+    return pd.Series(np.fromiter(values, dtype=object, count=len(values)), dtype=object)
 
 
 def categorical(values: Sequence[Any], categories: Sequence[str]) -> pd.Categorical:
@@ -281,7 +309,8 @@ def concat(columns: Sequence[Column], frames: Sequence[pd.DataFrame]) -> pd.Data
     for c in columns:
         pieces = [f[c.name] for f in frames]
         if c.dtype == CATEGORY:
-            parts[c.name] = pd.api.types.union_categoricals([_plain_categories(p) for p in pieces])
+            union = pd.api.types.union_categoricals([_plain_categories(p) for p in pieces])
+            parts[c.name] = _plain_categories(pd.Series(union))
         else:
             joined: Any = pd.concat(pieces, ignore_index=True)
             parts[c.name] = joined if joined.dtype == c.dtype else joined.astype(c.dtype)

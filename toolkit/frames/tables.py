@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from toolkit.frames import schema
-from toolkit.records import CATEGORIES, DeadLetter, NodeInfo, RunSpec, RunState, RunStatus
+from toolkit.records import CATEGORIES, Counters, DeadLetter, NodeInfo, RunSpec, RunState, RunStatus
 
 _OK, _DEAD, _SKIPPED, _PENDING = range(len(schema.ITEM_STATES))
 
@@ -117,9 +118,43 @@ def events_frame(run_id: str, events: Sequence[tuple[str, Mapping[str, str]]]) -
         "event": [fields.get("event", "") for _, fields in events],
         "detail": [fields.get("detail", "") for _, fields in events],
     }
-    for name in ("submitted", "ok", "dead", "retried"):
+    for name in ("submitted", "ok", "dead", "skipped", "retried"):
         values[name] = [_count(fields.get(name, "")) for _, fields in events]
     return schema.build(schema.EVENTS, values, len(events))
+
+
+def progress_frame(samples: Sequence[tuple[float, Counters]]) -> pd.DataFrame:
+    """One row per moment at which something had changed.
+
+    Parameters
+    ----------
+    samples : sequence of (seconds since the epoch, Counters)
+        In order.
+    """
+    values: dict[str, object] = {"at": [at for at, _ in samples]}
+    for name in ("ok", "dead", "retried", "submitted", "skipped"):
+        values[name] = np.fromiter((getattr(counters, name) for _, counters in samples), "int64", len(samples))
+    return schema.build(schema.PROGRESS, values, len(samples))
+
+
+def profile_frame(stacks: Mapping[tuple[str, ...], int]) -> pd.DataFrame:
+    """One row per function, that with the most samples of its own first.
+
+    Parameters
+    ----------
+    stacks : mapping of tuple of str to int
+        Samples by stack, outermost function first.
+    """
+    own: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for stack, n in stacks.items():
+        own[stack[-1]] += n
+        for name in set(stack):  # a function that calls itself is there once
+            total[name] += n
+    names = sorted(total, key=lambda name: (-own[name], -total[name], name))
+    values: dict[str, object] = {"function": names, "own": [own[n] for n in names], "total": [total[n] for n in names]}
+    values["share"] = np.array([total[n] for n in names], "float64") / max(1, sum(stacks.values()))
+    return schema.build(schema.PROFILE, values, len(names))
 
 
 def _count(text: str) -> int | None:

@@ -20,7 +20,7 @@ MIN_PASSWORD: Final = 16
 _CONNECT = "auth hello ping quit reset select client|setinfo client|setname info time"
 _READ = (
     "exists fcall_ro get getrange hexists hget hgetall hkeys hlen hmget hscan hstrlen hvals llen lrange smembers "
-    "strlen type xlen xrange xrevrange zcard zcount zrange zrangebyscore zrevrange zrevrangebyscore zscore"
+    "strlen type xlen xrange xread xrevrange zcard zcount zrange zrangebyscore zrevrange zrevrangebyscore zscore"
 )
 _WRITE = (
     "append del fcall hdel hincrby hset lpop lpush ltrim persist pexpire rpush sadd set unlink xadd zadd zrem "

@@ -199,9 +199,20 @@ class Ledger:
     def note(self, run_id: str, kind: str, detail: str) -> None:
         """Write a remark into a run's events, for people and for ``toolkit doctor``."""
         self.connection.command(
-            "XADD", keys.of(run_id, "events"), "MAXLEN", "~", 10_000, "*", "event", kind, "ok", 0, "dead", 0, "retried",
-            0, "submitted", 0, "skipped", 0, "detail", detail[:1000].encode("utf-8", "replace"),
+            "XADD", keys.of(run_id, "events"), "MAXLEN", "~", 10_000, "*", "event", kind, "detail",
+            detail[:1000].encode("utf-8", "replace"),
         )  # fmt: skip
+
+    def store_profile(self, run_id: str, stacks: bytes, most: int) -> bool:
+        """Keep the profile of a batch among the run's events, unless it has `most` already; returns whether."""
+        command, head = self.connection.command, keys.of(run_id, "head")
+        state, stored = command("HMGET", head, "state", "profiles")
+        if state is None or not (stored or b"0").isdigit() or int(stored or 0) >= most:
+            return False
+        command("HINCRBY", head, "profiles", 1)
+        fields = ("event", "profile", "detail", "", "stacks", stacks)
+        command("XADD", keys.of(run_id, "events"), "MAXLEN", "~", 10_000, "*", *fields)
+        return True
 
     def retry_dead(self, run_id: str, indexes: Sequence[int]) -> int:
         """Send dead letters back to work, as one generation; returns how many."""

@@ -10,7 +10,7 @@ from toolkit.errors import LedgerCorrupt, LedgerError, RunStateError
 from toolkit.ledger import keys
 from toolkit.ledger.connection import Connection
 from toolkit.ledger.pages import decode_items, unpack_output
-from toolkit.records import METRIC_ROW, METRIC_SEGMENT_ROWS, DeadLetter
+from toolkit.records import METRIC_ROW, METRIC_SEGMENT_ROWS, DeadLetter, RunStatus
 
 _OUTPUTS_PER_CALL = 200
 _LETTERS_PER_CALL = 500
@@ -55,32 +55,42 @@ class Reader:
             first += len(batch)
         return found
 
-    def metric_rows(self, first: int = 0) -> tuple[list[bytes], int]:
+    def metric_rows(self, first: int = 0, row_bytes: int = METRIC_ROW.size) -> tuple[list[bytes], int]:
         """Packed metric rows from row number `first` on, and the number to go on from.
+
+        Parameters
+        ----------
+        first : int
+            Number of the first row wanted.
+        row_bytes : int
+            Bytes of a row, which differ between versions of the layout.
 
         Returns
         -------
         chunks : list of bytes
-            Each a whole number of rows of `records.METRIC_ROW.size` bytes.
+            Each a whole number of rows.
         next : int
             Row number after the last one read.
         """
-        chunks: list[bytes] = []
-        size = METRIC_ROW.size
-        per_call = _BYTES_PER_CALL // size
+        chunks = list(self.each_metric_rows(first, row_bytes))
+        return chunks, first + sum(len(chunk) for chunk in chunks) // row_bytes
+
+    def each_metric_rows(self, first: int = 0, row_bytes: int = METRIC_ROW.size) -> Iterator[bytes]:
+        """The same, a few megabytes in memory at a time."""
+        per_call = _BYTES_PER_CALL // row_bytes
         while True:
             segment, offset = divmod(first, METRIC_SEGMENT_ROWS)
             rows = min(per_call, METRIC_SEGMENT_ROWS - offset)
             key = keys.metrics_segment(self.run_id, segment)
-            data = self._connection.command("GETRANGE", key, offset * size, (offset + rows) * size - 1)
-            whole = len(data) // size
-            if len(data) % size:
+            data = self._connection.command("GETRANGE", key, offset * row_bytes, (offset + rows) * row_bytes - 1)
+            whole = len(data) // row_bytes
+            if len(data) % row_bytes:
                 raise LedgerCorrupt(f"run {self.run_id}: key metrics:{segment} ends inside a row")
             if whole:
-                chunks.append(data)
+                yield data
                 first += whole
             if whole < rows:
-                return chunks, first
+                return
 
     def workers(self) -> dict[int, str]:
         """Worker identities by the code that metric rows carry."""
@@ -195,12 +205,34 @@ class Reader:
     def events(self, after: str = "-", count: int = 10_000) -> list[tuple[str, dict[str, str]]]:
         """Events in order, from the start or after the event id `after`."""
         start = after if after == "-" else f"({after}"
-        entries = self._command("XRANGE", "events", start, "+", "COUNT", count)
-        found = []
-        for event_id, fields in entries:
-            pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
-            found.append((event_id.decode(), {k.decode(): v.decode("utf-8", "replace") for k, v in pairs}))
-        return found
+        return [_event(*entry) for entry in self._command("XRANGE", "events", start, "+", "COUNT", count)]
+
+    def latest_events(self, count: int) -> list[tuple[str, dict[str, str]]]:
+        """At most `count` events, the latest first."""
+        return [_event(*entry) for entry in self._command("XREVRANGE", "events", "+", "-", "COUNT", count)]
+
+    def await_events(self, after: str, block_s: float, count: int = 1000) -> list[tuple[str, dict[str, str]]]:
+        """Events after the id `after`; waits for the first of them, up to `block_s` seconds, at the server.
+
+        Parameters
+        ----------
+        after : str
+            Id of an event, or ``0-0`` for the start.
+        block_s : float
+            At most 2 s are waited, well below the time after which a connection counts as dead.
+        """
+        key = keys.of(self.run_id, "events")
+        block_ms = max(1, int(1000 * min(block_s, 2.0)))
+        answer = self._connection.command(
+            "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", key, after, retry_s=min(block_s, 2.0)
+        )
+        streams = list(answer.items()) if isinstance(answer, dict) else answer or []
+        return [_event(*entry) for _, entries in streams for entry in entries]
+
+    def claims(self) -> dict[bytes, str]:
+        """Text of each live claim by its id, as ``1_common.lua`` describes it."""
+        claims = self._connection.fields(keys.of(self.run_id, "claims"))
+        return {claim_id: _text(text) for claim_id, text in claims.items()}
 
     def delete(self) -> None:
         """Remove every key of the run."""
@@ -208,6 +240,10 @@ class Reader:
         every = [*keys.of_run(self.run_id)]
         every += [keys.metrics_segment(self.run_id, s) for s in range(rows // METRIC_SEGMENT_ROWS + 1)]
         self._connection.command("DEL", *every)
+
+    def retire(self, status: RunStatus) -> bool:
+        """Remove every key of a run that has ended, unless it went on since `status`; returns whether it is gone."""
+        return bool(self._connection.call("retire", keys.of_run(self.run_id), status.batches, status.dead))
 
     def metric_rows_count(self) -> int:
         """Metric rows stored, one for each executed batch."""
@@ -228,6 +264,11 @@ class Reader:
             "leases": int(self._command("ZCARD", "leases")),
             "dead": self.dead_indexes(),
         }
+
+
+def _event(event_id: bytes, fields: Any) -> tuple[str, dict[str, str]]:
+    pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
+    return event_id.decode(), {_text(k): _text(v) for k, v in pairs}
 
 
 def _text(data: bytes) -> str:

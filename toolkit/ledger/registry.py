@@ -42,9 +42,11 @@ class Registry:
         command("SADD", keys.QUEUES, spec.queue)
         command("ZADD", keys.active(spec.queue), PRIORITIES.index(spec.priority), spec.run_id)
 
-    def run_ids(self) -> list[str]:
-        """Ids of all indexed runs, newest first."""
-        return [x.decode() for x in self._connection.command("ZREVRANGE", keys.RUNS, 0, -1)]
+    def run_ids(self, created_before: float | None = None, since: float | None = None) -> list[str]:
+        """Ids of all indexed runs, newest first; optionally only of those created in a span of the server's clock."""
+        last = "+inf" if created_before is None else f"({created_before:.3f}"
+        least = "-inf" if since is None else f"{since:.3f}"
+        return [x.decode() for x in self._connection.command("ZREVRANGEBYSCORE", keys.RUNS, last, least)]
 
     def forget_runs(self, run_ids: list[str]) -> None:
         """Drop runs from the index whose data are gone; a user who may only read leaves them to others."""

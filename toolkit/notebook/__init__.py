@@ -5,6 +5,7 @@
 `format`        numbers as people read them
 `view`          what a run looks like at one moment, as plain records
 `leaves`        pieces of markup made of a view
+`flame`         the flame graph of a profile
 `html`          static summaries, which survive saving and reopening
 `panel`         the live panel: widgets that show the pieces, and one thread per run that refreshes them
 `progress`      the progress bar in a terminal
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from toolkit import renderers
 
 if TYPE_CHECKING:
+    from toolkit.notebook.flame import flame_graph, profile_html
     from toolkit.notebook.html import recommendation_html, run_html
     from toolkit.notebook.panel import RunPanel
     from toolkit.notebook.plots import MakespanMap, PredictedVsMeasured, ThroughputPlot
@@ -41,6 +43,8 @@ _HOMES: Final = {
     "ThroughputPlot": "plots",
     "TimeBreakdown": "timeline",
     "Timeline": "timeline",
+    "flame_graph": "flame",
+    "profile_html": "flame",
     "recommendation_html": "html",
     "run_html": "html",
     "write_report": "report",
@@ -54,6 +58,8 @@ __all__ = [
     "ThroughputPlot",
     "TimeBreakdown",
     "Timeline",
+    "flame_graph",
+    "profile_html",
     "recommendation_html",
     "register",
     "run_html",
@@ -76,6 +82,7 @@ def register() -> None:
     renderers.register("run_display", _run_display)
     renderers.register("run_html", _run_html)
     renderers.register("recommendation_html", _recommendation_html)
+    renderers.register("profile_html", _profile_html)
     renderers.register("report", _report)
     renderers.register("progress", _progress)
 
@@ -90,6 +97,12 @@ def _run_html(run: Any) -> str:
     from toolkit.notebook.html import run_html
 
     return run_html(run)
+
+
+def _profile_html(profile: Any) -> str:
+    from toolkit.notebook.flame import profile_html
+
+    return profile_html(profile)
 
 
 def _recommendation_html(recommendation: Any) -> str:

@@ -138,6 +138,12 @@ class RunSpec:
         Version of this package that submitted it.
     protocol : int
         Version of the ledger's layout.
+    row_schema : int
+        Version of the layout of its metric rows; 1 where a run says none.
+    trace : mapping of str to str
+        The trace that it was submitted in (W3C Trace Context), where there was one.
+    profile : bool
+        Whether some of its batches are sampled.
     """
 
     run_id: str
@@ -171,6 +177,9 @@ class RunSpec:
     python: str = ""
     toolkit_version: str = ""
     protocol: int = 1
+    trace: Mapping[str, str] = field(default_factory=dict)
+    profile: bool = False
+    row_schema: int = 1
 
     @property
     def retry(self) -> Retry:
@@ -192,7 +201,7 @@ class RunSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the codec."""
         values = asdict(self)
-        values["tags"] = dict(self.tags)
+        values["tags"], values["trace"] = dict(self.tags), dict(self.trace)
         for name in _TUPLES:
             values[name] = list(values[name])
         return values

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+
+from toolkit.errors import LedgerCorrupt
 
 OUTCOMES: Final = ("ok", "partial", "failed", "lost")
 """Outcome of a batch: all its items ok, some failed, all failed, its process died."""
@@ -47,10 +50,36 @@ METRIC_FIELDS: Final[tuple[tuple[str, str], ...]] = (
     ("item_max_s", "f"),  # longest item
 )
 METRIC_SCHEMA: Final = 1
+"""Version of the layout that is written: whoever changes `METRIC_FIELDS` raises it, and the protocol with it."""
+METRIC_LAYOUTS: Final[Mapping[int, tuple[tuple[str, str], ...]]] = {METRIC_SCHEMA: METRIC_FIELDS}
+"""Every layout that was ever written, by its version: rows are read for as long as somebody has them."""
 METRIC_ROW: Final = struct.Struct("<" + "".join(code for _, code in METRIC_FIELDS))
 METRIC_NAMES: Final = tuple(name for name, _ in METRIC_FIELDS)
 METRIC_SEGMENT_ROWS: Final = 500_000
 """Rows per server-side string, so that none exceeds 64 MB."""
+
+
+def metric_layout(schema: int) -> tuple[tuple[str, str], ...]:
+    """Fields and codes (of `struct`) of the rows of one version.
+
+    Raises
+    ------
+    LedgerCorrupt
+        No such version, or one of a later release.
+    """
+    found = METRIC_LAYOUTS.get(schema)
+    if found is None:
+        known = ", ".join(map(str, sorted(METRIC_LAYOUTS)))
+        raise LedgerCorrupt(
+            f"metric rows of layout {schema!r}: this version reads {known}. They were written by a later one: "
+            "upgrade batch-analytics-toolkit here"
+        )
+    return found
+
+
+def metric_row_bytes(schema: int) -> int:
+    """Bytes of a packed row of one version."""
+    return struct.calcsize("<" + "".join(code for _, code in metric_layout(schema)))
 
 
 @dataclass(frozen=True, slots=True)

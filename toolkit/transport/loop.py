@@ -32,6 +32,7 @@ from toolkit.ledger import (
     pack_output,
 )
 from toolkit.records import RunSpec, WorkerIdentity, one_line
+from toolkit.transport import profiles, tracing
 from toolkit.transport.batch import Batch, Tally, undecodable_letter
 from toolkit.transport.marker import Marker
 
@@ -158,7 +159,12 @@ class BatchLoop:
             while isinstance(answer, Claim):
                 if answer.spawn:
                     self.hooks.spawn(self.context.spec, ask.new_ticket)
-                committed, ask = self._batch(answer)
+                nth = self.context.batches + 1
+                with (
+                    tracing.batch(self.ledger, self.context.spec, answer),
+                    profiles.batch(self.ledger, self.context.spec, nth),
+                ):
+                    committed, ask = self._batch(answer)
                 answer = committed.claim
                 if answer is None:
                     return NoClaim("yield" if committed.state == "running" else committed.state, committed.left)

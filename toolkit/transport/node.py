@@ -21,6 +21,7 @@ from toolkit.execution.failures import judge
 from toolkit.ledger import NOBODY, Death, Ledger, Registry, Renewed
 from toolkit.ledger.registry import NODE_ALIVE_S
 from toolkit.records import INLINE_QUEUE, NodeInfo, RunSpec
+from toolkit.transport import tracing
 from toolkit.transport.app import task_names
 from toolkit.transport.limits import Limits, OutOfMemory, Warden, place
 from toolkit.transport.marker import Work
@@ -135,6 +136,7 @@ class Keeper:
             with self._apart(work.run_id):
                 death = self._death(work)
                 if work.claim_id:
+                    tracing.lost(self._ledger, self._spec(work.run_id), work.claim_id, death.category, death.blamed)
                     self._ledger.lost(work.run_id, work.claim_id, death)
                 if work.asked != work.claim_id:  # granted perhaps, and nothing of it begun
                     self._ledger.lost(work.run_id, work.asked, replace(death, blamed=NOBODY))
@@ -179,6 +181,8 @@ class Keeper:
         """Sweep a run now: what its dead workers held goes to others at once, by tickets if need be."""
         with self._apart(run_id):
             spec = self._spec(run_id)
+            if dead_workers:
+                tracing.lost_with(self._ledger, spec, dead_workers)
             swept = self._ledger.sweep(
                 run_id, known_workers=self._known.get(spec.queue, 0), idle_workers=len(dead_workers),
                 lease_s=spec.lease_s, dead_workers=dead_workers,

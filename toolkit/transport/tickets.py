@@ -16,6 +16,7 @@ from toolkit.errors import TransportError
 from toolkit.ledger import TICKET_EXPIRY_S, Ledger
 from toolkit.records import PRIORITIES, RunSpec
 from toolkit.settings import redact_url
+from toolkit.transport import tracing
 
 _NO_LIMIT_S = 10 * 365 * 86_400
 """Celery's own limits would end the worker of an application that sets some for its tasks: none for a ticket."""
@@ -57,7 +58,7 @@ def publish(app: Celery, spec: RunSpec, ticket_ids: Sequence[str], hop: int = 0)
     }
     broker = app.connection_for_write()  # names the errors of its transport; it connects to nothing
     try:
-        with app.producer_or_acquire() as producer:
+        with tracing.ticket(spec), app.producer_or_acquire() as producer:
             for ticket_id in ticket_ids:
                 app.send_task(TICKET, (spec.run_id, ticket_id, hop), producer=producer, **options)
     except (OSError, OperationalError, *broker.connection_errors, *broker.channel_errors) as error:

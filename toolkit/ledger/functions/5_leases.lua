@@ -96,6 +96,23 @@ local function lost(K, A)
   return { n, settle(k) }
 end
 
+local SAMPLE_MS = 500         -- progress events of a run are at least so far apart,
+local SAMPLES = 1000          -- and later at least a thousandth of its age: then those of a week fit under the cap
+
+-- An event where counters have changed since the last sample: `item_dead` when there are more dead letters, else
+-- `progress`. Samples, and not an event a claim, commit or item: those would cost each batch 5 us more, and push what
+-- happened rarely out of the stream.
+local function sample(k)
+  local v = redis.call('HMGET', k.h, 'ok', 'dead', 'retried', 'submitted', 'skipped', 'sampled', 'created_at')
+  local seen = table.concat({ v[1] or 0, v[2] or 0, v[3] or 0, v[4] or 0, v[5] or 0 }, ' ')
+  local at, before = string.match(v[6] or '', '^(%d+):(.*)$')
+  local t, created = now_ms(k), tonumber(v[7] or 0) or 0
+  if before == seen or t - (tonumber(at) or created) < math.max(SAMPLE_MS, (t - created) / SAMPLES) then return end
+  redis.call('HSET', k.h, 'sampled', string.format('%d:%s', t, seen))
+  local more = (tonumber(v[2]) or 0) - (tonumber(string.match(before or '', '^%d+ (%d+) ')) or 0)
+  if more > 0 then event(k, 'item_dead', string.format('%d more', more)) else event(k, 'progress', '') end
+end
+
 -- sweep grace_ms known_workers idle_workers ticket_expiry_ms dead_worker...
 --   dead_worker: codes of workers known to be dead; their claims expire now
 -- -> {state, left, active, expired, delayed, tickets wanted}
@@ -127,6 +144,7 @@ local function sweep(K, A)
     give_back(k, r, 0, false)
   end
   local state = settle(k)
+  if state == 'running' or state == 'paused' or state == 'cancelling' then sample(k) end
   local active, left, wanted = redis.call('HLEN', k.c), available(k), 0
   if state == 'running' and left > 0 then
     redis.call('ZREMRANGEBYSCORE', k.t, '-inf', idle > 0 and t + tonumber(A[4]) - LATE_TICKET_MS or t)

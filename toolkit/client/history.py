@@ -1,0 +1,235 @@
+"""What was: runs, metric rows, workers and dead letters as frames, from the server and the archive."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from toolkit.client.feed import MetricsFeed, metrics_from
+from toolkit.client.selecting import Known, Selection, known_runs
+from toolkit.errors import InvalidInput
+from toolkit.ledger import Ledger, Reader, Registry
+from toolkit.settings import LedgerSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from toolkit.archive import Archive, Archived, RunKey
+
+SOURCES: Final = ("both", "server", "archive")
+
+
+class History:
+    """The part of a client that looks back; see `toolkit.Client`."""
+
+    settings: LedgerSettings
+    _ledger: Ledger
+    _registry: Registry
+    _archive_path: Path | None
+
+    def runs(
+        self, task: Any = None, *, since: datetime | str | None = None, until: datetime | str | None = None,
+        tags: Mapping[str, str] | None = None, states: str | Collection[str] | None = None, source: str = "both",
+    ) -> pd.DataFrame:  # fmt: skip
+        """One row per run, newest first; columns and units in `toolkit.frames.RUNS`.
+
+        Parameters
+        ----------
+        task : callable or str, optional
+            Only runs of this task.
+        since, until : datetime or str, optional
+            Only runs created at or after, and before, these moments (UTC when they have no zone).
+        tags : mapping of str to str, optional
+            Only runs that carry all of these.
+        states : str or collection of str, optional
+            Only runs in one of these states: running, paused, cancelling, cancelled, finished.
+        source : str
+            ``server``, ``archive`` or ``both``, where a run that is in both comes from the server.
+
+        Raises
+        ------
+        InvalidInput
+            A filter is none; `UnknownTask` where `task` is no task.
+        ArchiveError, MissingDependency
+            The archive cannot be read; pass ``source="server"`` to do without.
+        """
+        from toolkit import frames
+
+        chosen = Selection.parse(task, since, until, tags, states)
+        live = self._live(source)
+        frame = frames.runs_frame([known for known in live if chosen.matches(*known)])
+        archive = self._archive(source)
+        if archive is None:
+            return frame
+        archived, keys = archive.known_runs(chosen.task)
+        hidden = _keys(live)
+        keep = [mine and key not in hidden for mine, key in zip(chosen.mask(archived), keys, strict=True)]
+        both = frames.schema.concat(frames.RUNS, [frame, archived[keep]])
+        return both.sort_values("created_at", ascending=False, kind="stable", ignore_index=True)
+
+    def metrics(
+        self, task: Any = None, *, since: datetime | str | None = None, until: datetime | str | None = None,
+        tags: Mapping[str, str] | None = None, states: str | Collection[str] | None = None, source: str = "both",
+    ) -> pd.DataFrame:  # fmt: skip
+        """Metric rows of many runs: one row per executed batch; columns and units in `toolkit.frames.METRICS`.
+
+        Parameters
+        ----------
+        task, since, until, tags, states, source
+            Which runs, as for `runs`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            By run, newest first, those of the archive after those on the server; of a run in the order of commits.
+
+        Raises
+        ------
+        InvalidInput, ArchiveError, MissingDependency
+            As for `runs`.
+        """
+        from toolkit import frames
+
+        chosen = Selection.parse(task, since, until, tags, states)
+        live = self._live(source)
+        found, gone = [], []
+        for spec, status in live:
+            if chosen.matches(spec, status) and status.batches:
+                reader = Reader(self._ledger.connection, spec.run_id)
+                frame, rows = metrics_from(reader, spec, status.max_workers)
+                if rows < status.batches:  # deleted or expired this very moment: the archive has all of it
+                    gone.append((spec, status))
+                else:
+                    found.append(frame)
+        archive = self._archive(source)
+        if archive is not None:
+            keys = _selected(archive, chosen, _keys(live) - _keys(gone))
+            found.append(archive.metrics(keys))
+        return frames.concat_metrics(found)
+
+    def follow_metrics(
+        self, task: Any = None, *, since: datetime | str | None = None, until: datetime | str | None = None,
+        tags: Mapping[str, str] | None = None, states: str | Collection[str] | None = None,
+        cursor: Mapping[str, int] | None = None,
+    ) -> MetricsFeed:  # fmt: skip
+        """Metric rows as they come: each `MetricsFeed.pull` returns those that were recorded since the one before.
+
+        Parameters
+        ----------
+        task, since, until, tags, states
+            Which runs on the server, as for `runs`; those that are submitted later included.
+        cursor : mapping of str to int, optional
+            `MetricsFeed.cursor` of an earlier feed, to go on where that one stopped.
+
+        Raises
+        ------
+        InvalidInput
+            A filter or the cursor is none.
+        """
+        chosen = Selection.parse(task, since, until, tags, states)
+        return MetricsFeed(
+            lambda: [known for known in self._live("server") if chosen.matches(*known)],
+            self._ledger.connection,
+            cursor,
+        )
+
+    def workers(self) -> pd.DataFrame:
+        """One row per node that is alive; columns and units in `toolkit.frames.WORKERS`."""
+        from toolkit import frames
+
+        return frames.workers_frame(self._registry.nodes())
+
+    def dead_letters(self, *, source: str = "server") -> pd.DataFrame:
+        """Dead letters of all runs; columns in `toolkit.frames.DEAD_LETTERS`.
+
+        Parameters
+        ----------
+        source : str
+            ``server``: those that wait for a decision. ``archive``: every one that was archived, also those that were
+            retried or dropped later. ``both``: the first, and of runs that are only in the archive the second.
+
+        Raises
+        ------
+        InvalidInput, ArchiveError, MissingDependency
+            As for `runs`.
+        """
+        from toolkit import frames
+
+        live = self._live(source)
+        found = [
+            frames.dead_letters_frame(
+                spec.run_id, spec.task, Reader(self._ledger.connection, spec.run_id).dead_letters()
+            )
+            for spec, status in live
+            if status.dead
+        ]
+        archive = self._archive(source)
+        if archive is not None:
+            found.append(archive.dead_letters(_selected(archive, Selection(), _keys(live))))
+        return frames.concat_dead_letters(found)
+
+    def archive(self, path: str | Path | None = None) -> Archived:
+        """Write runs that have ended, their metric rows and dead letters into a Parquet dataset.
+
+        Call it as often as you like: it writes what is new, whole files only, and changes none. Nothing is deleted on
+        the server. `runs` and `metrics` read the archive at the default place too; pandas, DuckDB and Polars read
+        ``runs``, ``rows`` and ``dead_letters`` below it as they lie.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            Its directory; by default ``TOOLKIT_ARCHIVE``, else ``archive`` in the LocalCluster's state directory.
+
+        Returns
+        -------
+        Archived
+            What was written, what was there already, what has not ended, and what could not be read.
+
+        Raises
+        ------
+        InvalidInput
+            No place is known: on a shared deployment there is no default.
+        ArchiveError
+            The place cannot be written, or another process is writing to it.
+        MissingDependency
+            pyarrow is not installed.
+        """
+        from toolkit.client.keeping import archive_runs
+
+        place = self._archive_path if path is None else Path(path).expanduser().absolute()
+        if place is None:
+            raise InvalidInput(
+                "archive: pass path=... or set TOOLKIT_ARCHIVE; on a shared deployment there is no default"
+            )
+        return archive_runs(self._ledger, self._registry, place)
+
+    # ------------------------------------------------------------------ inside
+
+    def _live(self, source: str) -> list[Known]:
+        if source not in SOURCES:
+            raise InvalidInput(f"source={source!r:.60}: one of {', '.join(SOURCES)}")
+        return [] if source == "archive" else known_runs(self._ledger, self._registry)
+
+    def _archive(self, source: str) -> Archive | None:
+        """The archive at the default place, None where there is none or it is not wanted."""
+        from toolkit.archive import Archive
+
+        if source == "server" or self._archive_path is None or not self._archive_path.is_dir():
+            if source == "archive" and self._archive_path is None:
+                raise InvalidInput('source="archive": no archive is known; set TOOLKIT_ARCHIVE')
+            return None
+        return Archive(self._archive_path)
+
+
+def _keys(runs: Collection[Known]) -> set[RunKey]:
+    from toolkit.archive import RunKey
+
+    return {RunKey.of(status) for _, status in runs}
+
+
+def _selected(archive: Archive, chosen: Selection, hidden: Collection[RunKey]) -> list[RunKey]:
+    """Runs of the archive that are meant and not hidden, newest first."""
+    frame, keys = archive.known_runs(chosen.task)
+    return [key for mine, key in zip(chosen.mask(frame), keys, strict=True) if mine and key not in hidden]

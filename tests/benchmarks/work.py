@@ -1,9 +1,11 @@
-"""The work that benchmarks measure: about 50 microseconds of pure CPU an item."""
+"""The work that benchmarks measure: 50 microseconds or 5 milliseconds of pure CPU an item, or a sleep."""
 
 from __future__ import annotations
 
 import os
+import time
 from hashlib import sha256
+from random import Random
 from time import perf_counter
 
 from celery import Celery
@@ -11,23 +13,46 @@ from celery import Celery
 from toolkit.execution import task
 
 ROUNDS = int(os.environ.get("SPIN_ROUNDS", "110"))
+LONG = 100
+"""How many times longer a long item takes than a short one."""
 
 
 def spin(x: int) -> int:
-    """Hash a number `ROUNDS` times."""
+    """Hash a number `ROUNDS` times: about 50 microseconds."""
     h = b"%d" % x
     for _ in range(ROUNDS):
         h = sha256(h).digest()
     return h[0] << 8 | h[1]
 
 
-@task
-def spin_item(x: int) -> int:
-    """Hash a number, as a task of this package."""
+def spin_long(x: int) -> int:
+    """Hash a number `LONG` times as often: about 5 milliseconds."""
     h = b"%d" % x
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS * LONG):
         h = sha256(h).digest()
     return h[0] << 8 | h[1]
+
+
+def nap(seconds: float) -> float:
+    """Sleep."""
+    time.sleep(seconds)
+    return seconds
+
+
+def nothing(x: object) -> None:
+    """Do nothing: the items are as short as items can be."""
+
+
+spin_item = task(spin)
+spin_long_item = task(spin_long)
+nap_item = task(nap)
+no_item = task(nothing)
+
+
+def naps(n: int = 400) -> list[float]:
+    """Seconds to sleep: heavy-tailed, the same in every round."""
+    random = Random(7)
+    return [min(random.lognormvariate(-4.6, 1.2), 1.0) for _ in range(n)]
 
 
 def calibrate(target_s: float = 50e-6) -> int:
@@ -43,13 +68,14 @@ def _time(n: int) -> float:
     return (perf_counter() - began) / n
 
 
-def chunks_app() -> Celery:
-    """A plain Celery application for the peer, with results."""
+def plain_app() -> Celery:
+    """A plain Celery application for the peers, with results."""
     app = Celery("peer", broker=os.environ["PEER_BROKER"], backend=os.environ["PEER_BACKEND"], set_as_current=False)
     app.conf.update(task_default_queue="peer", worker_send_task_events=False, broker_connection_retry_on_startup=True)
-    app.task(name="peer.spin")(spin)
+    for function in (spin, spin_long, nap):
+        app.task(name=f"peer.{function.__name__}")(function)
     return app
 
 
 if "PEER_BROKER" in os.environ:
-    app = chunks_app()
+    app = plain_app()

@@ -50,7 +50,7 @@ def test_no_more_workers_than_allowed(model: Recommender) -> None:
 
 
 def test_equally_fast_means_fewer_workers() -> None:
-    work = Workload(per_item_s=1e-3, cores=1, gap_s=1e-5)
+    work = Workload(per_item_s=1e-3, cores=1, gap_s=1e-5, run_sigma=0.0)
     model = Recommender().fit(simulate_runs(work, 4_000, [(5, 1), (50, 2), (400, 1), (20, 4), (400, 4), (100, 2)]))
     advice = model.recommend(n_items=4_000)
     assert advice.workers == 1

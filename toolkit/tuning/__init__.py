@@ -11,9 +11,11 @@ What happens to a metric frame, one file each:
 `intervals`         how wrong a prediction may be
 `decision`          the grid of settings, the limits, the choice; `memory` and `explain` help
 `recommendation`    the answer
-`recommender`       the estimator that users hold; the only file that needs scikit-learn
+`recommender`       the estimator that users hold; it needs scikit-learn, as do the next two
+`runtime`           durations of anything from rows of positive features (`regress` holds its parts)
+`peak`              memory that is hardly ever exceeded, by batch size
 `plan`              a quick re-planning of a run that is under way
-`simulate`          runs with known costs, for tests and for trying things out
+`simulate`          runs with known costs, for what-if questions and tests (`engine` is its event loop)
 ==================  ========================================================================================
 
 Importing this package loads neither pandas nor scikit-learn.
@@ -25,19 +27,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from toolkit.tuning.peak import PeakMemoryRegressor
     from toolkit.tuning.plan import Plan, replan
     from toolkit.tuning.recommendation import Recommendation
     from toolkit.tuning.recommender import Recommender
-    from toolkit.tuning.simulate import Workload, simulate_run, simulate_runs
+    from toolkit.tuning.runtime import RuntimeRegressor
+    from toolkit.tuning.simulate import Workload, simulate_makespans, simulate_run, simulate_runs
 
-__all__ = ["Plan", "Recommendation", "Recommender", "Workload", "replan", "simulate_run", "simulate_runs"]
+__all__ = [
+    "PeakMemoryRegressor",
+    "Plan",
+    "Recommendation",
+    "Recommender",
+    "RuntimeRegressor",
+    "Workload",
+    "replan",
+    "simulate_makespans",
+    "simulate_run",
+    "simulate_runs",
+]
 
 _HOMES = {
+    "PeakMemoryRegressor": "peak",
     "Plan": "plan",
     "Recommendation": "recommendation",
     "Recommender": "recommender",
+    "RuntimeRegressor": "runtime",
     "Workload": "simulate",
     "replan": "plan",
+    "simulate_makespans": "simulate",
     "simulate_run": "simulate",
     "simulate_runs": "simulate",
 }

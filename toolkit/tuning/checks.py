@@ -45,9 +45,13 @@ class Checks:
     per_item_s: tuple[float, float]
 
     def extrapolated(self, batch_size: float, workers: int) -> bool:
-        """Whether a setting is outside of what was measured: a size by more than a factor of 2, or another count."""
+        """Whether a setting is outside of what was measured: a size by more than a factor of 2, or its worker count."""
         low, high = self.sizes
-        return not low / 2 <= batch_size <= high * 2 or workers not in self.workers
+        return not low / 2 <= batch_size <= high * 2 or not self.between(workers)
+
+    def between(self, workers: int) -> bool:
+        """Whether a worker count was measured or lies between counts that were, where contention is interpolated."""
+        return self.workers[0] <= workers <= self.workers[-1]
 
 
 def check(history: TaskHistory, draws: Costs) -> Checks:

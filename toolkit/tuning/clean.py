@@ -135,11 +135,7 @@ def _clean_task(task: str, frame: pd.DataFrame, known: frozenset[str]) -> TaskHi
         first=_truths(frame, "first_in_process"),
         cut_off=_truths(frame, "cut_off"),
     )
-    with np.errstate(invalid="ignore"):
-        sound = (rows.items >= 1) & np.isfinite(rows.items) & (service >= 0) & np.isfinite(rows.spent)
-        sound &= np.isfinite(rows.claimed) & (rows.run >= 0)
-    if not sound.all():
-        dropped["unusable"] = int((~sound).sum())
+    sound = _sound(rows, service, frame, dropped)
     # One copy of everything, and none where the rows come in order, as those of a single run do.
     kept = np.flatnonzero(sound)
     kept = kept[np.lexsort((rows.claimed[kept], rows.run[kept]))]
@@ -150,6 +146,32 @@ def _clean_task(task: str, frame: pd.DataFrame, known: frozenset[str]) -> TaskHi
     cells, runs = _condense(rows, run_ids, ~seen)
     ran = [workers[code] for code in np.unique(rows.worker) if code >= 0]
     return TaskHistory(task, cells, runs, tuple(hosts) or ("",), tuple(ran), _memory(rows), version, dropped)
+
+
+def _sound(rows: _Rows, service: Array, frame: pd.DataFrame, dropped: dict[str, int]) -> NDArray[np.bool_]:
+    """Which rows are used; of the others `dropped` is told how many there are of each kind."""
+    from toolkit.tuning.suspect import duplicated, far_out, skewed
+
+    with np.errstate(invalid="ignore"):
+        usable = (rows.items >= 1) & np.isfinite(rows.items) & (service >= 0) & np.isfinite(rows.spent)
+        usable &= np.isfinite(rows.claimed) & (rows.run >= 0)
+    if not usable.all():
+        dropped["unusable"] = int((~usable).sum())
+
+    def drop(name: str, index: NDArray[np.int64], found: NDArray[np.bool_]) -> None:
+        if found.any():
+            usable[index[found]] = False
+            dropped[name] = int(found.sum())
+
+    at = np.flatnonzero(usable)
+    offset = np.nan_to_num(_numbers(frame, "first_index", np.nan)[at], nan=-1.0)
+    same = (rows.run[at], rows.worker[at], rows.claimed[at], rows.items[at], rows.spent[at], offset)
+    drop("duplicated", at, duplicated(*same))
+    at = np.flatnonzero(usable)
+    drop("clock skewed", at, skewed(rows.run[at], rows.claimed[at], rows.spent[at]))
+    at = np.flatnonzero(usable & ~rows.first & ~rows.cut_off)  # imports and time limits explain such rows
+    drop("far out", at, far_out(rows.items[at], rows.spent[at]))
+    return usable
 
 
 def _one_version(frame: pd.DataFrame) -> tuple[pd.DataFrame, str, dict[str, int]]:
@@ -324,6 +346,9 @@ def _memory(rows: _Rows) -> tuple[tuple[float, float], ...]:
     apart = items.max() + 1
     group = np.cumsum(np.r_[True, np.diff(worker) != 0]) - 1
     largest = np.maximum.accumulate(items + group * apart) - group * apart
+    # Rows of a later run may tell of less, where a worker's name was used again.
+    top = rss.max() + 1.0
+    rss = np.maximum.accumulate(rss + group * top) - group * top
     # The last batch of a process at this largest size: there the peak is highest.
     last = np.r_[(np.diff(largest) != 0) | (np.diff(group) != 0), True]
     pairs = sorted(zip(largest[last].tolist(), rss[last].tolist(), strict=True))

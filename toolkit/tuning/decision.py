@@ -154,6 +154,8 @@ def predict_grid(model: TaskModel, n_items: int, limit: int) -> Grid:
     )
     order = np.argsort(np.where(inside, screened, screened + 10 * screened.max()), kind="stable")
     promising = list(dict.fromkeys(size[order].tolist()))[:_PROMISING]
+    # Sizes beyond the data too: where fixed costs rule, structure says that they win, and the choice asks for proof.
+    promising += list(dict.fromkeys(size[np.argsort(screened, kind="stable")].tolist()))[:_PROMISING]
     lattice = {round(b) for b in np.geomspace(1, n_items, _LATTICE)}
     sizes = np.array(sorted(lattice | measured | set(promising)), dtype=np.int64)
     size, workers = (a.ravel() for a in np.meshgrid(sizes, np.array(counts, dtype=np.int64), indexing="ij"))
@@ -190,7 +192,7 @@ def _allowed(
     """Which settings may be chosen, and which limits bind."""
     binding = []
     allowed = ~grid.extrapolated
-    counted = np.isin(grid.workers, model.checks.workers)
+    counted = np.array([model.checks.between(w) for w in grid.workers.tolist()], dtype=bool)
     if not counted.any():
         measured = ", ".join(f"{count:,}" for count in model.checks.workers)
         return counted, [f"no worker count within the limit was measured, only {measured}."]

@@ -9,7 +9,8 @@ import numpy as np
 from toolkit.tuning.history import Array
 from toolkit.tuning.nonneg import weighted_nonneg
 
-_QUANTILE = 0.95
+RISK = 0.01  # that a process exceeds the bound
+_NORMAL = 2.326  # standard normal quantile of 1 - RISK; for Student's t see Abramowitz and Stegun, 26.7.5
 _MARGIN = 0.02  # a quantile of a few processes is not yet the quantile
 
 
@@ -37,7 +38,8 @@ class MemoryModel:
 def fit_memory(points: tuple[tuple[float, float], ...]) -> MemoryModel | None:
     """Fit the peaks of processes against the largest batch that they had executed; None without data.
 
-    Relative-error non-negative least squares for the mean, and the 95 % quantile of what is above it.
+    Relative-error non-negative least squares for the mean, and a bound that the next process exceeds with a
+    probability of `RISK`.
     """
     if not points:
         return None
@@ -46,5 +48,11 @@ def fit_memory(points: tuple[tuple[float, float], ...]) -> MemoryModel | None:
     ridge = np.array([[1e-6 / peak.mean() ** 2, 1e-6 * (items.max() / peak.max()) ** 2]])
     found = weighted_nonneg(design[None], np.ones((1, len(items))), np.ones((1, len(items))), ridge)[0]
     above = peak / np.maximum(found[0] + found[1] * items, 1.0)
-    factor = max(1.0, float(np.quantile(above, _QUANTILE))) + _MARGIN
+    used = int((found > 0).sum())
+    spread = np.log(np.maximum(above, 1e-3))
+    sd = float(np.sqrt(np.square(spread).sum() / max(1, len(above) - used)))
+    # The next process, not the mean: a one-sided prediction bound of a normal logarithm with few degrees of freedom.
+    few = _NORMAL * (1.0 + (_NORMAL**2 + 1.0) / (4.0 * max(1, len(above) - used)))
+    bound = float(np.exp(few * sd * np.sqrt(1.0 + used / len(above))))
+    factor = max(1.0, float(above.max()), bound) + _MARGIN
     return MemoryModel(float(found[0]), float(found[1]), factor)

@@ -356,8 +356,15 @@ def _backtest(
     ]
     of = [int(fold[i]) for i in judged]
     predicted = _replay(history, [costs.pick(f) for f in of], [rests[f] for f in of], judged, options)
-    raw = np.log(measured / predicted)
+    # What a new process costs is known from no other run where only the left-out one had new processes.
+    cold_cells = (weights * history.cells.cold[None, :]).sum(axis=1) > 0
+    unknown = np.array([runs[i].cold > 0 and not cold_cells[f] for i, f in zip(judged, of, strict=True)])
+    raw = np.where(unknown, np.nan, np.log(measured / predicted))
     # Each run is calibrated with the errors of the others.
-    shifts = np.array([np.median(np.delete(raw, i)) * (len(raw) - 1) / (len(raw) + 1.0) for i in range(len(raw))])
+    shifts = np.zeros(len(raw))
+    for i in range(len(raw)):
+        others = np.delete(raw, i)
+        others = others[np.isfinite(others)]
+        shifts[i] = np.median(others) * len(others) / (len(others) + 2.0) if len(others) else 0.0
     baseline = np.array(baseline_errors([runs[i] for i in judged]))
     return Backtest(ids, predicted * np.exp(shifts), measured, raw - shifts, baseline)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 _FULL_EXCHANGES = 10  # usually 2 or 3 suffice; later only one coefficient is exchanged at a time, which cannot cycle
+_NUDGE = 1e-11
 _TOLERANCE = 1e-10
 
 
@@ -37,7 +38,8 @@ def solve_nonneg(gram: Array, moment: Array) -> Array:
     p = moment.shape[1]
     # Unit diagonals: the coefficients differ by orders of magnitude, the tolerance should not.
     scale = 1.0 / np.sqrt(np.einsum("rii->ri", gram))
-    scaled = gram * scale[:, :, None] * scale[:, None, :]
+    # The nudge keeps columns that are the same up to rounding (as for batches of one size) from being singular.
+    scaled = gram * scale[:, :, None] * scale[:, None, :] + _NUDGE * np.eye(p)
     right = moment * scale
     level = np.maximum(np.abs(right).max(axis=1, keepdims=True), 1e-300)
     right = right / level

@@ -1,26 +1,33 @@
-"""Runs with known costs: a discrete-event simulation that gives metric frames.
+"""Runs with known costs: what a run would take under a service model, and the metric frame that it would leave.
 
-For tests with known truth, and for trying out what a setting would do. Busy workers slow each other down at every
-moment, not on average: a batch that runs alone at the end of a run is as fast as one worker is.
+For what-if questions ("what if the interface allowed 50 items a second, and half of the workers left after a minute?"),
+and for tests with known truth. A `Workload` is the service model: it says exactly what items and batches cost and what
+workers share. `simulate_makespans` answers for many settings at once; `simulate_run` and `simulate_runs` give metric
+frames that `Recommender.fit` takes. Workers that wait for the lock or the rate limit do not slow others down.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.errors import InvalidInput
 from toolkit.records import FLAG_FIRST, FLAG_TAIL, WorkerIdentity
+from toolkit.tuning.engine import Batches, Played, Rules, play
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
     from toolkit.tuning.history import Array
 
 START_AT = 1_750_000_000.0  # seconds since the epoch of the first simulated run
+_BLOCK = 3_000_000  # numbers in the largest array of a block of runs
+ITEM_KINDS = ("lognormal", "exponential", "pareto")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,28 @@ class Workload:
         Delay from one worker's first claim to the next one's.
     base_bytes, item_bytes : int
         Peak memory of a process: base, and for each item of its largest batch.
+    item_kind : str
+        ``lognormal`` (with `item_sigma`), ``exponential``, or ``pareto`` with index `pareto_index`, a heavy tail.
+    pareto_index : float
+        Above 1; below 2 the variance of an item is infinite (it is cut at 400 times the scale).
+    slow_share, slow_factor : float
+        Bimodal items: this share takes this many times as long as the others.
+    drift : float
+        The last item takes this many times as long as the first, linearly in between; the mean stays.
+    free_items : float
+        Saturation threshold: only items of a batch beyond this many cost anything, as where a device is not yet full.
+    per_byte_s, payload_bytes, payload_sigma : float
+        Seconds per input byte; mean bytes of an item and the standard deviation of their logarithm.
+    lock_batch_s, lock_item_s : float
+        At its end a batch holds, alone, a shared resource for ``lock_batch_s + lock_item_s * items``.
+    rate : float
+        Items per second that all workers together are allowed.
+    speeds : tuple of float
+        Speeds of workers' hosts, repeated over the workers; empty for 1.
+    presence : tuple of (joins_s, leaves_s)
+        When workers come and from when on they take nothing more, repeated over the workers; empty for always.
+    memory_sigma : float
+        Standard deviation of the logarithm of a process's peak memory.
     """
 
     name: str = "demo.task"
@@ -69,84 +98,216 @@ class Workload:
     stagger_s: float = 2e-3
     base_bytes: int = 60 << 20
     item_bytes: int = 1 << 10
+    item_kind: str = "lognormal"
+    pareto_index: float = 2.5
+    slow_share: float = 0.0
+    slow_factor: float = 1.0
+    drift: float = 1.0
+    free_items: float = 0.0
+    per_byte_s: float = 0.0
+    payload_bytes: float = 100.0
+    payload_sigma: float = 0.0
+    lock_batch_s: float = 0.0
+    lock_item_s: float = 0.0
+    rate: float = math.inf
+    speeds: tuple[float, ...] = ()
+    presence: tuple[tuple[float, float], ...] = ()
+    memory_sigma: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.item_kind not in ITEM_KINDS:
+            raise InvalidInput(f"item_kind={self.item_kind!r}: expected one of {', '.join(ITEM_KINDS)}")
+        if self.pareto_index <= 1:
+            raise InvalidInput(f"pareto_index={self.pareto_index!r}: expected more than 1, below there is no mean")
+        if not self.rate > 0 or not all(speed > 0 for speed in self.speeds):
+            raise InvalidInput("rate and speeds must be more than 0")
 
     def slowdown(self, busy: int) -> float:
         """How much slower a batch is while `busy` workers are at work."""
         usl = 1.0 + self.sigma * (busy - 1) + self.kappa * busy * (busy - 1)
         return usl * max(1.0, busy / self.cores)
 
-    def work_s(self, items: int, rng: np.random.Generator) -> float:
-        """Seconds of a batch of `items` items on an idle machine, drawn at random."""
-        if self.item_sigma:
-            drawn = rng.lognormal(-(self.item_sigma**2) / 2, self.item_sigma, items).sum()
+    def items_s(self, n_items: int, rng: np.random.Generator) -> Array:
+        """Seconds of each item on an idle machine, drawn at random, without what bytes cost."""
+        if self.item_kind == "exponential":
+            factor = rng.standard_exponential(n_items)
+        elif self.item_kind == "pareto":
+            tail = np.minimum(rng.pareto(self.pareto_index, n_items), 400.0)
+            factor = (1.0 + tail) * (self.pareto_index - 1.0) / self.pareto_index
+        elif self.item_sigma:
+            factor = rng.lognormal(-(self.item_sigma**2) / 2, self.item_sigma, n_items)
         else:
-            drawn = float(items)
+            factor = np.ones(n_items)
+        if self.slow_share:
+            slow = np.where(rng.random(n_items) < self.slow_share, self.slow_factor, 1.0)
+            factor = factor * slow / (1.0 + self.slow_share * (self.slow_factor - 1.0))
+        if self.drift != 1.0:
+            factor = factor * (1.0 + (self.drift - 1.0) * np.arange(n_items) / n_items) * 2.0 / (1.0 + self.drift)
+        return np.asarray(self.per_item_s * factor)
+
+    def bytes_of(self, n_items: int, rng: np.random.Generator) -> Array:
+        """Input bytes of each item, drawn at random."""
+        if not self.payload_sigma:
+            return np.full(n_items, self.payload_bytes)
+        drawn = rng.lognormal(-(self.payload_sigma**2) / 2, self.payload_sigma, n_items)
+        return np.asarray(self.payload_bytes * drawn)
+
+    def work_s(self, items: int, rng: np.random.Generator) -> float:
+        """Seconds of one batch of `items` items on an idle machine, drawn at random."""
+        drawn = float(self.items_s(items, rng).sum()) * max(0.0, 1.0 - self.free_items / items)
+        drawn += self.per_byte_s * float(self.bytes_of(items, rng).sum()) if self.per_byte_s else 0.0
         shared = rng.lognormal(-(self.batch_sigma**2) / 2, self.batch_sigma) if self.batch_sigma else 1.0
-        return float(shared * (self.per_batch_s + self.per_item_s * drawn))
+        return float(shared * (self.per_batch_s + drawn))
+
+    def rules(self, workers: int) -> Rules:
+        """How so many workers share what there is."""
+        cycle = np.arange(workers)
+        presence = np.array(self.presence or [(0.0, np.inf)], dtype=np.float64)
+        return Rules(
+            slowdown=np.array([1.0, *(self.slowdown(k) for k in range(1, workers + 1))]),
+            speed=np.array(self.speeds or [1.0])[cycle % max(1, len(self.speeds))],
+            joins_s=presence[cycle % len(presence), 0] + cycle * self.stagger_s,
+            leaves_s=presence[cycle % len(presence), 1],
+            warm_s=self.warm_s,
+            gap_s=self.gap_s,
+            rate=self.rate,
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class _Batches:
-    """What a simulated run did: arrays of one length, in the order of claims."""
+class Luck:
+    """What chance decides, once for each seed: the items, their bytes, and the noise of batches and runs.
 
-    worker: Array
-    start: Array
-    end: Array
-    items: Array
-    active: Array
-    idle: Array
+    Parameters
+    ----------
+    workload : Workload
+        What items cost.
+    n_items : int
+        How many there are.
+    seeds : sequence of int or sequence of int
+        One run each.
+    """
+
+    def __init__(self, workload: Workload, n_items: int, seeds: Sequence[Any]) -> None:
+        self.workload, self.n_items = workload, n_items
+        rngs = [np.random.default_rng([*np.atleast_1d(seed), 11]) for seed in seeds]
+        self.level = np.exp([workload.run_sigma * rng.standard_normal() - workload.run_sigma**2 / 2 for rng in rngs])
+        items = np.stack([workload.items_s(n_items, rng) for rng in rngs])
+        payload = np.stack([workload.bytes_of(n_items, rng) for rng in rngs])
+        zero = np.zeros((len(rngs), 1))
+        self.items_s = np.concatenate([zero, items.cumsum(axis=1)], axis=1)
+        self.bytes = np.concatenate([zero, payload.cumsum(axis=1)], axis=1)
+        self._noise = [np.random.default_rng([*np.atleast_1d(seed), 12]) for seed in seeds]
+        self._drawn = np.zeros((len(rngs), 0))
+
+    def noise(self, count: int) -> Array:
+        """Standard normal numbers of the first `count` batches, the same whenever they are asked for."""
+        lacking = count - self._drawn.shape[1]
+        if lacking > 0:
+            more = np.stack([rng.standard_normal(lacking) for rng in self._noise])
+            self._drawn = np.concatenate([self._drawn, more], axis=1)
+        return self._drawn[:, :count]
+
+    def batches(self, sizes: NDArray[np.int64]) -> Batches:
+        """The batches of runs that are cut into `sizes`, one row per seed."""
+        work = self.workload
+        at = np.concatenate([[0], np.cumsum(sizes)])
+        own = (self.items_s[:, at[1:]] - self.items_s[:, at[:-1]]) * np.maximum(0.0, 1.0 - work.free_items / sizes)
+        own = own + work.per_byte_s * (self.bytes[:, at[1:]] - self.bytes[:, at[:-1]])
+        shared = np.exp(work.batch_sigma * self.noise(len(sizes)) - work.batch_sigma**2 / 2)
+        held = np.where(sizes > 0, work.lock_batch_s + work.lock_item_s * sizes, 0.0)
+        shape = own.shape
+        return Batches(
+            items=np.broadcast_to(sizes.astype(np.float64), shape),
+            work_s=self.level[:, None] * shared * (work.per_batch_s + own),
+            held_s=np.broadcast_to(held, shape),
+        )
 
 
-def _simulate(workload: Workload, n_items: int, batch_size: int, workers: int, rng: np.random.Generator) -> _Batches:
-    """Run the event loop: at each event work advances at the speed that the busy workers allow."""
-    level = float(rng.lognormal(-(workload.run_sigma**2) / 2, workload.run_sigma)) if workload.run_sigma else 1.0
-    left = np.full(workers, np.inf)  # seconds of work left of each worker's batch, on an idle machine
-    wake = np.arange(workers) * workload.stagger_s  # when a worker asks for its next batch
-    ended = np.full(workers, np.nan)
-    current = np.full(workers, -1)
-    rows: list[list[float]] = []
-    now, taken = 0.0, 0
-    fresh = np.ones(workers, dtype=bool)
-    while True:
-        busy = int(np.isfinite(left).sum())
-        speed = 1.0 / (workload.slowdown(busy) * level) if busy else 1.0
-        to_finish = left.min() / speed if busy else np.inf
-        until = min(to_finish, wake.min() - now)
-        if not np.isfinite(until):
-            break
-        now += until
-        left -= until * speed
-        if until == to_finish:
-            worker = int(left.argmin())
-            rows[current[worker]][2] = now
-            left[worker], ended[worker] = np.inf, now
-            wake[worker] = now + workload.gap_s if taken < n_items else np.inf
-            continue
-        worker = int(wake.argmin())
-        wake[worker] = np.inf
-        if taken >= n_items:
-            continue
-        items = min(batch_size, n_items - taken)
-        taken += items
-        left[worker] = workload.work_s(items, rng) + (workload.warm_s if fresh[worker] else 0.0)
-        fresh[worker] = False
-        current[worker] = len(rows)
-        rows.append([worker, now, np.nan, items, busy + 1, now - ended[worker]])
-    return _Batches(*np.array(rows, dtype=np.float64).T)
+def equal_sizes(n_items: int, batch_size: int) -> NDArray[np.int64]:
+    """Sizes of equal batches, the last one smaller."""
+    full, rest = divmod(n_items, batch_size)
+    return np.array([batch_size] * full + ([rest] if rest else []), dtype=np.int64)
+
+
+def simulate_makespans(
+    workload: Workload, n_items: int, settings: Sequence[tuple[int | Sequence[int], int]], *, seeds: Sequence[Any]
+) -> Array:
+    """Makespans of settings, each under the same luck, for questions of what if.
+
+    Parameters
+    ----------
+    workload : Workload
+        What the task costs. Workers are warm only if its `warm_s` is 0.
+    n_items : int
+        Items of the run.
+    settings : sequence of (batch size, workers)
+        A batch size, or the sizes of all batches in the order of their claims, which sum to `n_items`.
+    seeds : sequence of int
+        One simulated run of each setting for each.
+
+    Returns
+    -------
+    ndarray of shape (n_settings, n_seeds)
+        Seconds from the first claim to the last commit; infinite where all workers leave before the end.
+
+    Raises
+    ------
+    InvalidInput
+        A setting is below 1, or its sizes are not those of all items.
+    """
+    luck = Luck(workload, n_items, seeds)
+    cut = [_sizes(n_items, size, workers) for size, workers in settings]
+    width = [min(workers, len(sizes)) for sizes, (_, workers) in zip(cut, settings, strict=True)]
+    out = np.zeros((len(settings), len(seeds)))
+    # Settings of one width and like length are played together, so that little is padded.
+    order = sorted(range(len(settings)), key=lambda i: (width[i], len(cut[i])))
+    block: list[int] = []
+    for i in order:
+        longest = len(cut[i])
+        full = len(seeds) * (len(block) + 1) * max(longest, width[i]) > _BLOCK
+        if block and (full or width[i] != width[block[0]] or longest > 2 * len(cut[block[0]]) + 32):
+            out[block] = _play_block(luck, [cut[j] for j in block], width[block[0]])
+            block = []
+        block.append(i)
+    if block:
+        out[block] = _play_block(luck, [cut[j] for j in block], width[block[0]])
+    return out
+
+
+def _sizes(n_items: int, size: int | Sequence[int], workers: int) -> NDArray[np.int64]:
+    one = isinstance(size, int | np.integer)
+    if workers < 1 or (one and size < 1):  # type: ignore[operator]
+        raise InvalidInput(f"setting {(size, workers)!r}: batch size and workers must be 1 or more")
+    sizes = equal_sizes(n_items, int(size)) if one else np.asarray(size, dtype=np.int64)  # type: ignore[arg-type]
+    if sizes.sum() != n_items or sizes.min(initial=1) < 1:
+        raise InvalidInput(f"these sizes sum to {sizes.sum():,}, and there are {n_items:,} items")
+    return sizes
+
+
+def _play_block(luck: Luck, cut: list[NDArray[np.int64]], workers: int) -> Array:
+    """Makespans of shape (n_settings, n_seeds)."""
+    longest = max(len(sizes) for sizes in cut)
+    parts = [luck.batches(sizes) for sizes in cut]
+
+    def pad(name: str) -> Array:
+        arrays = [getattr(part, name) for part in parts]
+        return np.concatenate([np.pad(array, ((0, 0), (0, longest - array.shape[1]))) for array in arrays])
+
+    batches = Batches(pad("items"), pad("work_s"), pad("held_s"))
+    done = play(batches, luck.workload.rules(workers))
+    return (done.makespan_s(batches) + luck.workload.gap_s).reshape(len(cut), -1)
 
 
 def simulate_makespan(workload: Workload, n_items: int, batch_size: int, workers: int, seed: int = 0) -> float:
     """Seconds from the first claim to the end of one simulated run with warm workers."""
-    from dataclasses import replace
-
-    done = _simulate(replace(workload, warm_s=0.0), n_items, batch_size, workers, np.random.default_rng(seed))
-    return float(done.end.max()) + workload.gap_s
+    warm = replace(workload, warm_s=0.0)
+    return float(simulate_makespans(warm, n_items, [(batch_size, workers)], seeds=[seed])[0, 0])
 
 
 def simulate_run(  # noqa: PLR0913 - all but the run itself by keyword
     workload: Workload,
     n_items: int,
-    batch_size: int,
+    batch_size: int | Sequence[int],
     workers: int,
     *,
     seed: int = 0,
@@ -160,7 +321,7 @@ def simulate_run(  # noqa: PLR0913 - all but the run itself by keyword
     workload : Workload
         What the task costs.
     n_items, batch_size, workers : int
-        The run.
+        The run; `batch_size` may be the sizes of all batches.
     seed : int
         Of the random numbers.
     ordinal : int
@@ -173,11 +334,13 @@ def simulate_run(  # noqa: PLR0913 - all but the run itself by keyword
     DataFrame
         One row per batch, with the columns of ``run.metrics()``.
     """
-    from dataclasses import replace
-
     actual = replace(workload, warm_s=0.0) if warm else workload
-    done = _simulate(actual, n_items, batch_size, workers, np.random.default_rng([seed, ordinal]))
-    return _frame(workload, done, f"simulated-{ordinal:04d}", batch_size, workers, START_AT + 3600.0 * ordinal)
+    luck = Luck(actual, n_items, [(seed, ordinal)])
+    one = isinstance(batch_size, int | np.integer)
+    sizes = equal_sizes(n_items, int(batch_size)) if one else np.asarray(batch_size)  # type: ignore[arg-type]
+    done = play(luck.batches(sizes), actual.rules(workers))
+    asked = int(batch_size) if one else int(np.max(sizes))  # type: ignore[arg-type]
+    return _frame(luck, done, sizes, asked, workers, ordinal, seed)
 
 
 def simulate_runs(
@@ -197,34 +360,41 @@ def simulate_runs(
     )
 
 
-def _frame(workload: Workload, done: _Batches, run_id: str, asked: int, workers: int, at: float) -> pd.DataFrame:
+def _frame(  # noqa: PLR0913, PLR0917 - the run, as it was asked for
+    luck: Luck, done: Played, sizes: NDArray[np.int64], asked: int, workers: int, ordinal: int, seed: int
+) -> pd.DataFrame:
     """Pack the batches as workers do, and read them as the client does."""
     from toolkit.frames import RunInfo, metrics_frame, row_dtype
 
-    order = np.argsort(done.end, kind="stable")  # rows are in the order of commits
-    items, worker, service = done.items[order], done.worker[order].astype(np.int64), (done.end - done.start)[order]
+    workload, run_id, at = luck.workload, f"simulated-{ordinal:04d}", START_AT + 3600.0 * ordinal
+    start, end = done.start_s[0], done.end_s[0]
+    order = np.argsort(end, kind="stable")[: int(np.isfinite(end).sum())]  # rows are in the order of commits
+    items, worker, service = sizes[order], done.worker[0, order].astype(np.int64), (end - start)[order]
+    cut = np.concatenate([[0], np.cumsum(sizes)])
+    input_bytes = (luck.bytes[0, cut[1:]] - luck.bytes[0, cut[:-1]])[order]
     first = np.zeros(len(items), dtype=np.int64)
     first[np.unique(worker, return_index=True)[1]] = FLAG_FIRST
     largest = np.zeros(len(items))
     for code in np.unique(worker):
         largest[worker == code] = np.maximum.accumulate(items[worker == code])
+    peak = np.exp(workload.memory_sigma * np.random.default_rng([seed, ordinal, 13]).standard_normal(workers))
     rows = np.zeros(len(items), dtype=row_dtype())
     columns: dict[str, Any] = {
         "worker": worker,
         "flags": first | np.where(items < asked, FLAG_TAIL, 0),
         "attempt": 1,
-        "active_claims": done.active[order],
+        "active_claims": done.active[0, order],
         "known_workers": workers,
         "asked": asked,
         "items": items,
         "ok": items,
-        "first_index": np.r_[0, np.cumsum(done.items)[:-1]][order],
-        "claimed_at": at + done.start[order],
+        "first_index": cut[:-1][order],
+        "claimed_at": at + start[order],
         "service_s": service,
-        "idle_s": done.idle[order],
+        "idle_s": done.idle_s[0, order],
         "cpu_user_s": service,
-        "peak_rss_kib": (workload.base_bytes + workload.item_bytes * largest) // 1024,
-        "input_bytes": 100 * items,
+        "peak_rss_kib": (workload.base_bytes + workload.item_bytes * largest) * peak[worker] // 1024,
+        "input_bytes": input_bytes,
         "output_bytes": 100 * items,
         "item_sum_s": service,
         "item_sumsq_s2": service**2 / items,
@@ -232,5 +402,13 @@ def _frame(workload: Workload, done: _Batches, run_id: str, asked: int, workers:
     }
     for name, column in columns.items():
         rows[name] = column
-    names = {code: WorkerIdentity("host", "node@host", 1000 + code, "v1", "").encode() for code in range(workers)}
+    speed = workload.rules(workers).speed
+    names = {
+        code: WorkerIdentity(_host(speed[code]), f"node@{_host(speed[code])}", 1000 + code, "v1", "").encode()
+        for code in range(workers)
+    }
     return metrics_frame(RunInfo(run_id, workload.name, "", workers), rows.tobytes(), names)
+
+
+def _host(speed: float) -> str:
+    return "host" if speed == 1.0 else f"host-{speed:g}"

@@ -286,7 +286,8 @@ class Client(History):
         n_items : int
             Items of the next run.
         **options
-            See `toolkit.Recommender.recommend`.
+            See `toolkit.Recommender.recommend`. Where the latest run of the task had weights, batch sizes are weights;
+            ``weights=`` may give those of the new items, or of a sample of them.
 
         Raises
         ------
@@ -294,9 +295,14 @@ class Client(History):
             There is no history to learn from.
         """
         from toolkit.tuning import Recommender
+        from toolkit.tuning.weighed import weigh
 
         name = task_name(task)
-        return Recommender().fit(self.metrics(task=name)).recommend(task=name, n_items=n_items, **options)
+        frame = self.metrics(task=name)
+        weighed = weigh(frame)
+        if weighed is not None:
+            return weighed.recommend(Recommender().fit(weighed.frame), name, n_items, **options)
+        return Recommender().fit(frame).recommend(task=name, n_items=n_items, **options)
 
     # ------------------------------------------------------------------ the deployment
 

@@ -50,6 +50,11 @@ def count(value: float | None) -> str:
     return f"{round(value):,}"
 
 
+def batch_size(value: float) -> str:
+    """Return a batch size: a whole number of items, or a weight, which may have a fraction."""
+    return count(value) if value >= 100 or value == round(value) else number(value)
+
+
 def quantity(count_: int, singular: str, plural: str = "") -> str:
     """Return a count with its noun, for example ``1 worker`` or ``2 workers``."""
     return f"{count(count_)} {singular if count_ == 1 else plural or singular + 's'}"

@@ -66,7 +66,7 @@ class MakespanMap(theme.Display):
         self._marks(axes)
         axes.set_xlim(-0.5, len(self.grid.batch_sizes) - 0.5)
         axes.set_ylim(-0.5, len(self.grid.workers) - 0.5)
-        axes.set_xticks(range(len(self.grid.batch_sizes)), [fmt.count(b) for b in self.grid.batch_sizes])
+        axes.set_xticks(range(len(self.grid.batch_sizes)), [fmt.batch_size(b) for b in self.grid.batch_sizes])
         axes.set_yticks(range(len(self.grid.workers)), [fmt.count(w) for w in self.grid.workers])
         theme.legend(axes)
 
@@ -114,7 +114,7 @@ class ThroughputPlot(theme.Display):
         Settings measured.
     measured_rate, measured_low, measured_high : ndarray of shape (n_settings,)
         Median and quartiles over their runs of items per second.
-    recommended : int or None
+    recommended : float or None
         The recommended batch size, where `workers` is the recommended count.
     """
 
@@ -128,7 +128,7 @@ class ThroughputPlot(theme.Display):
     measured_rate: NDArray[np.float64]
     measured_low: NDArray[np.float64]
     measured_high: NDArray[np.float64]
-    recommended: int | None = None
+    recommended: float | None = None
 
     @classmethod
     def from_recommendation(
@@ -164,7 +164,7 @@ class ThroughputPlot(theme.Display):
             measured_rate=np.array([s.rate for s in seen], dtype=float),
             measured_low=np.array([s.rate_low for s in seen], dtype=float),
             measured_high=np.array([s.rate_high for s in seen], dtype=float),
-            recommended=int(recommendation.batch_size) if chosen else None,
+            recommended=recommendation.batch_size if chosen else None,
         )
 
     def finding(self) -> str:

@@ -197,7 +197,7 @@ def _key_figures(recommendation: Recommendation, runs: tuple[MeasuredRun, ...]) 
     cells = []
     if not recommendation.refused:
         cells += [
-            (fmt.count(recommendation.batch_size), "batch size"),
+            (fmt.batch_size(recommendation.batch_size), "batch size"),
             (fmt.count(recommendation.workers), "workers"),
             (fmt.duration(recommendation.makespan_s), f"makespan, {_bounds(recommendation, 'makespan_s')}"),
             (fmt.duration(recommendation.cost_worker_s), f"worker time, {_bounds(recommendation, 'cost_worker_s')}"),
@@ -238,7 +238,7 @@ def _map_section(recommendation: Recommendation) -> str:
 
 
 def _map_table(grid: HeatGrid) -> str:
-    columns = (_Column("workers"), *(_Column(fmt.count(b)) for b in grid.batch_sizes))
+    columns = (_Column("workers"), *(_Column(fmt.batch_size(b)) for b in grid.batch_sizes))
     rows = [
         (fmt.count(workers), *(fmt.duration(float(value)) for value in grid.makespan_s[i]))
         for i, workers in enumerate(grid.workers)

@@ -171,11 +171,13 @@ class Ledger:
         due_s = due_ms / 1000 if due_ms >= 0 else None
         return Swept(answer[0].decode(), left, active, expired, delayed, tickets, due_s)
 
-    def register_tickets(self, run_id: str, ticket_ids: Sequence[str]) -> int:
-        """Count tickets as outstanding before they are published."""
+    def register_tickets(self, run_id: str, ticket_ids: Sequence[str], *, lacking: bool = False) -> int:
+        """Count tickets as outstanding before they are published; `lacking` takes no more than the run has use for."""
         if not ticket_ids:
             return 0
-        return int(self.connection.call("tickets", keys.of_run(run_id), int(TICKET_EXPIRY_S * 1000), *ticket_ids))
+        return int(
+            self.connection.call("tickets", keys.of_run(run_id), int(TICKET_EXPIRY_S * 1000), int(lacking), *ticket_ids)
+        )
 
     # ------------------------------------------------------------------ commands
 

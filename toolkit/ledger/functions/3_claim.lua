@@ -86,12 +86,17 @@ local function pages_of(k, c, have)
   return out
 end
 
+-- How many workers a run wants: all that there are, up to its cap.
+local function wanted_workers(cap, known)
+  local desired = math.max(1, known)
+  if cap > 0 then desired = known > 0 and math.min(cap, desired) or cap end
+  return desired
+end
+
 -- Whether this claimer should publish one more ticket; registers it when so.
 local function spawn_ticket(k, head, left, active, ticket, expiry_ms, t)
   if ticket == '' or left <= 0 then return 0 end
-  local cap, known = head.max_workers, head.known_workers
-  local desired = math.max(1, known)
-  if cap > 0 then desired = known > 0 and math.min(cap, desired) or cap end
+  local desired = wanted_workers(head.max_workers, head.known_workers)
   if active >= desired then return 0 end
   redis.call('ZREMRANGEBYSCORE', k.t, '-inf', t)
   if active + redis.call('ZCARD', k.t) >= desired then return 0 end

@@ -166,11 +166,24 @@ local function sweep(K, A)
   return { state, left, active, expired, num(k, 'delayed'), wanted, due and math.max(0, tonumber(due) - t) or -1 }
 end
 
--- tickets expiry_ms id... -> number added; they count as outstanding until they arrive or expire
+-- tickets expiry_ms lacking id... -> number of them that count as outstanding now, until they arrive or expire
+--   lacking: 1 counts no more of them than the run lacks. So does a worker that leaves its run for another one. While it
+--   is neither on the run nor waiting for it, others may have sent a ticket in its place: counting its own as well, a
+--   run would gather tickets, and with them shares of the workers, as long as it goes on
 local function tickets(K, A)
   local k = open_keys(K)
   if redis.call('HGET', k.h, 'state') ~= 'running' then return 0 end
-  local t = now_ms(k) + tonumber(A[1])
-  for j = 2, #A do redis.call('ZADD', k.t, t, A[j]) end
-  return #A - 1
+  local t, n, room = now_ms(k), 0, #A
+  if A[2] == '1' then
+    local cap, known = nums(k, 'max_workers', 'known_workers')
+    redis.call('ZREMRANGEBYSCORE', k.t, '-inf', t)
+    room = math.min(wanted_workers(cap, known), available(k)) - redis.call('HLEN', k.c) - redis.call('ZCARD', k.t)
+  end
+  for j = 3, #A do
+    if room > 0 or redis.call('ZSCORE', k.t, A[j]) then  -- the answer to an earlier call may have been lost
+      redis.call('ZADD', k.t, t + tonumber(A[1]), A[j])
+      n, room = n + 1, room - 1
+    end
+  end
+  return n
 end

@@ -18,12 +18,13 @@ from toolkit.ledger.calls import (
     Range,
     Renewed,
     Swept,
+    Weighed,
     new_claim_id,
 )
 from toolkit.ledger.checks import check_structure
 from toolkit.ledger.connection import Connection
 from toolkit.ledger.ledger import Ledger
-from toolkit.ledger.pages import Page, PageCache, make_pages, pack_output
+from toolkit.ledger.pages import Page, PageCache, make_pages, pack_output, weigh_page
 from toolkit.ledger.reading import Reader
 from toolkit.ledger.registry import NODE_ALIVE_S, Registry
 from toolkit.ledger.series import Flush, Segment, SeriesHead, SeriesName, SeriesStore
@@ -55,8 +56,10 @@ __all__ = [
     "SeriesName",
     "SeriesStore",
     "Swept",
+    "Weighed",
     "check_structure",
     "make_pages",
     "new_claim_id",
     "pack_output",
+    "weigh_page",
 ]

@@ -23,6 +23,7 @@ from toolkit.ledger.calls import (
     Range,
     Renewed,
     Swept,
+    Weighed,
 )
 from toolkit.ledger.connection import Connection
 from toolkit.ledger.pages import Page
@@ -58,7 +59,7 @@ class Ledger:
 
     def create(  # noqa: PLR0913 - one argument a field of the head
         self, spec: RunSpec, *, function: bytes = b"", kwargs: bytes = b"", batch_size: int, auto: bool,
-        max_workers: int, known_workers: int = 0, release: bool = False,
+        max_workers: int, known_workers: int = 0, release: bool = False, weight_size: float | None = None,
     ) -> None:  # fmt: skip
         """Write the head of a run.
 
@@ -72,6 +73,8 @@ class Ledger:
             Most batches at a time, 0 for no cap.
         release : bool
             Delete each page of items once all of them ended.
+        weight_size : float, optional
+            Of a run whose items have weights, the weight of a batch, which takes the place of `batch_size`.
 
         Raises
         ------
@@ -82,6 +85,7 @@ class Ledger:
             "create", keys.of_run(spec.run_id), codec.encode(spec.to_dict()), function, kwargs,
             int(spec.lease_s * 1000), int((spec.retention_s or 0) * 1000), batch_size, int(auto), max_workers, 3,
             known_workers, int(release), repr(spec.breaker), spec.breaker_items,
+            "" if weight_size is None else weight_size,
         )  # fmt: skip
         if answer != b"ok":
             raise RunStateError(f"run {spec.run_id} exists already with another description; choose another run_id")
@@ -97,8 +101,9 @@ class Ledger:
             The server is out of memory; nothing was stored.
         """
         n, items, keyed = (page.stop - page.start, page.items, page.keys) if page else (0, b"", b"")
+        weights = (page.weights, page.alone) if page and page.weights else ()
         answer, submitted, taken = self.connection.call(
-            "append", keys.of_run(run_id), expected, n, items, keyed, int(close)
+            "append", keys.of_run(run_id), expected, n, items, keyed, int(close), *weights
         )
         if answer == b"norun":
             raise _not_found(run_id)
@@ -193,10 +198,10 @@ class Ledger:
         return str(state)
 
     def update(
-        self, run_id: str, *, batch_size: int | None = None, auto: bool | None = None, max_workers: int | None = None,
-        detail: str = "",
+        self, run_id: str, *, batch_size: float | None = None, auto: bool | None = None,
+        max_workers: int | None = None, detail: str = "",
     ) -> None:  # fmt: skip
-        """Change what has not been claimed yet."""
+        """Change what has not been claimed yet; `batch_size` is in weight where items have one."""
         values = [batch_size, None if auto is None else int(auto), max_workers]
         state = self.connection.call("update", keys.of_run(run_id), *("" if v is None else v for v in values), detail)
         if state == b"norun":
@@ -286,12 +291,13 @@ def _parse_claim(claim_id: bytes, a: Any) -> Claim | NoClaim:
     if a[0] != b"ok":
         return NoClaim(a[0].decode(), int(a[1]))
     pages = a[13]
+    weights, _, ranges = a[12].decode().rpartition(";")
     return Claim(
         claim_id=claim_id, at=int(a[1]) / 1000, worker=int(a[2]), active=int(a[3]), known_workers=int(a[4]),
         left=int(a[5]), spawn=bool(a[6]), item_s=float(a[7] or 0), last_batch=int(a[8]), max_workers=int(a[9]),
-        offset=int(a[10]), asked=int(a[11]), ranges=tuple(Range.parse(r) for r in a[12].decode().split(",")),
+        offset=int(a[10]), asked=int(a[11]), ranges=tuple(Range.parse(r) for r in ranges.split(",")),
         pages=tuple((int(pages[i]), pages[i + 1], pages[i + 2]) for i in range(0, len(pages), 3)),
-        batch_size=int(a[14]),
+        batch_size=int(a[14]), weighed=Weighed.parse(weights, a[15:]),
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ local function cut_row(c, outcome_at, category)
   local att = 0
   for _, r in ipairs(c.ranges) do att = math.max(att, r.att + 1) end
   return struct.pack('__ROW_FORMAT__', c.who, __FLAG_CUT_OFF__, __OUTCOME_LOST__, CODES[category], att, c.active, 0,
-    c.asked, c.total, c.ok, c.retried, c.dead, 0, 0, c.ranges[1].a, c.at / 1000, (outcome_at - c.at) / 1000, 0, 0, 0 / 0,
+    c.asked, c.total, c.ok, c.retried, c.dead, c.size or 0, c.weight or 0, c.ranges[1].a, c.at / 1000, (outcome_at - c.at) / 1000, 0, 0, 0 / 0,
     0, 0, 0, 0, 0, 0, 0, 0)
 end
 

@@ -222,7 +222,8 @@ class BatchLoop:
                 self._idle_since = time.perf_counter()
                 service_s = part.stats.service_s
                 if part.stop:
-                    context.controller.observe(part.stop, service_s, idle_s)
+                    items_s = None if context.spec.batched else part.stats.item_sum_s
+                    context.controller.observe(part.stop, service_s, idle_s, items_s)
                 ask = self._ask(claim)
                 go_on = not part.stopped and not self._must_leave()
                 committed = self.ledger.commit(context.spec.run_id, progress, ask if go_on else None)

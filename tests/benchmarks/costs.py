@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from pathlib import Path
-from time import process_time
+from time import monotonic, process_time, sleep
 
 from tests.acceptance.nodes import celery_node
 from tests.benchmarks import work
@@ -126,6 +126,10 @@ def network(rounds: int, items: int = 120_000) -> Iterator[Line]:
                 module = "tests.benchmarks.recovery_app"
                 stack.enter_context(celery_node(module, f"net{n}", through, folder / f"{n}.log", *options))
             client = stack.enter_context(Client(app=recovery_app.app, ledger_url=server.url(0)))
+            deadline = monotonic() + 60
+            while len(client.nodes()) < NODES:
+                assert monotonic() < deadline, "the nodes do not start"
+                sleep(0.1)
             client.map(work.spin_item, range(4000), batch_size=100, queue=recovery_app.QUEUE).results(120)
             ratios = []
             for nth in range(rounds):

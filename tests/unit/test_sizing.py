@@ -247,6 +247,64 @@ def test_whatever_happens_a_proposal_is_usable(seed: int) -> None:
         assert 0 <= controller.per_item_s < math.inf
 
 
+# --------------------------------------------------------------------------- in weight
+
+
+def weighed_world(per_weight_s: float, unit: float, seed: int) -> tuple[float, float]:
+    """Makespan in ideal ones of heavy-tailed items, the heaviest first, and the median seconds of a batch."""
+    rng, workers = random.Random(seed), 4
+    seconds = sorted((rng.lognormvariate(-5.5, 1.2) for _ in range(2000)), reverse=True)
+    waiting = [s / per_weight_s * unit for s in seconds][::-1]
+    controllers = [Controller(whole=False) for _ in range(workers)]
+    free, left, last, hint, durations, end = [(0.0, i) for i in range(workers)], sum(waiting), 0.0, 0.0, [], 0.0
+    while waiting:
+        now, worker = heapq.heappop(free)
+        proposal = controllers[worker].propose(hint, last, left, workers)
+        assert 0 <= proposal.floor <= proposal.want
+        limit = min(proposal.want or last, max(proposal.floor, left / (2 * workers)))
+        weight = waiting.pop()
+        while waiting and weight + waiting[-1] <= limit:
+            weight += waiting.pop()
+        service = 0.0002 + weight / unit * per_weight_s
+        left, last, hint = left - weight, proposal.want or weight, service / weight
+        controllers[worker].observe(weight, service, 0.0005)
+        durations.append(service)
+        end = max(end, now + 0.0005 + service)
+        heapq.heappush(free, (now + 0.0005 + service, worker))
+    return end / (sum(seconds) / workers), sorted(durations)[len(durations) // 2]
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-9, 1e12])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_in_whatever_unit_weighed_batches_take_their_time_and_end_together(unit: float, seed: int) -> None:
+    times_ideal, median_s = weighed_world(3e-3, unit, seed)
+    assert times_ideal < 1.03
+    assert 0.02 < median_s < 0.3
+
+
+def test_knowing_nothing_of_weight_it_asks_for_nothing_certain() -> None:
+    controller = Controller(whole=False)
+    assert controller.propose(0.0, 0.0, 1e6, 8) == Proposal(0, 0)
+    controller.observe(0.0, 1.0, 0.0)
+    assert controller.propose(0.0, 0.0, 1e6, 8) == Proposal(0, 0)
+    # The others take 0.1 s a batch; up to 0.15 s is as good.
+    assert controller.propose(2.0, 0.05, 1e6, 8).want == pytest.approx(0.075)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_whatever_happens_a_proposal_of_weight_is_usable(seed: int) -> None:
+    rng = random.Random(seed)
+    controller = Controller(whole=False)
+    for _ in range(300):
+        size = rng.choice([1e-12, 1e-3, 2.5, 1e3, 1e15])
+        controller.observe(size, rng.choice([0.0, 1e-9, 1e-3, 1.0, 1e4]), rng.choice([0.0, math.nan, 1e-3, 100.0]))
+        remaining = rng.choice([0.0, 1e-12, 5.5, 1e18])
+        proposal = controller.propose(rng.choice([0.0, 1e-6, 1e9]), rng.choice([0.0, 1e-9, 500.0]), remaining, 8)
+        assert 0 <= proposal.floor <= proposal.want <= remaining
+        assert 0 <= controller.per_batch_s < math.inf
+        assert 0 <= controller.per_item_s < math.inf
+
+
 def test_workers_need_no_numpy_for_it() -> None:
     code = "import sys, toolkit.execution.sizing; print(sorted({'numpy', 'pandas', 'scipy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -140,7 +140,7 @@ class Servant:
             self.registry.deactivate(context.spec.queue, run_id)
             self._contexts.pop(run_id, None)
         elif ended.reason == "yield" and ended.left > 0:
-            self._spawn(context.spec, new_ticket_id(), register=True)
+            self._spawn(context.spec, new_ticket_id(), leaving=True)
 
     # ------------------------------------------------------------------ surroundings
 
@@ -163,9 +163,9 @@ class Servant:
         except LedgerError:
             return False
 
-    def _spawn(self, spec: RunSpec, ticket_id: str, *, register: bool = False) -> None:
+    def _spawn(self, spec: RunSpec, ticket_id: str, *, leaving: bool = False) -> None:
         try:
-            if not register or self.ledger.register_tickets(spec.run_id, [ticket_id]):
+            if not leaving or self.ledger.register_tickets(spec.run_id, [ticket_id], lacking=True):
                 publish(self._installation.app, spec, [ticket_id])
         except (TransportError, LedgerError) as error:
             logger.warning("run %s: a ticket was not sent (%s); a sweeper will", spec.run_id, error)

@@ -171,11 +171,11 @@ class History:
         return frames.concat_dead_letters(found)
 
     def archive(self, path: str | Path | None = None) -> Archived:
-        """Write runs that have ended, their metric rows and dead letters into a Parquet dataset.
+        """Write ended runs, their metric rows and dead letters, and rows of instrumented tasks into a Parquet dataset.
 
         Call it as often as you like: it writes what is new, whole files only, and changes none. Nothing is deleted on
         the server. `runs` and `metrics` read the archive at the default place too; pandas, DuckDB and Polars read
-        ``runs``, ``rows`` and ``dead_letters`` below it as they lie.
+        ``runs``, ``rows``, ``dead_letters`` and ``series`` below it as they lie.
 
         Parameters
         ----------
@@ -196,14 +196,14 @@ class History:
         MissingDependency
             pyarrow is not installed.
         """
-        from toolkit.client.keeping import archive_runs
+        from toolkit.archive import archive_all
 
         place = self._archive_path if path is None else Path(path).expanduser().absolute()
         if place is None:
             raise InvalidInput(
                 "archive: pass path=... or set TOOLKIT_ARCHIVE; on a shared deployment there is no default"
             )
-        return archive_runs(self._ledger, self._registry, place)
+        return archive_all(self._ledger, self._registry, place)
 
     # ------------------------------------------------------------------ inside
 

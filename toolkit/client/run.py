@@ -96,7 +96,7 @@ class Run(Letters):
         bar = factory(sys.stderr) if factory is not None else None
         deadline = None if timeout is None else time.monotonic() + timeout
         began, pause, hinted = time.monotonic(), 0.01, False
-        notice = PauseNotice()
+        notice, alarm = PauseNotice(), events.Alarm(self._reader)
         status = self.status()
         try:
             while not status.state.final:
@@ -109,9 +109,9 @@ class Run(Letters):
                 if bar is not None:
                     bar.update(status)
                 left = pause if deadline is None else min(pause, max(0.0, deadline - time.monotonic()))
-                time.sleep(left)
+                alarm.sleep(left)
                 pause = min(0.1, pause * 1.3)
-                status = self.status()
+                status = self._fresh()
         except KeyboardInterrupt:
             say(f"\nDetached. Run {self.run_id} goes on; client.get_run({self.run_id!r}) finds it, .cancel() stops it.")
             raise

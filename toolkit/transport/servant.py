@@ -58,6 +58,8 @@ class Installation:
         Key for functions typed in a cell; None refuses them.
     allow_imports : bool
         Whether a task's module may be imported because a run names it.
+    archive : pathlib.Path or None
+        Where the node keeps what ends on the server; None leaves that to others.
     """
 
     app: Celery
@@ -65,6 +67,7 @@ class Installation:
     marker: Marker = field(default_factory=Marker)
     function_key_file: Path | None = None
     allow_imports: bool = False
+    archive: Path | None = None
 
 
 class Declined(ToolkitError):

@@ -7,8 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from toolkit import renderers
 from toolkit.client.feed import MetricsFeed, metrics_from
-from toolkit.client.selecting import Known, Selection, known_runs
+from toolkit.client.selecting import Known, Selection, known_runs, task_name
 from toolkit.errors import InvalidInput
 from toolkit.ledger import Ledger, Reader, Registry
 from toolkit.settings import LedgerSettings
@@ -169,6 +170,31 @@ class History:
         if archive is not None:
             found.append(archive.dead_letters(_selected(archive, Selection(), _keys(live))))
         return frames.concat_dead_letters(found)
+
+    def explore(self, task: Any = None) -> Any:
+        """Open the metrics explorer over what `metrics` returns: pick runs and axes, see figures.
+
+        Parameters
+        ----------
+        task : callable or str, optional
+            The task to begin with; by default all.
+
+        Returns
+        -------
+        MetricsExplorer
+            As the last value of a cell it shows itself.
+
+        Raises
+        ------
+        InvalidInput
+            No metric row of `task` is recorded.
+        MissingDependency
+            ipywidgets is not installed.
+        """
+        show = renderers.get("explore")
+        if show is None:
+            raise InvalidInput("explore: nothing draws here; import toolkit, which brings the views")
+        return show(self, None if task is None else task_name(task))
 
     def archive(self, path: str | Path | None = None) -> Archived:
         """Write ended runs, their metric rows and dead letters, and rows of instrumented tasks into a Parquet dataset.

@@ -11,7 +11,10 @@
 `progress`      the progress bar in a terminal
 `heat`          the map of predicted makespans, as values and as an HTML table
 `theme`, `svg`  colours and figures; a figure as inline SVG
-`plots`         display objects of a recommendation; `timeline`: display objects of what was measured
+`plots`         display objects of a recommendation and of its predictions; `tradeoffs`: what a choice costs
+`explorers`     opens the metrics explorer (`picking` makes what it shows) or the tuning explorer (`advice`); `beside`
+                leaves static HTML where their widgets were
+`timeline`      display objects of what was measured; more of them in `spread`, `failures` and `relation`
 `report`        the self-contained HTML report
 ==============  ==================================================================================
 
@@ -27,22 +30,34 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from toolkit import renderers
 
 if TYPE_CHECKING:
+    from toolkit.notebook.explorers import explore
+    from toolkit.notebook.failures import ErrorCounts
     from toolkit.notebook.flame import flame_graph, profile_html
     from toolkit.notebook.html import recommendation_html, run_html
     from toolkit.notebook.panel import RunPanel
     from toolkit.notebook.plots import MakespanMap, PredictedVsMeasured, ThroughputPlot
     from toolkit.notebook.progress import ProgressBar
+    from toolkit.notebook.relation import Relation
     from toolkit.notebook.report import write_report
+    from toolkit.notebook.spread import Residuals, ServiceTimes
     from toolkit.notebook.timeline import TimeBreakdown, Timeline
+    from toolkit.notebook.tradeoffs import ParetoFront, SpeedUp
 
 _HOMES: Final = {
+    "ErrorCounts": "failures",
     "MakespanMap": "plots",
+    "ParetoFront": "tradeoffs",
     "PredictedVsMeasured": "plots",
     "ProgressBar": "progress",
+    "Relation": "relation",
+    "Residuals": "spread",
     "RunPanel": "panel",
+    "ServiceTimes": "spread",
+    "SpeedUp": "tradeoffs",
     "ThroughputPlot": "plots",
     "TimeBreakdown": "timeline",
     "Timeline": "timeline",
+    "explore": "explorers",
     "flame_graph": "flame",
     "profile_html": "flame",
     "recommendation_html": "html",
@@ -51,13 +66,20 @@ _HOMES: Final = {
 }
 
 __all__ = [
+    "ErrorCounts",
     "MakespanMap",
+    "ParetoFront",
     "PredictedVsMeasured",
     "ProgressBar",
+    "Relation",
+    "Residuals",
     "RunPanel",
+    "ServiceTimes",
+    "SpeedUp",
     "ThroughputPlot",
     "TimeBreakdown",
     "Timeline",
+    "explore",
     "flame_graph",
     "profile_html",
     "recommendation_html",
@@ -85,6 +107,7 @@ def register() -> None:
     renderers.register("profile_html", _profile_html)
     renderers.register("report", _report)
     renderers.register("progress", _progress)
+    renderers.register("explore", _explore)
 
 
 def _run_display(run: Any) -> None:
@@ -115,6 +138,12 @@ def _report(path: str | Path, **parts: Any) -> Path:
     from toolkit.notebook.report import write_report
 
     return write_report(path, **parts)
+
+
+def _explore(source: Any, task: str | None) -> Any:
+    from toolkit.notebook.explorers import explore
+
+    return explore(source, task)
 
 
 def _progress(stream: TextIO) -> ProgressBar:

@@ -18,10 +18,11 @@ from toolkit.notebook.view import RunView, answered, blank, unanswered, with_det
 if TYPE_CHECKING:
     from toolkit.tuning import Recommendation
 
-_BOX: Final = f"border:1px solid #8888;border-radius:8px;padding:10px 14px;max-width:820px;{leaves.FONT}"
+BOX: Final = f"border:1px solid #8888;border-radius:8px;padding:10px 14px;max-width:820px;{leaves.FONT}"
 
 
-def _details(summary: str, body: str, opened: bool = False) -> str:
+def details(summary: str, body: str, opened: bool = False) -> str:
+    """Return a section that its reader opens and closes; both texts are markup already."""
     mark = " open" if opened else ""
     return f'<details{mark} style="margin-top:6px"><summary style="cursor:pointer">{summary}</summary>{body}</details>'
 
@@ -33,11 +34,11 @@ def summary(view: RunView) -> str:
     if status is not None and status.dead:
         hint = '<div style="margin-top:6px">Why: <code>run.dead_letters()</code></div>'
         words = f"Dead letters ({fmt.count(status.dead)})"
-        parts.append(_details(words, leaves.errors(view.errors), opened=True) if view.errors else hint)
+        parts.append(details(words, leaves.errors(view.errors), opened=True) if view.errors else hint)
     if view.workers:
-        parts.append(_details("Workers", leaves.workers(view.workers)))
+        parts.append(details("Workers", leaves.workers(view.workers)))
     parts.append(leaves.foot(view))
-    return f'<div style="{_BOX}">{"".join(parts)}</div>'
+    return f'<div style="{BOX}">{"".join(parts)}</div>'
 
 
 def look(run: Any) -> RunView:
@@ -159,31 +160,54 @@ def recommendation_html(recommendation: Recommendation) -> str:
     recommendation : Recommendation
         As `Recommender.recommend` returns it; a refused one says why it is refused.
     """
-    refused = bool(recommendation.refused)
-    edge = leaves.GREY if refused else leaves.BLUE
-    answer = f"border-left:4px solid {edge};padding:2px 10px;font-size:15px;font-weight:600"
     parts = [
         f'<div style="opacity:.75">{escape.html(recommendation.task or "all tasks", 80)}</div>',
+        *answer_parts(recommendation),
+        reasons_list(recommendation),
+    ]
+    if not recommendation.refused:
+        parts.append(
+            f'<div style="margin-top:6px"><code>client.map({escape.html(call_text(recommendation))})</code></div>'
+        )
+    grid = HeatGrid.from_recommendation(recommendation)
+    if grid:
+        parts.append(details("Makespan of every setting", grid.html()))
+    evidence = evidence_table(recommendation)
+    if evidence:
+        parts.append(details("Evidence", evidence))
+    return f'<div style="{BOX}">{"".join(parts)}</div>'
+
+
+def answer_parts(recommendation: Recommendation) -> list[str]:
+    """Return the answer in short: the setting with its interval, then cost, saving and the source of the interval."""
+    edge = leaves.GREY if recommendation.refused else leaves.BLUE
+    answer = f"border-left:4px solid {edge};padding:2px 10px;font-size:15px;font-weight:600"
+    return [
         f'<div style="{answer}">{escape.html(headline(recommendation), 600)}</div>',
         *_details_of_answer(recommendation),
     ]
-    if recommendation.reasons:
-        items = "".join(f"<li>{escape.html(reason, 600)}</li>" for reason in recommendation.reasons)
-        parts.append(f'<ul style="margin:6px 0 0 0">{items}</ul>')
-    if recommendation.experiment and not refused:
+
+
+def reasons_list(recommendation: Recommendation) -> str:
+    """Return the reasons, and the experiment that would teach most."""
+    items = "".join(f"<li>{escape.html(reason, 600)}</li>" for reason in recommendation.reasons)
+    parts = [f'<ul style="margin:6px 0 0 0">{items}</ul>'] if items else []
+    if recommendation.experiment and not recommendation.refused:
         parts.append(
             f'<div style="margin-top:6px">Would teach most: {escape.html(recommendation.experiment, 600)}</div>'
         )
-    if not refused:
-        code = ", ".join(f"{key}={value!r}" for key, value in recommendation.kwargs().items())
-        parts.append(f'<div style="margin-top:6px"><code>client.map(task, items, {escape.html(code)})</code></div>')
-    grid = HeatGrid.from_recommendation(recommendation)
-    if grid:
-        parts.append(_details("Makespan of every setting", grid.html()))
+    return "".join(parts)
+
+
+def evidence_table(recommendation: Recommendation) -> str:
+    """Return the evidence and the baseline as a table; empty without any."""
     rows = [(escape.html(name), escape.html(text, 600)) for name, text in evidence_facts(recommendation)]
-    if rows:
-        parts.append(_details("Evidence", leaves.table(("", ""), rows, left=(0, 1))))
-    return f'<div style="{_BOX}">{"".join(parts)}</div>'
+    return leaves.table(("", ""), rows, left=(0, 1)) if rows else ""
+
+
+def call_text(recommendation: Recommendation) -> str:
+    """Return the arguments of ``client.map`` that follow the advice, as code."""
+    return ", ".join(["task, items", *(f"{key}={value!r}" for key, value in recommendation.kwargs().items())])
 
 
 def _details_of_answer(recommendation: Recommendation) -> list[str]:

@@ -34,6 +34,13 @@ def nap(x: int) -> int:
 
 
 @task
+def nap_or_fail(x: int) -> int:
+    """Take ten milliseconds of nobody's time; needs a number."""
+    time.sleep(0.01)
+    return x + 1
+
+
+@task
 def poison(x: int) -> int:
     """Kill the process on one item."""
     if x == 37:

@@ -12,7 +12,7 @@
 `heat`          the map of predicted makespans, as values and as an HTML table
 `theme`, `svg`  colours and figures; a figure as inline SVG
 `plots`         display objects of a recommendation; `timeline`: display objects of what was measured
-`report`        the self-contained HTML report
+`report`        the report: as one HTML page, as Markdown, as a notebook
 ==============  ==================================================================================
 
 Importing this package loads neither ipywidgets nor matplotlib; each view loads what it draws with when it is called.
@@ -32,13 +32,14 @@ if TYPE_CHECKING:
     from toolkit.notebook.panel import RunPanel
     from toolkit.notebook.plots import MakespanMap, PredictedVsMeasured, ThroughputPlot
     from toolkit.notebook.progress import ProgressBar
-    from toolkit.notebook.report import write_report
+    from toolkit.notebook.report import Report, write_report
     from toolkit.notebook.timeline import TimeBreakdown, Timeline
 
 _HOMES: Final = {
     "MakespanMap": "plots",
     "PredictedVsMeasured": "plots",
     "ProgressBar": "progress",
+    "Report": "report",
     "RunPanel": "panel",
     "ThroughputPlot": "plots",
     "TimeBreakdown": "timeline",
@@ -54,6 +55,7 @@ __all__ = [
     "MakespanMap",
     "PredictedVsMeasured",
     "ProgressBar",
+    "Report",
     "RunPanel",
     "ThroughputPlot",
     "TimeBreakdown",
@@ -112,9 +114,9 @@ def _recommendation_html(recommendation: Any) -> str:
 
 
 def _report(path: str | Path, **parts: Any) -> Path:
-    from toolkit.notebook.report import write_report
+    from toolkit.notebook.report import Report
 
-    return write_report(path, **parts)
+    return Report.of(**parts).write(path)
 
 
 def _progress(stream: TextIO) -> ProgressBar:

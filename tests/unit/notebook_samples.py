@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from toolkit.frames import RunInfo, concat_metrics, metrics_frame
 from toolkit.notebook.view import ErrorLine, RunView, Trouble, WorkerLine
 from toolkit.records import METRIC_NAMES, METRIC_ROW, RunState, RunStatus, WorkerIdentity
+from toolkit.tuning import Recommendation, Recommender, Workload, simulate_runs
+
+if TYPE_CHECKING:
+    from toolkit.notebook.theme import Display
 
 NOON = 1_790_000_000.0
 """A moment: 2026-09-21 14:13:20 UTC."""
@@ -155,3 +161,31 @@ def history() -> pd.DataFrame:
             for i, (size, workers) in enumerate(settings)
         ]
     )
+
+
+SETTINGS = ((1, 1), (10, 2), (100, 2), (10, 1), (100, 1), (40, 2))
+"""Batch sizes and worker counts of the runs that `studied` learned from."""
+
+
+@cache
+def studied() -> tuple[pd.DataFrame, Recommender, Recommendation]:
+    """History of a task, the model of it, and its advice."""
+    workload = Workload(name="docs.classify", per_item_s=0.002, per_batch_s=0.03)
+    frame = simulate_runs(workload, 500, SETTINGS, seed=1)
+    model = Recommender(draws=20, replicates=8).fit(frame)
+    return frame, model, model.recommend(n_items=2000, max_workers=4)
+
+
+def check_display(display: Display) -> None:
+    """Assert that a display draws itself and says, in title, caption and pictures, what it shows."""
+    assert display.plot() is display
+    assert display.ax_.get_title(loc="left").replace("\n", " ") == display.finding().replace("$", "\\$")
+    assert isinstance(display.figure_, Figure)
+    assert display.caption().startswith(display.finding())
+    reader = Reader(display.svg("fig-x"))
+    assert reader.problems == []
+    assert display.finding() in reader.text
+    assert reader.text.count(display.caption()) == 1
+    picture = Reader(display._repr_html_())
+    assert picture.problems == []
+    assert dict(picture.attributes)["alt"] == display.caption()

@@ -13,7 +13,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from tests.unit.notebook_samples import EVERYTHING, HOSTILE, NOON, Reader, ended, metrics
+from tests.unit.notebook_samples import EVERYTHING, HOSTILE, NOON, SETTINGS, Reader, ended, metrics, studied
 from toolkit import notebook
 from toolkit.errors import InvalidInput
 from toolkit.frames import METRICS, concat_metrics, empty
@@ -23,19 +23,9 @@ from toolkit.notebook.plots import MakespanMap, ThroughputPlot
 from toolkit.notebook.report import MAX_TABLE_ROWS, Report, write_report
 from toolkit.tuning import Recommendation, Recommender, Workload, simulate_runs
 
-SETTINGS = [(1, 1), (10, 2), (100, 2), (10, 1), (100, 1), (40, 2)]
 KEPT = {
     "b", "code", "details", "div", "i", "li", "span", "summary", "table", "tbody", "td", "th", "thead", "tr", "ul",
 }  # fmt: skip
-
-
-@cache
-def studied() -> tuple[pd.DataFrame, Recommender, Recommendation]:
-    """History of a task, the model of it, and its advice."""
-    workload = Workload(name="docs.classify", per_item_s=0.002, per_batch_s=0.03)
-    frame = simulate_runs(workload, 500, SETTINGS, seed=1)
-    model = Recommender(draws=20, replicates=8).fit(frame)
-    return frame, model, model.recommend(n_items=2000, max_workers=4)
 
 
 def refused() -> Recommendation:

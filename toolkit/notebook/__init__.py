@@ -11,7 +11,8 @@
 `progress`      the progress bar in a terminal
 `heat`          the map of predicted makespans, as values and as an HTML table
 `theme`, `svg`  colours and figures; a figure as inline SVG
-`plots`         display objects of a recommendation; `timeline`: display objects of what was measured
+`plots`         display objects of a recommendation and of its predictions; `tradeoffs`: what a choice costs
+`timeline`      display objects of what was measured; more of them in `spread`, `failures` and `relation`
 `report`        the report: as one HTML page, as Markdown, as a notebook
 ==============  ==================================================================================
 
@@ -27,20 +28,30 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from toolkit import renderers
 
 if TYPE_CHECKING:
+    from toolkit.notebook.failures import ErrorCounts
     from toolkit.notebook.flame import flame_graph, profile_html
     from toolkit.notebook.html import recommendation_html, run_html
     from toolkit.notebook.panel import RunPanel
     from toolkit.notebook.plots import MakespanMap, PredictedVsMeasured, ThroughputPlot
     from toolkit.notebook.progress import ProgressBar
+    from toolkit.notebook.relation import Relation
     from toolkit.notebook.report import Report, write_report
+    from toolkit.notebook.spread import Residuals, ServiceTimes
     from toolkit.notebook.timeline import TimeBreakdown, Timeline
+    from toolkit.notebook.tradeoffs import ParetoFront, SpeedUp
 
 _HOMES: Final = {
+    "ErrorCounts": "failures",
     "MakespanMap": "plots",
+    "ParetoFront": "tradeoffs",
     "PredictedVsMeasured": "plots",
     "ProgressBar": "progress",
+    "Relation": "relation",
     "Report": "report",
+    "Residuals": "spread",
     "RunPanel": "panel",
+    "ServiceTimes": "spread",
+    "SpeedUp": "tradeoffs",
     "ThroughputPlot": "plots",
     "TimeBreakdown": "timeline",
     "Timeline": "timeline",
@@ -52,11 +63,17 @@ _HOMES: Final = {
 }
 
 __all__ = [
+    "ErrorCounts",
     "MakespanMap",
+    "ParetoFront",
     "PredictedVsMeasured",
     "ProgressBar",
+    "Relation",
     "Report",
+    "Residuals",
     "RunPanel",
+    "ServiceTimes",
+    "SpeedUp",
     "ThroughputPlot",
     "TimeBreakdown",
     "Timeline",

@@ -10,7 +10,7 @@ import pandas as pd
 
 from toolkit.notebook import escape, theme
 from toolkit.notebook import format as fmt
-from toolkit.notebook.measured import epoch_s, spent_s
+from toolkit.notebook.measured import epoch_s, size_groups, spent_s
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -202,7 +202,6 @@ class TimeBreakdown(theme.Display):
     shares: NDArray[np.float64]
     item_s: NDArray[np.float64]
     height: ClassVar[float] = 3.5
-    max_groups: ClassVar[int] = 10
 
     @classmethod
     def from_metrics(cls, frame: pd.DataFrame) -> TimeBreakdown:
@@ -212,20 +211,13 @@ class TimeBreakdown(theme.Display):
             return cls((), np.zeros((0, 4)), np.zeros(0))
         names = [name for name, *_ in _PARTS]
         table = part[names].fillna(0.0).clip(lower=0.0).assign(items=part["items"], size=part["batch_size"])
-        sizes = np.unique(table["size"])
-        if len(sizes) > cls.max_groups:
-            # Many sizes, of a steered run: grouped by powers of four.
-            table["group"] = np.floor(np.log2(np.maximum(table["size"], 1)) / 2).astype(int)
-        else:
-            table["group"] = table["size"]
+        table["group"], labels = size_groups(table["size"])
         grouped = table.groupby("group")
         sums = grouped[[*names, "items"]].sum()
-        ends = grouped["size"].agg(["min", "max"])
         total = sums[names].sum(axis=1).to_numpy(dtype=float)
         with np.errstate(divide="ignore", invalid="ignore"):
             shares = np.nan_to_num(sums[names].to_numpy(dtype=float) / total[:, None])
-        labels = [fmt.count(a) if a == b else f"{fmt.count(a)}–{fmt.count(b)}" for a, b in ends.to_numpy()]
-        return cls(tuple(labels), shares, total / sums["items"].to_numpy(dtype=float))
+        return cls(labels, shares, total / sums["items"].to_numpy(dtype=float))
 
     def finding(self) -> str:
         """Return how the overhead changes from the smallest to the largest batch size."""

@@ -12,6 +12,7 @@ from toolkit._version import __version__
 from toolkit.errors import TuningError
 from toolkit.notebook import escape
 from toolkit.notebook import format as fmt
+from toolkit.notebook.failures import ErrorCounts
 from toolkit.notebook.heat import HeatGrid
 from toolkit.notebook.html import evidence_facts, headline, how_sure, saving_text
 from toolkit.notebook.measured import MeasuredRun, measured_runs, measured_settings, remembered_runs
@@ -30,6 +31,7 @@ from toolkit.notebook.report.content import (
     Tiles,
 )
 from toolkit.notebook.timeline import TimeBreakdown, Timeline
+from toolkit.notebook.tradeoffs import ParetoFront, SpeedUp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,6 +88,7 @@ def content_of(sources: Sources) -> Content:
         _section("This run", _run(sources.status)),
         _section("Every setting", _map(advice)),
         _section("Throughput", _throughput(advice, frame, runs)),
+        _section("More workers", _more_workers(advice, frame)),
         _section("Did the predictions hold?", _trials(sources.measured)),
         _section("How far is the model off?", _left_out(sources.model, advice.task)),
         _section("Where the time goes", _time(frame, sources.status)),
@@ -199,6 +202,15 @@ def _throughput(advice: Recommendation, frame: pd.DataFrame, runs: tuple[Measure
     return blocks
 
 
+def _more_workers(advice: Recommendation, frame: pd.DataFrame) -> list[Block]:
+    if advice.refused or advice.grid["workers"].nunique() < 2:
+        return []
+    return [
+        Picture(SpeedUp.from_recommendation(advice, frame), "fig-speed-up"),
+        Picture(ParetoFront.from_recommendation(advice), "fig-pareto"),
+    ]
+
+
 def _trials(measured: pd.DataFrame | None) -> list[Block]:
     if measured is None or measured.empty:
         return []
@@ -243,23 +255,17 @@ def _time(frame: pd.DataFrame, status: RunStatus | None) -> list[Block]:
 
 def _failures(frame: pd.DataFrame, letters: pd.DataFrame | None) -> list[Block]:
     blocks: list[Block] = []
-    bad = frame[(frame["failed"] > 0) | (frame["outcome"] != "ok")] if not frame.empty else frame
-    if not bad.empty:
-        kinds = bad.groupby("error_category", observed=True).agg(batches=("batch", "size"), failed=("failed", "sum"))
-        rows = [
-            (str(kind) or fmt.UNKNOWN, fmt.count(batches), fmt.count(failed))
-            for kind, batches, failed in kinds.sort_values("failed", ascending=False).itertuples(name=None)
-        ]
-        columns = (Column("first error", text=True), Column("batches"), Column("failed executions of items"))
-        blocks.append(Table.of("Batches with failures, by the category of their first error", columns, rows))
+    errors = ErrorCounts.from_metrics(frame)
+    if errors.labels:
+        blocks.append(Picture(errors, "fig-errors"))
     if letters is not None and not letters.empty:
-        heads = (Column("item"), Column("error", text=True), Column("attempts"), Column("message", text=True))
+        columns = (Column("item"), Column("error", text=True), Column("attempts"), Column("message", text=True))
         shown = letters[["index", "error_type", "attempts", "message"]].head(MAX_LETTERS)
         cells = tuple(
             (fmt.count(index), escape.plain(kind, 80), fmt.count(attempts), escape.plain(message, 200))
             for index, kind, attempts, message in shown.itertuples(index=False, name=None)
         )
-        blocks.append(Table("Dead letters", heads, cells, len(letters) - len(cells)))
+        blocks.append(Table("Dead letters", columns, cells, len(letters) - len(cells)))
     return blocks
 
 

@@ -15,7 +15,7 @@
 `explorers`     opens the metrics explorer (`picking` makes what it shows) or the tuning explorer (`advice`); `beside`
                 leaves static HTML where their widgets were
 `timeline`      display objects of what was measured; more of them in `spread`, `failures` and `relation`
-`report`        the self-contained HTML report
+`report`        the report: as one HTML page, as Markdown, as a notebook
 ==============  ==================================================================================
 
 Importing this package loads neither ipywidgets nor matplotlib; each view loads what it draws with when it is called.
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from toolkit.notebook.plots import MakespanMap, PredictedVsMeasured, ThroughputPlot
     from toolkit.notebook.progress import ProgressBar
     from toolkit.notebook.relation import Relation
-    from toolkit.notebook.report import write_report
+    from toolkit.notebook.report import Report, write_report
     from toolkit.notebook.spread import Residuals, ServiceTimes
     from toolkit.notebook.timeline import TimeBreakdown, Timeline
     from toolkit.notebook.tradeoffs import ParetoFront, SpeedUp
@@ -50,6 +50,7 @@ _HOMES: Final = {
     "PredictedVsMeasured": "plots",
     "ProgressBar": "progress",
     "Relation": "relation",
+    "Report": "report",
     "Residuals": "spread",
     "RunPanel": "panel",
     "ServiceTimes": "spread",
@@ -72,6 +73,7 @@ __all__ = [
     "PredictedVsMeasured",
     "ProgressBar",
     "Relation",
+    "Report",
     "Residuals",
     "RunPanel",
     "ServiceTimes",
@@ -135,9 +137,9 @@ def _recommendation_html(recommendation: Any) -> str:
 
 
 def _report(path: str | Path, **parts: Any) -> Path:
-    from toolkit.notebook.report import write_report
+    from toolkit.notebook.report import Report
 
-    return write_report(path, **parts)
+    return Report.of(**parts).write(path)
 
 
 def _explore(source: Any, task: str | None) -> Any:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from toolkit.tuning import Recommender
+
 STEADY: Final = 0.8
 """Share of a run's items that one batch size must have for the run to count as a measurement of that size."""
 
@@ -198,6 +200,27 @@ def measured_runs(frame: pd.DataFrame) -> tuple[MeasuredRun, ...]:
             )
         )
     return tuple(found)
+
+
+def remembered_runs(model: Recommender, task: str | None) -> tuple[MeasuredRun, ...]:
+    """Return one record per run that a model remembers, the latest first: less exact than from the frame it learned."""
+    found = []
+    for history in model.histories_.values():
+        if task and history.task != task:
+            continue
+        for run in history.runs:
+            makespan = run.measured_s or run.ended_at - run.started_at
+            leading = sum(items * count for items, count in run.body if round(items) == run.batch_size)
+            most = sum(items * count for items, count in run.body)
+            found.append(
+                MeasuredRun(
+                    run_id=run.run_id, task=history.task, name="", batch_size=run.batch_size,
+                    steady=leading >= STEADY * most, workers=max(1, run.workers), batches=run.batches,
+                    items=run.items - run.failed, failed=run.failed, started_at=run.started_at, makespan_s=makespan,
+                    busy=min(1.0, run.spent_s / (max(1, run.workers) * makespan)) if makespan > 0 else float("nan"),
+                )
+            )  # fmt: skip
+    return tuple(sorted(found, key=lambda run: -run.started_at))
 
 
 def measured_settings(runs: tuple[MeasuredRun, ...]) -> tuple[MeasuredSetting, ...]:

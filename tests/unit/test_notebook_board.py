@@ -191,7 +191,7 @@ def test_summary_tells_runs_backlog_workers_and_dead_letters():
     for words in (
         "state unfinished", "1 running, 1 paused, 1 finished", "1,010 items in the backlog",
         "2 / 4 workers busy / known",
-        "20 dead letters", "thumbnails", "r7f3c-29ab41 · docs.thumbnail", "500 / 1,000 · 50 %", "node-1 host-a celery",
+        "20 dead letters", "thumbnails", "docs.thumbnail r7f3c-29ab41", "500 / 1,000 · 50 %", "node-1 host-a celery",
         "30 retryable, 10 fatal", "docs.thumbnail 1,010", "no longer live",
     ):  # fmt: skip
         assert words in text

@@ -87,13 +87,14 @@ def test_running_panel_shows_what_a_watcher_asks():
         trend=trend(status()), tally=tally(), errors=Errors((ErrorLine("ValueError", "fatal", 9, 3, "bad"),), 9, 9)
     )
     text = text_of(html.summary(shown))
-    assert "thumbnails · docs.thumbnail · run r7f3c-29ab41" in text
+    assert "thumbnails running run r7f3c-29ab41 · docs.thumbnail" in text
     for words in (
-        "running", "500 / 1,000 · 50 % items done", "25.0 s elapsed", "25.0 s left, 90 %: 2", "20 items/s █",
+        "500 / 1,000 · 50 % items done", "25.0 s elapsed", "25.0 s left, 90 %: 2", "20 items/s █",
         "█ throughput", "4 / 6 workers busy / known", "16 batch size, steered",
         "4 ms / 1.25 s wait / service of a batch",
-        "10 dead letters", "52 batches · 30 retried · 20 waiting for a retry · 1 batch lost with their process",
-        "Failures 30 retryable, 10 fatal · for example item 3: ValueError: bad", "as of 14:13:20 UTC",
+        "52 batches · 30 retried · 20 waiting for a retry · 1 batch lost with their process",
+        "10 dead letters · failed executions: 30 retryable, 10 fatal · for example item 3: ValueError: bad",
+        "as of 14:13:20 UTC",
     ):  # fmt: skip
         assert words in text
 
@@ -264,7 +265,7 @@ def test_panel_refreshes_fast_at_first_and_slowly_for_a_run_of_hours(age_s: floa
 def test_what_is_costly_is_read_only_when_it_changed_and_for_a_hundredth_of_the_time():
     costly = Costly(least_s=0.0)
     assert costly.due("one")
-    costly.read("one", took_s=0.0)
+    costly.read("one", took_s=10.0)  # imports, once
     assert not costly.due("one")
     assert costly.due("two")
     costly.read("two", took_s=10.0)
@@ -287,7 +288,7 @@ def test_what_stays_carries_its_looks_in_each_element():
 
 
 def test_the_sheet_stays_within_its_box():
-    assert sheet("box").count(".box .") == len(LOOKS)
+    assert sheet("box").count("}") == sheet("box").count(".box .") - 1  # the last rule has two places
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, EVERYTHING, ""])

@@ -118,23 +118,23 @@ class BatchCounter:
         LedgerUnavailable
             The server does not answer; the next pull misses nothing.
         """
+        from toolkit import frames
+
         with self._lock:
+            dtype = frames.row_dtype(self._spec.row_schema)
             if status.batches < self._next:
                 self._forget()
             if status.batches > self._next:
                 chunks, following = self._reader.metric_rows(self._next, metric_row_bytes(self._spec.row_schema))
-                rows = self._parsed(b"".join(chunks))
+                rows = self._parsed(b"".join(chunks), dtype)
                 self._name(rows)
                 self._count(rows)
                 self._next = following
             return self._tally()
 
-    def _parsed(self, data: bytes) -> np.ndarray[Any, Any]:
+    def _parsed(self, data: bytes, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
         import numpy as np
 
-        from toolkit import frames
-
-        dtype = frames.row_dtype(self._spec.row_schema)
         if len(data) % dtype.itemsize:
             raise LedgerCorrupt(f"run {self._spec.run_id}: metric rows end inside a row")
         return np.frombuffer(data, dtype=dtype)

@@ -138,7 +138,8 @@ class Backlog:
     work_s : float
         Seconds of worker time in them, by the moving average of the time an item takes, paused runs left out.
     time_s : float or None
-        Seconds until the workers that listen have done it; None where nobody listens or nothing was measured.
+        Seconds until the workers that listen have done it; None where nobody listens, nothing was measured, or all
+        that waits is paused.
     unmeasured : int
         Running runs with such items of which nobody knows yet how long an item takes; they are not in `work_s`.
     """
@@ -209,7 +210,7 @@ def backlog(board: Board, task: str | None = None) -> Backlog:
     return Backlog(
         items=sum(line.status.submitted - line.status.done for line in waiting),
         work_s=work_s,
-        time_s=_time(board, work) if work_s or not unmeasured else None,
+        time_s=_time(board, work) if work_s or not waiting else None,
         unmeasured=unmeasured,
     )
 

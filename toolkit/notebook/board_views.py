@@ -10,6 +10,7 @@ from toolkit.notebook import escape, leaves
 from toolkit.notebook import format as fmt
 from toolkit.notebook.board import Board, RunLine
 from toolkit.notebook.sheet import still
+from toolkit.records import RunState
 
 MOST: Final = 25
 """Runs, nodes or tasks shown in a table; the rest is counted."""
@@ -48,7 +49,7 @@ def table(lines: Sequence[RunLine], board: Board) -> str:
     if not lines:
         words = "No run fits the filters." if board.lines else "No runs yet."
         return f"<div class=all><span class=dim>{words}</span></div>" if board.at else ""
-    head = ("run", "state", "items", "throughput", "left", "failed", "busy", "created")
+    head = ("run", "state", "items", "throughput", "left", "failed")
     body = [_run(line) for line in lines[:MOST]]
     more = len(lines) - len(body)
     rest = f"<div class=foot>and {fmt.quantity(more, 'more run')}: filter, or see <code>client.runs()</code></div>"
@@ -57,10 +58,10 @@ def table(lines: Sequence[RunLine], board: Board) -> str:
 
 def _run(line: RunLine) -> tuple[str, ...]:
     status = line.status
-    task = f" · {escape.html(line.task, 60)}" if line.task != line.title else ""
+    task = f"{escape.html(line.task, 60)}<br>" if line.task != line.title else ""
     name = (
         f"<b>{escape.html(line.title, 60)}</b><br>"
-        f"<span class=dim>{escape.html(line.run_id, 64)}{task}</span>"
+        f"<span class=dim>{task}<span class=nw>{escape.html(line.run_id, 64)}</span></span>"
     )  # fmt: skip
     done = leaves.executed(status)
     total = fmt.count(status.submitted) + ("" if status.closed else "+")
@@ -70,14 +71,21 @@ def _run(line: RunLine) -> tuple[str, ...]:
     remaining = fmt.UNKNOWN if left is None else fmt.duration(left.best)
     return (
         name,
-        leaves.status_chip(status),
-        f"{leaves.bar(status, 'thin')}{words}",
+        _chip(line),
+        f"{leaves.bar(status, 'thin')}<span class=nw>{words}</span>",
         f"{fmt.rate(line.pace)}<br><span class=hist>{line.trend.history(12)}</span>",
         fmt.UNKNOWN if status.state.final else f"{remaining}<br><span class=dim>{sure}</span>",
-        fmt.count(line.failed),
-        fmt.UNKNOWN if status.state.final else fmt.count(status.active),
-        fmt.clock(status.created_at),
+        f"{fmt.count(line.failed)}<br><span class=dim>{fmt.count(status.dead)} dead</span>" if line.failed else "0",
     )
+
+
+def _chip(line: RunLine) -> str:
+    """The state, in a column of limited width; what failed has a column of its own."""
+    if line.status.state is RunState.FINISHED and line.status.dead:
+        return leaves.chip("✖ finished", "bad")
+    chip = leaves.status_chip(line.status)
+    busy = f"<br><span class=dim>{fmt.count(line.status.active)} busy</span>"
+    return chip if line.status.state.final else f"{chip}{busy}"
 
 
 def workers(board: Board) -> str:

@@ -62,7 +62,7 @@ class Dashboard(LiveView):
             for name in ("totals", "table", "foot", *(words for words, _ in _SECTIONS))
         }
         self.text = w.Text(
-            text, placeholder="words of name, task, id, queue or tags", description="Filter", continuous_update=True
+            text, placeholder="name, task, id, queue or tag", description="Filter", layout=w.Layout(width="320px")
         )
         self.state = w.Dropdown(options=of.FILTERS, value=state, description="State", layout=w.Layout(width="200px"))
         for control in (self.text, self.state):

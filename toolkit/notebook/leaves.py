@@ -28,7 +28,7 @@ def rows(
 ) -> str:
     """Return a table of cells that are markup already, with classes; columns in `left` are text, the others numbers."""
     ends = ["l" if i in left else "r" for i in range(len(head))]
-    top = "".join(f"<th scope=col class=h{end}>{cell}</th>" for end, cell in zip(ends, head, strict=True))
+    top = "".join(f"<th class=h{end} scope=col>{cell}</th>" for end, cell in zip(ends, head, strict=True))
     cells = (
         "".join(f"<td class=t{end}>{cell}</td>" for end, cell in zip(ends, row, strict=True)) for row in body
     )  # fmt: skip
@@ -87,8 +87,8 @@ def head(view: RunView) -> str:
     """Return the line that says which run this is, and its state."""
     task = f" · {escape.html(view.task, 80)}" if view.task and view.task != view.title else ""
     return (
-        f"<div class=head><span class=name>{escape.html(view.title, 80)}</span>"
-        f"<span class=dim>{task} · run {escape.html(view.run_id, 64)}</span> &nbsp;{state_chip(view)}</div>"
+        f"<div class=head><span class=name>{escape.html(view.title, 80)}</span> &nbsp;{state_chip(view)}&nbsp; "
+        f"<span class=dim>run {escape.html(view.run_id, 64)}{task}</span></div>"
     )
 
 
@@ -175,8 +175,6 @@ def _tiles(view: RunView, status: RunStatus) -> list[str]:
     if view.tally is not None and not isinstance(view.tally, str) and view.tally.service_s is not None:
         took = f"{fmt.duration(view.tally.wait_s)} / {fmt.duration(view.tally.service_s)}"
         cells.append(tile(took, "wait / service of a batch"))
-    # The count is said in words as well, so the colour only draws the eye.
-    cells.append(tile(fmt.count(status.dead), "dead letters", "w" if status.dead else "v"))
     return cells
 
 
@@ -218,8 +216,9 @@ def failures(view: RunView) -> str:
     mix = [f"{fmt.count(n)} {escape.html(category.replace('_', ' '), 40)}" for category, n in most[:MIX]]
     if most[MIX:]:
         mix.append(f"{fmt.count(sum(n for _, n in most[MIX:]))} other")
-    words = f"<b>Failures</b> {', '.join(mix)}" if mix else "<b>Failures</b>"
-    return f"<div class=fail>{words}{_example(view.errors)}</div>"
+    parts = [f"<span class=dead>{fmt.quantity(status.dead, 'dead letter')}</span>"] if status.dead else []
+    parts += [f"failed executions: {', '.join(mix)}"] if mix else []
+    return f"<div class=fail>{' · '.join(parts)}{_example(view.errors)}</div>"
 
 
 def _example(errors: Errors | str | None) -> str:

@@ -48,8 +48,12 @@ def period_s(age_s: float, trouble: bool = False) -> float:
     return max(pause, 1.0) if trouble else pause
 
 
+MOST_S: Final = 20.0
+"""Longest time between two readings of something costly that changes."""
+
+
 class Costly:
-    """When to read something again that costs more than a snapshot: at most a hundredth of the time is spent on it.
+    """When to read something again that costs more than a snapshot: so that about a hundredth of the time goes into it.
 
     Parameters
     ----------
@@ -59,6 +63,7 @@ class Costly:
 
     def __init__(self, least_s: float = 2.0) -> None:
         self._least_s = least_s
+        self._warm = False
         self._next_at = 0.0
         self._mark: Any = None
 
@@ -67,9 +72,10 @@ class Costly:
         return mark != self._mark and time.monotonic() >= self._next_at
 
     def read(self, mark: Any, took_s: float) -> None:
-        """Note a reading."""
+        """Note a reading; what the first one cost is left out, because it imported what it needs."""
         self._mark = mark
-        self._next_at = time.monotonic() + max(self._least_s, 100 * took_s)
+        self._next_at = time.monotonic() + max(self._least_s, min(MOST_S, 100 * took_s) if self._warm else 0.0)
+        self._warm = True
 
 
 class LiveView:

@@ -169,7 +169,7 @@ class RunPanel(LiveView):
         }
         if place == 2:
             mark = (status.state, status.batches, status.batch_size, status.lost)
-            wanted["events"] = (mark, lambda: read_events(self.run))
+            wanted["events"] = (mark, lambda: read_events(self.run, self.view.events))
         for name, (mark, read) in wanted.items():
             costly = self._costly[name]
             if costly.due(mark):

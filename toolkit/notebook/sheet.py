@@ -46,11 +46,13 @@ LOOKS: Final = {
     "bd": f"float:left;height:100%;background-color:{RED}",
     "bs": f"float:left;height:100%;background-color:{GREY}",
     "bc": f"float:left;height:100%;background-color:{SKY}",
-    "t": "display:inline-block;vertical-align:top;margin:8px 22px 0 0;min-width:86px",
+    "t": "display:inline-block;vertical-align:top;margin:8px 18px 0 0;min-width:120px",
     "v": "font-size:16px;font-weight:600;white-space:nowrap",
     "w": f"font-size:16px;font-weight:600;white-space:nowrap;color:{LIVELY}",
     "l": "font-size:11.5px;opacity:.75",
-    "hist": f"font-size:13px;letter-spacing:0;font-weight:400;color:{SKY};white-space:nowrap;line-height:1",
+    "hist": f"font-size:10px;letter-spacing:0;font-weight:400;color:{SKY};white-space:nowrap;line-height:1",
+    "dead": f"font-weight:600;color:{LIVELY}",
+    "nw": "white-space:nowrap",
     "note": f"border-left:4px solid {GREY};{_NOTE}",
     "warn": f"border-left:4px solid {RED};{_NOTE};overflow-wrap:anywhere",
     "foot": "font-size:11.5px;opacity:.75;margin-top:6px",
@@ -74,7 +76,9 @@ _CLASS = re.compile(r'(<[a-z]+) class=([a-z]+)(?: style="([^"]*)")?')
 def sheet(scope: str) -> str:
     """Return the style element for live views whose box has the class `scope`."""
     rules = "".join(f".{scope} .{name}{{{looks}}}" for name, looks in LOOKS.items())
-    return f"<style>{rules}</style>"
+    # A leaf may be narrower than its widest word, which then scrolls or wraps.
+    parts = f".{scope} .widget-html,.{scope} .widget-html-content{{min-width:0;max-width:100%;width:100%}}"
+    return f"<style>{rules}{parts}</style>"
 
 
 def still(markup: str) -> str:

@@ -229,10 +229,19 @@ def read_errors(run: Any, status: RunStatus) -> Errors | str:
         return f"Not available: {describe_error(error)}"
 
 
-def read_events(run: Any) -> tuple[RunEvent, ...] | str:
-    """Ask the server for the latest events that tell more than counters, or why not; never raises."""
+def read_events(run: Any, known: tuple[RunEvent, ...] | str | None = None) -> tuple[RunEvent, ...] | str:
+    """Ask the server for the latest events that tell more than counters, or why not; never raises.
+
+    Parameters
+    ----------
+    known : tuple of RunEvent, optional
+        Found before: samples of the counters may have pushed them out of the latest ones since.
+    """
     try:
-        return tuple(event for event in run.latest_events(100) if event.kind != "progress")[-MAX_EVENTS:]
+        found = {event.event_id: event for event in known} if isinstance(known, tuple) else {}
+        latest = run.latest_events(SEED_EVENTS)
+        found.update((event.event_id, event) for event in latest if event.kind not in ("progress", "item_dead"))
+        return tuple(found.values())[-MAX_EVENTS:]
     except Exception as error:  # noqa: BLE001 - this section is missing, the rest of the view is not
         return f"Not available: {describe_error(error)}"
 

@@ -323,6 +323,11 @@ class Client(History):
         """The LocalCluster behind this client, None on a shared deployment."""
         return self._cluster
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def restart_workers(self) -> None:
         """Restart the LocalCluster's workers, which picks up edited modules.
 

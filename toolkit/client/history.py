@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from toolkit import renderers
 from toolkit.client.feed import MetricsFeed, metrics_from
 from toolkit.client.selecting import Known, Selection, known_runs, task_name
+from toolkit.client.watching import RunsWatch
 from toolkit.errors import InvalidInput
 from toolkit.ledger import Ledger, Reader, Registry
 from toolkit.settings import LedgerSettings
@@ -135,6 +136,38 @@ class History:
             self._ledger.connection,
             cursor,
         )
+
+    def panel(self, text: str = "", state: str = "all") -> None:
+        """Show all runs below the cell, live: progress, pace, time left, failures, backlog, workers, dead letters.
+
+        Without a notebook, one picture as text; ``toolkit top`` is the same, live, in a terminal.
+
+        Parameters
+        ----------
+        text : str
+            Only runs that hold each of these words in their name, task, id, queue or tags; can be changed in the view.
+        state : str
+            ``all``, ``unfinished``, ``failing``, or a state of a run; likewise.
+
+        Raises
+        ------
+        InvalidInput
+            `state` is none of them.
+        """
+        show = renderers.get("client_display")
+        if show is None:
+            raise InvalidInput("panel: nothing draws here; import toolkit, which brings the views")
+        show(self, text, state)
+
+    def watch_runs(self, latest: int | None = None) -> RunsWatch:
+        """For views: looks at all runs of the server again and again, reading only what may have changed.
+
+        Parameters
+        ----------
+        latest : int, optional
+            Runs that have ended which stay in sight, the newest; without, only those with dead letters.
+        """
+        return RunsWatch(self._ledger, latest)
 
     def workers(self) -> pd.DataFrame:
         """One row per node that is alive; columns and units in `toolkit.frames.WORKERS`."""

@@ -4,10 +4,15 @@
 `escape`        the one place where foreign text is made harmless
 `format`        numbers as people read them
 `view`          what a run looks like at one moment, as plain records
+`trend`         what a watcher learns by looking again and again: pace, time left, history
+`sheet`         the looks of live views, and of what stays of them
 `leaves`        pieces of markup made of a view
 `flame`         the flame graph of a profile
 `html`          static summaries, which survive saving and reopening
-`panel`         the live panel: widgets that show the pieces, and one thread per run that refreshes them
+`live`          what every live view is: one thread that looks and draws, and an end as static HTML
+`panel`         the live panel of a run
+`board`         what all runs look like at one moment; `board_views`: its pieces of markup; `top`: its lines of text
+`dashboard`     the live view of all runs of a client
 `progress`      the progress bar in a terminal
 `heat`          the map of predicted makespans, as values and as an HTML table
 `theme`, `svg`  colours and figures; a figure as inline SVG
@@ -30,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from toolkit import renderers
 
 if TYPE_CHECKING:
+    from toolkit.notebook.dashboard import Dashboard
     from toolkit.notebook.explorers import explore
     from toolkit.notebook.failures import ErrorCounts
     from toolkit.notebook.flame import flame_graph, profile_html
@@ -45,6 +51,7 @@ if TYPE_CHECKING:
 
 _HOMES: Final = {
     "ErrorCounts": "failures",
+    "Dashboard": "dashboard",
     "MakespanMap": "plots",
     "ParetoFront": "tradeoffs",
     "PredictedVsMeasured": "plots",
@@ -67,6 +74,7 @@ _HOMES: Final = {
 }
 
 __all__ = [
+    "Dashboard",
     "ErrorCounts",
     "MakespanMap",
     "ParetoFront",
@@ -105,6 +113,7 @@ def register() -> None:
     """Register this room's renderers; cheap, because each imports its drawing library only when it is called."""
     renderers.register("run_display", _run_display)
     renderers.register("run_html", _run_html)
+    renderers.register("client_display", _client_display)
     renderers.register("recommendation_html", _recommendation_html)
     renderers.register("profile_html", _profile_html)
     renderers.register("report", _report)
@@ -116,6 +125,12 @@ def _run_display(run: Any) -> None:
     from toolkit.notebook.panel import run_display
 
     run_display(run)
+
+
+def _client_display(client: Any, text: str = "", state: str = "all") -> None:
+    from toolkit.notebook.dashboard import client_display
+
+    client_display(client, text, state)
 
 
 def _run_html(run: Any) -> str:

@@ -14,7 +14,8 @@ from toolkit.errors import ToolkitError
 from toolkit.notebook import escape, leaves
 from toolkit.notebook import format as fmt
 from toolkit.notebook.heat import HeatGrid, setting
-from toolkit.notebook.html import BOX, answer_parts, call_text, details, evidence_table, headline, reasons_list
+from toolkit.notebook.html import BOX, answer_parts, call_text, evidence_table, headline, reasons_list
+from toolkit.notebook.sheet import still
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -298,7 +299,7 @@ def static_html(answer: Answer) -> str:
         ("What it would cost to be wrong", wrong_html(answer), False),
         ("Why", why_html(answer), False),
     )
-    body = "".join(details(words, content, opened) for words, content, opened in sections if content)
+    body = "".join(still(leaves.details(words, content, opened)) for words, content, opened in sections if content)
     return (
         f'<div style="{BOX}"><div style="opacity:.75">{escape.html(asked, 400)}</div>{answer_html(answer)}{body}'
         f'<div style="margin-top:6px"><code>{escape.html(code(answer))}</code></div></div>'

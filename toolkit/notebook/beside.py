@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
-from toolkit.notebook.panel import VIEW_TYPE, kernel_present, show_bundle
+from toolkit.notebook.live import VIEW_TYPE, kernel_present, show_bundle
 
 REST_S: Final = 0.8
 """Pause after the last answer until the static part is brought up to date: it is not sent while a slider moves."""

@@ -6,56 +6,32 @@ Only tags and styles that survive the sanitiser of an untrusted notebook; every 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from toolkit.notebook import escape, leaves
 from toolkit.notebook import format as fmt
 from toolkit.notebook.heat import HeatGrid, setting
-from toolkit.notebook.view import RunView, answered, blank, unanswered, with_details
+from toolkit.notebook.sheet import LOOKS, still
+from toolkit.notebook.view import Errors, RunView, look
 
 if TYPE_CHECKING:
     from toolkit.tuning import Recommendation
 
-BOX: Final = f"border:1px solid #8888;border-radius:8px;padding:10px 14px;max-width:820px;{leaves.FONT}"
-
-
-def details(summary: str, body: str, opened: bool = False) -> str:
-    """Return a section that its reader opens and closes; both texts are markup already."""
-    mark = " open" if opened else ""
-    return f'<details{mark} style="margin-top:6px"><summary style="cursor:pointer">{summary}</summary>{body}</details>'
+BOX: Final = LOOKS["box"]
+"""The frame around a static summary."""
 
 
 def summary(view: RunView) -> str:
     """Return the picture of a run as it stands, for good: no widget, no script."""
-    parts = [leaves.head(view), leaves.bar(view), leaves.tiles(view)]
-    status = view.status
-    if status is not None and status.dead:
-        hint = '<div style="margin-top:6px">Why: <code>run.dead_letters()</code></div>'
-        words = f"Dead letters ({fmt.count(status.dead)})"
-        parts.append(details(words, leaves.errors(view.errors), opened=True) if view.errors else hint)
+    parts = [leaves.head(view), leaves.pulse(view), leaves.failures(view)]
+    if isinstance(view.errors, str) or (view.errors and view.errors.dead):
+        dead = view.errors.dead if isinstance(view.errors, Errors) else view.status.dead if view.status else 0
+        parts.append(leaves.details(f"Dead letters ({fmt.count(dead)})", leaves.errors(view.errors)))
     if view.workers:
-        parts.append(details("Workers", leaves.workers(view.workers)))
+        parts.append(leaves.details("Workers", leaves.workers(view.workers)))
     parts.append(leaves.foot(view))
-    return f'<div style="{BOX}">{"".join(parts)}</div>'
-
-
-def look(run: Any) -> RunView:
-    """Ask a run for its state once and return what a view shows; never raises.
-
-    Parameters
-    ----------
-    run : Run
-        Anything with ``run_id``, ``spec`` and ``status()``. Of a run that has ended, workers and dead letters
-        are read too.
-    """
-    view = blank(run)
-    try:
-        view = answered(view, run.status(), time.time())
-    except Exception as error:  # noqa: BLE001 - a representation must not raise, whatever the server or a proxy throws
-        return unanswered(view, error, time.time())
-    return with_details(run, view) if view.final else view
+    return still(f"<div class=box>{''.join(parts)}</div>")
 
 
 def run_html(run: Any) -> str:
@@ -171,11 +147,11 @@ def recommendation_html(recommendation: Recommendation) -> str:
         )
     grid = HeatGrid.from_recommendation(recommendation)
     if grid:
-        parts.append(details("Makespan of every setting", grid.html()))
+        parts.append(leaves.details("Makespan of every setting", grid.html()))
     evidence = evidence_table(recommendation)
     if evidence:
-        parts.append(details("Evidence", evidence))
-    return f'<div style="{BOX}">{"".join(parts)}</div>'
+        parts.append(leaves.details("Evidence", evidence))
+    return still(f"<div class=box>{''.join(parts)}</div>")
 
 
 def answer_parts(recommendation: Recommendation) -> list[str]:
@@ -202,7 +178,7 @@ def reasons_list(recommendation: Recommendation) -> str:
 def evidence_table(recommendation: Recommendation) -> str:
     """Return the evidence and the baseline as a table; empty without any."""
     rows = [(escape.html(name), escape.html(text, 600)) for name, text in evidence_facts(recommendation)]
-    return leaves.table(("", ""), rows, left=(0, 1)) if rows else ""
+    return still(leaves.table(("", ""), rows, left=(0, 1))) if rows else ""
 
 
 def call_text(recommendation: Recommendation) -> str:

@@ -15,7 +15,7 @@ from toolkit.notebook.failures import ErrorCounts
 from toolkit.notebook.html import BOX
 from toolkit.notebook.measured import MeasuredRun, measured_runs
 from toolkit.notebook.relation import Relation
-from toolkit.notebook.report_style import DARK, LIGHT
+from toolkit.notebook.report.style import DARK, LIGHT
 from toolkit.notebook.spread import ServiceTimes
 from toolkit.notebook.svg import CSS
 from toolkit.notebook.timeline import TimeBreakdown, Timeline

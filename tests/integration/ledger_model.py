@@ -216,7 +216,7 @@ class Model:
         return self.claims[ask.claim_id]
 
     def desired(self) -> int:
-        """Workers that the run wants at a claim."""
+        """Workers that the run wants."""
         if self.cap:
             return min(self.cap, self.known) if self.known else self.cap
         return max(1, self.known)
@@ -404,8 +404,11 @@ class Model:
             wanted = max(0, desired - len(self.claims) - len(self.tickets))
         return state, left, len(self.claims), len(gone), len(self.delayed), wanted
 
-    def register(self, ticket: str) -> int:
+    def register(self, ticket: str, lacking: bool) -> int:
         if self.state != "running":
+            return 0
+        room = min(self.desired(), self.left()) - len(self.claims) - len(self.tickets)
+        if lacking and room <= 0 and ticket not in self.tickets:
             return 0
         self.tickets.add(ticket)
         return 1

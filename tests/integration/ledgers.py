@@ -13,6 +13,7 @@ from toolkit.ledger import (
     Ask,
     Claim,
     Committed,
+    Contact,
     Death,
     FailedItem,
     Ledger,
@@ -22,6 +23,7 @@ from toolkit.ledger import (
     Progress,
     Range,
     Reader,
+    Swept,
     check_structure,
     keys,
     new_claim_id,
@@ -125,10 +127,11 @@ class Run:
     def lose(self, claim: Claim, blamed: int = UNKNOWN, letter: bytes = b"", **cause: Any) -> str:
         return self.ledger.lost(self.run_id, claim.claim_id, Death(blamed, letter=letter, **cause))
 
-    def sweep(self, known_workers: int = 0, idle_workers: int = 0) -> Any:
+    def sweep(self, known_workers: int = 0, idle_workers: int = 0, contact: Contact | None = None) -> Swept:
         return self.ledger.sweep(
-            self.run_id, known_workers=known_workers, idle_workers=idle_workers, lease_s=self.spec.lease_s
-        )
+            self.run_id, known_workers=known_workers, idle_workers=idle_workers, lease_s=self.spec.lease_s,
+            contact=contact,
+        )  # fmt: skip
 
     def die(self, *indexes: int) -> None:
         """Bring items to their dead letters by one commit of the next batch."""

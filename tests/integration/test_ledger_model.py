@@ -141,7 +141,7 @@ class Machine(RuleBasedStateMachine):
             self.say(partial(self.make_update, batch_size, auto, cap), again=again)
         elif verb == "tickets":
             self.numbers += 1
-            self.say(partial(self.make_tickets, f"r{self.numbers}"), again=again)
+            self.say(partial(self.make_tickets, f"r{self.numbers}", grace != "over"), again=again)
         elif verb != "cancel" or len(self.history) > 40:
             self.say(partial(self.make_turn, verb, f"{verb} {len(self.history)}", grace), again=again)
 
@@ -154,8 +154,9 @@ class Machine(RuleBasedStateMachine):
         self.ledger.update(self.run_.run_id, batch_size=batch_size, auto=auto, max_workers=cap)
         self.model.update(batch_size, auto, cap)
 
-    def make_tickets(self, ticket: str) -> None:
-        assert self.ledger.register_tickets(self.run_.run_id, [ticket]) == self.model.register(ticket)
+    def make_tickets(self, ticket: str, lacking: bool) -> None:
+        answer = self.ledger.register_tickets(self.run_.run_id, [ticket], lacking=lacking)
+        assert answer == self.model.register(ticket, lacking)
 
     @precondition(lambda self: self.model.dead)
     @rule(verb=st.sampled_from(["retry_dead", "retry_dead", "drop_dead"]), pick=picks, some=st.integers(1, 4),

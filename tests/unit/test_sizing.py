@@ -27,6 +27,7 @@ class World:
     warm_s: float = 0.0
     workers: int = 2
     seed: int = 1
+    one_by_one: bool = False  # the durations of items are known, as they are but for batched tasks
     sizes: list[int] = field(default_factory=list)
     durations: list[float] = field(default_factory=list)
     busy_items_s: float = 0.0
@@ -46,7 +47,7 @@ class World:
             service = self.per_batch_s + work + (self.warm_s if fresh[worker] else 0.0)
             fresh[worker] = False
             remaining -= items
-            controllers[worker].observe(items, service, self.gap_s)
+            controllers[worker].observe(items, service, self.gap_s, work if self.one_by_one else None)
             last_batch = items
             hint = service / items if not hint else hint + 0.2 * (service / items - hint)
             self.sizes.append(items)
@@ -92,6 +93,23 @@ def test_time_goes_to_items(item: ItemCost, per_batch_s: float, n_items: int, bo
     world = World(item, per_batch_s=per_batch_s, seed=seed).run(n_items)
     assert sum(world.sizes) == n_items
     assert world.overhead <= bound
+
+
+def test_heavy_tailed_items_are_not_taken_for_a_fixed_cost() -> None:
+    """Given long items in the first small batches, when these say what the items took, no worker swallows the rest."""
+    for seed in range(30):
+        world = World(lognormal(20e-3, 1.2), gap_s=0.002, workers=8, seed=seed, one_by_one=True).run(400)
+        assert max(world.sizes) <= 13  # a fourth of an equal share
+        assert world.makespan_s < 1.5 * world.busy_items_s / 8 + max(world.durations)
+
+
+def test_a_fixed_cost_beside_the_items_is_measured() -> None:
+    controller = Controller()
+    for size in (1, 16, 16, 16):
+        controller.observe(size, 0.05 + 1e-4 * size, 0.0005, 1e-4 * size)
+    assert controller.per_batch_s == pytest.approx(0.05)
+    assert controller.per_item_s == pytest.approx(1e-4)
+    assert controller.propose(0.0, 16, 10_000_000, 2).want == 256  # it grows at once, as far as one step may
 
 
 def test_a_real_fixed_cost_is_told_from_slow_items() -> None:

@@ -9,6 +9,9 @@ constant state; Ljung and Söderström, *Theory and Practice of Recursive Identi
 forgetting of sums would lose the split of alpha and beta as soon as the size settles; the random walk forgets only
 what new batches can teach. Residuals are relative and clipped as in an M-estimator (Huber, Ann. Math. Statist. 35,
 1964), so one slow batch moves little.
+
+Where items are called one by one, their own durations are known, and what a batch costs besides is measured and not
+inferred: heavy-tailed items, some of which happen to come in a small batch, look just like a fixed cost.
 """
 
 from __future__ import annotations
@@ -98,6 +101,7 @@ class Controller:
         "_b",
         "_beta",
         "_first",
+        "_fixed",
         "_gap",
         "_largest",
         "_least",
@@ -117,6 +121,7 @@ class Controller:
         self._first: tuple[float, float] | None = None
         self._alpha = 0.0  # seconds a batch
         self._beta = 0.0  # seconds an item; 0 until two batches were seen
+        self._fixed: float | None = None  # measured seconds a batch beside its items; then alpha stays 0
         self._a = self._ab = self._b = 0.0  # covariance of alpha and beta
         self._noise = 0.09  # relative variance of a batch
         self._updates = 0
@@ -127,15 +132,15 @@ class Controller:
 
     @property
     def per_batch_s(self) -> float:
-        """Estimated fixed cost of a batch in seconds."""
-        return self._alpha
+        """Fixed cost of a batch in seconds: measured where items are called one by one, else estimated."""
+        return self._alpha if self._fixed is None else self._fixed
 
     @property
     def per_item_s(self) -> float:
         """Estimated cost of an item in seconds; 0 until two batches were seen."""
         return self._beta
 
-    def observe(self, items: float, service_s: float, gap_s: float) -> None:
+    def observe(self, items: float, service_s: float, gap_s: float, item_sum_s: float | None = None) -> None:
         """Learn from a batch that ended.
 
         Parameters
@@ -146,9 +151,15 @@ class Controller:
             Seconds spent on them.
         gap_s : float
             Seconds between the previous batch and this one, while work was available; NaN when not known.
+        item_sum_s : float, optional
+            The part of `service_s` that the items took by themselves, where they were called one by one.
         """
         if items < self._least or not items > 0 or not math.isfinite(service_s) or service_s < 0:
             return
+        if item_sum_s is not None:
+            if self._first is not None:  # the first batch of a process may carry its setup
+                self._learn_fixed(max(0.0, service_s - item_sum_s))
+            service_s = item_sum_s
         if not self._least and self._first is None:
             self._least_s = _MIN_ITEM_S / items
         service_s = max(service_s, self._least_s * items)
@@ -165,6 +176,12 @@ class Controller:
             self._start(items, service_s)
         else:
             self._update(items, service_s)
+
+    def _learn_fixed(self, fixed_s: float) -> None:
+        if self._fixed is None:
+            self._fixed = fixed_s
+        else:
+            self._fixed += _RATE * (min(fixed_s, 10 * self._fixed + 1e-4) - self._fixed)
 
     def _start(self, items: float, service_s: float) -> None:
         """First trusted batch: all of it per item, with a wide prior.
@@ -185,6 +202,8 @@ class Controller:
     def _update(self, items: float, service_s: float) -> None:
         predicted = self._alpha + self._beta * items
         self._walk(items, predicted)
+        if self._fixed is not None:
+            self._a = self._ab = 0.0
         to_alpha = self._a + self._ab * items
         to_beta = self._ab + self._b * items
         variance = to_alpha + to_beta * items + self._noise * predicted * predicted
@@ -193,7 +212,7 @@ class Controller:
         if abs(error) > bound:
             self._surprises += 1
             if self._surprises > 1:  # twice in a row: the costs changed, so what was known is worth little
-                self._a += service_s * service_s / 4
+                self._a += service_s * service_s / 4 if self._fixed is None else 0.0
                 self._b += (service_s / items) ** 2
                 to_alpha = self._a + self._ab * items
                 to_beta = self._ab + self._b * items
@@ -236,7 +255,7 @@ class Controller:
         least = max(self._least_s, 1e-4 * abs(predicted) / items)
         if self._beta < least:
             self._beta = least
-            self._alpha = max(0.0, predicted - least * items)
+            self._alpha = max(0.0, predicted - least * items) if self._fixed is None else 0.0
 
     def propose(self, hint_item_s: float, last_batch: float, remaining: float, workers: int) -> Proposal:
         """Return how many items the next batch should hold.
@@ -282,7 +301,7 @@ class Controller:
     def _from_costs(self, last_batch: float, remaining: float, workers: int) -> Proposal:
         limits = self._limits
         # A fixed cost lengthens batches only as far as it is certain: believing in one that is not there costs balance.
-        alpha = max(0.0, self._alpha - 0.5 * math.sqrt(self._a))
+        alpha = max(0.0, self._alpha - 0.5 * math.sqrt(self._a)) if self._fixed is None else self._fixed
         by_duration = (limits.target_s - alpha) / self._beta
         multiple = 1 / limits.overhead - 1
         longest = max(limits.max_s, multiple * alpha)
@@ -290,7 +309,7 @@ class Controller:
         want = max(float(self._least), by_duration, by_overhead)
         # Where a fixed cost asks for long batches, the end is left to tapering: half as many batches, half the cost.
         share = remaining / ((limits.shares if by_overhead <= by_duration else limits.shares / 2) * workers)
-        one_size = self._largest < 1.5 * self._smallest
+        one_size = self._fixed is None and self._largest < 1.5 * self._smallest
         if one_size and self._alpha + self._beta * 2 * self._largest < 2 * limits.max_s:
             want = max(want, 2.0 * self._largest)  # one size only cannot tell fixed cost from item cost: try another
         want = min(want, max(float(limits.growth * self._largest), float(last_batch)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from toolkit.errors import LedgerCorrupt
@@ -356,6 +356,27 @@ class Swept:
     expired: int
     delayed: int
     tickets: int
+    due_s: float | None = field(default=None, compare=False)
+    """Until the next lease ends, None without leases."""
+
+
+SILENCE_S = 2.0
+"""A silence no longer than this is no break, however short a lease: twice the period at which nodes look and sweep."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """From when to when a process has heard from the server without a break, seconds by the server's clock.
+
+    That clock tells what the process's own does not: a machine that slept, and a clock that was set.
+    """
+
+    since: float = 0.0
+    seen: float = 0.0
+
+    def heard(self, now: float) -> Contact:
+        """The contact after the server said what time it is."""
+        return Contact(self.since if 0 <= now - self.seen <= SILENCE_S else now, now)
 
 
 def new_claim_id() -> bytes:

@@ -11,10 +11,12 @@ from toolkit import codec
 from toolkit.errors import LedgerCorrupt, LedgerError, LedgerFull, RunNotFound, RunStateError
 from toolkit.ledger import keys
 from toolkit.ledger.calls import (
+    SILENCE_S,
     TICKET_EXPIRY_S,
     Ask,
     Claim,
     Committed,
+    Contact,
     Death,
     NoClaim,
     Progress,
@@ -27,9 +29,6 @@ from toolkit.ledger.connection import Connection
 from toolkit.ledger.pages import Page
 from toolkit.records import CATEGORIES, RunSpec, RunState, RunStatus, check_name, one_line
 from toolkit.settings import LedgerSettings, ServerAddress
-
-_SWEEP_GAP_S = 2.0
-"""Sweeps no further apart are no outage, however short the lease: twice the period at which nodes sweep."""
 
 
 class Ledger:
@@ -159,24 +158,31 @@ class Ledger:
         return str(state.decode())
 
     def sweep(
-        self, run_id: str, *, known_workers: int, idle_workers: int, lease_s: float, dead_workers: Sequence[int] = ()
-    ) -> Swept:
+        self, run_id: str, *, known_workers: int, idle_workers: int, lease_s: float, dead_workers: Sequence[int] = (),
+        contact: Contact | None = None,
+    ) -> Swept:  # fmt: skip
         """Expire leases, promote due retries, end what is done, count missing tickets.
 
         `dead_workers` are codes of workers (`Reader.workers`) whose processes are known to be dead: their claims expire
-        at once, like those whose lease has run out.
+        at once, like those whose lease has run out. After a time without sweeps each claim gets one more lease, since
+        the server may have been away; unless the caller's `contact` says that it was not.
         """
+        since, seen = (contact.since, contact.seen) if contact else (0.0, 0.0)
         answer = self.connection.call(
-            "sweep", keys.of_run(run_id), int(1000 * max(lease_s / 2, _SWEEP_GAP_S)), known_workers, idle_workers,
-            int(TICKET_EXPIRY_S * 1000), *dead_workers, retry_s=0.0,
+            "sweep", keys.of_run(run_id), int(1000 * max(lease_s / 2, SILENCE_S)), known_workers, idle_workers,
+            int(TICKET_EXPIRY_S * 1000), int(since * 1000), int(seen * 1000), *dead_workers, retry_s=0.0,
         )  # fmt: skip
-        return Swept(answer[0].decode(), *(int(x) for x in answer[1:6]))
+        left, active, expired, delayed, tickets, due_ms = (int(x) for x in answer[1:7])
+        due_s = due_ms / 1000 if due_ms >= 0 else None
+        return Swept(answer[0].decode(), left, active, expired, delayed, tickets, due_s)
 
-    def register_tickets(self, run_id: str, ticket_ids: Sequence[str]) -> int:
-        """Count tickets as outstanding before they are published."""
+    def register_tickets(self, run_id: str, ticket_ids: Sequence[str], *, lacking: bool = False) -> int:
+        """Count tickets as outstanding before they are published; `lacking` takes no more than the run has use for."""
         if not ticket_ids:
             return 0
-        return int(self.connection.call("tickets", keys.of_run(run_id), int(TICKET_EXPIRY_S * 1000), *ticket_ids))
+        return int(
+            self.connection.call("tickets", keys.of_run(run_id), int(TICKET_EXPIRY_S * 1000), int(lacking), *ticket_ids)
+        )
 
     # ------------------------------------------------------------------ commands
 

@@ -81,6 +81,8 @@ def percent(part: float | None) -> str:
     value = 100 * part
     if not math.isfinite(value):
         return UNKNOWN
+    if 0 < value < 0.05:
+        return "<0.1 %"
     return f"{value:.1f} %" if 0 < abs(value) < 9.95 and abs(value - round(value)) > 0.05 else f"{value:,.0f} %"
 
 

@@ -6,11 +6,11 @@ Each is made by a ``from_…`` constructor, holds plain values, and draws itself
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter
 
 from toolkit.notebook import format as fmt
 from toolkit.notebook import theme
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from toolkit.tuning import Recommendation
+    from toolkit.tuning import Recommendation, Recommender
 
 
 @dataclass(eq=False, repr=False)
@@ -44,6 +44,11 @@ class MakespanMap(theme.Display):
     def from_recommendation(cls, recommendation: Recommendation) -> MakespanMap:
         """Take the cells of a recommendation's grid."""
         return cls(HeatGrid.from_recommendation(recommendation))
+
+    @classmethod
+    def from_model(cls, model: Recommender, task: str | None = None, **question: Any) -> MakespanMap:
+        """Ask a fitted model; `question` as for `Recommender.recommend`, with at least ``n_items``."""
+        return cls.from_recommendation(model.recommend(task, **question))
 
     def finding(self) -> str:
         """Return the recommended setting and what it takes."""
@@ -171,7 +176,7 @@ class ThroughputPlot(theme.Display):
         """Return where throughput is highest, in the model, or else among what was measured."""
         if self.rate.size:
             best = int(np.nanargmax(self.rate))
-            size, rate = int(self.batch_size[best]), float(self.rate[best])
+            size, rate = float(self.batch_size[best]), float(self.rate[best])
             what = f"With {fmt.quantity(self.workers, 'worker')}, throughput peaks at batch size {fmt.count(size)}"
             return f"{what}: {fmt.rate(rate)} predicted"
         if self.measured_rate.size:
@@ -220,7 +225,7 @@ class ThroughputPlot(theme.Display):
         axes.set_ylim(0, 1.08 * float(np.nanmax(np.concatenate([self.high, self.rate, self.measured_high]))))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: fmt.number(value)))
         sizes = np.concatenate([self.batch_size, self.measured_batch_size])
-        log_ticks(axes, float(sizes.min()), float(sizes.max()))
+        theme.log_ticks(axes, float(sizes.min()), float(sizes.max()))
         theme.legend(axes, columns=5)
 
     def _points(self, axes: Axes, chosen: NDArray[np.bool_], fill: bool, words: str) -> None:
@@ -231,20 +236,6 @@ class ThroughputPlot(theme.Display):
             color=theme.INK, markerfacecolor=theme.ORANGE if fill else theme.PAPER, elinewidth=1,
             markeredgewidth=1, zorder=4 if fill else 3, label=words,
         )  # fmt: skip
-
-
-def log_ticks(axes: Axes, low: float, high: float, axis: str = "x") -> None:
-    """Label a logarithmic axis with plain numbers at powers of ten, or at 1, 2 and 5 where the range is short."""
-    low, high = max(low, 1e-6), max(high, 1e-6)
-    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    steps = (1,) if np.log10(high / low) > 4 else (1, 2, 5)
-    places = [s * 10.0**p for p in powers for s in steps if low / 1.1 <= s * 10.0**p <= high * 1.1]
-    if len(places) < 3:  # less than a factor of five: an even scale is as good as a logarithmic one
-        places = [place for place in MaxNLocator(5).tick_values(low, high) if low <= place <= high]
-    which = axes.xaxis if axis == "x" else axes.yaxis
-    which.set_major_locator(FixedLocator(places))
-    which.set_minor_locator(NullLocator())
-    which.set_major_formatter(FuncFormatter(lambda value, _: fmt.number(value)))
 
 
 @dataclass(eq=False, repr=False)
@@ -337,6 +328,6 @@ class PredictedVsMeasured(theme.Display):
         axes.set_yscale("log")
         axes.set_xlim(low, high)
         axes.set_ylim(low, high)
-        log_ticks(axes, low, high)
-        log_ticks(axes, low, high, axis="y")
+        theme.log_ticks(axes, low, high)
+        theme.log_ticks(axes, low, high, axis="y")
         theme.legend(axes)

@@ -227,7 +227,8 @@ class BatchLoop:
                 service_s = part.stats.service_s
                 amount = part.stop if claim.weighed is None else tally.weight(part.stop)
                 if part.stop:
-                    context.controller.observe(amount, service_s, idle_s)
+                    items_s = None if context.spec.batched else part.stats.item_sum_s
+                    context.controller.observe(amount, service_s, idle_s, items_s)
                 ask = self._ask(claim, unit_s=service_s / amount if claim.weighed and amount else 0.0)
                 go_on = not part.stopped and not self._must_leave()
                 committed = self.ledger.commit(context.spec.run_id, progress, ask if go_on else None)

@@ -30,6 +30,9 @@ local function open_keys(K)
            m = K[10], w = K[11], e = K[12], z = K[13], t = K[14] }
 end
 
+-- Whole numbers are given to redis.call as they are: the server writes them out exactly, up to 2^53, and in a tenth of
+-- the time of string.format. Only what is joined to a text is formatted first, since `..` keeps 14 digits.
+
 -- The server's time, which stands still during a call.
 local function now_ms(k)
   if not k.now then
@@ -59,7 +62,7 @@ local function nums(k, ...)
 end
 
 local function add(k, field, n)
-  if n ~= 0 then redis.call('HINCRBY', k.h, field, string.format('%d', n)) end
+  if n ~= 0 then redis.call('HINCRBY', k.h, field, n) end
 end
 
 local function range_text(a, b, att, sus, solo)
@@ -81,7 +84,8 @@ local function claim_parse(k, s)
   local c = { off = tonumber(off), asked = tonumber(asked), at = tonumber(at), who = tonumber(who),
               active = tonumber(active), ok = tonumber(ok), retried = tonumber(retried), dead = tonumber(dead),
               ranges = {}, total = 0, rest = rest }
-  local ranges = string.find(rest, ';', 1, true) and claim_weights(k, c) or rest
+  k.weighted = string.find(rest, ';', 1, true) ~= nil
+  local ranges = k.weighted and claim_weights(k, c) or rest
   for r in string.gmatch(ranges, '[^,]+') do
     local g = range_parse(r, k.c)
     c.ranges[#c.ranges + 1] = g
@@ -177,7 +181,15 @@ end
 
 -- Starts of the pages that a range touches.
 local function page_starts(k, r)
-  local first = redis.call('ZREVRANGEBYSCORE', k.pi, string.format('%d', r.a), '-inf', 'LIMIT', 0, 1)[1]
+  -- Mostly they are one or two: the last three up to the range's end hold them all once one of these begins at or
+  -- before it, which saves the second call.
+  local last = redis.call('ZREVRANGEBYSCORE', k.pi, '(' .. string.format('%d', r.b), '-inf', 'LIMIT', 0, 3)
+  local starts = {}
+  for j = 1, #last do
+    table.insert(starts, 1, last[j])
+    if tonumber(last[j]) <= r.a then return starts end
+  end
+  local first = redis.call('ZREVRANGEBYSCORE', k.pi, r.a, '-inf', 'LIMIT', 0, 1)[1]
   if not first then corrupt(k.pi, string.format('no page for item %d', r.a)) end
   return redis.call('ZRANGEBYSCORE', k.pi, first, '(' .. string.format('%d', r.b))
 end
@@ -187,7 +199,7 @@ local function ended(k, a, b, by)
   local starts = page_starts(k, { a = a, b = b })
   for j, start in ipairs(starts) do
     local low, high = math.max(a, tonumber(start)), tonumber(starts[j + 1] or b)
-    local left = redis.call('HINCRBY', k.p, 'n' .. start, string.format('%d', by * (low - high)))
+    local left = redis.call('HINCRBY', k.p, 'n' .. start, by * (low - high))
     if left == 0 then
       redis.call('HDEL', k.p, start, 'k' .. start, 'n' .. start, 'w' .. start)
       redis.call('ZREM', k.pi, start)
@@ -305,11 +317,11 @@ local function close_claim(k, id, c, how)
   redis.call('HDEL', k.c, id)
   redis.call('ZREM', k.l, id)
   add(k, 'claimed', -(c.total - c.off))
-  redis.call('ZADD', k.z, string.format('%d', now_ms(k) * 2 + how), id)
+  redis.call('ZADD', k.z, now_ms(k) * 2 + how, id)
   redis.call('ZREMRANGEBYRANK', k.z, 0, -CLOSED_KEPT - 1)
 end
 
 local function bury(k, index, blob)
-  redis.call('HSET', k.x, string.format('%d', index), blob)
+  redis.call('HSET', k.x, index, blob)
   add(k, 'dead', 1)
 end

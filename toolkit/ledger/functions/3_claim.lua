@@ -69,6 +69,13 @@ local function take_ready(k, limit)
   return taken, n, bytes, full, weight
 end
 
+-- Items and keys of the page that begins at `start`, read once a call.
+local function read_page(k, start)
+  k.read = k.read or {}
+  k.read[start] = k.read[start] or redis.call('HMGET', k.p, start, 'k' .. start)
+  return k.read[start]
+end
+
 -- Next items from the cursor, cut where their pages, beside the `bytes` taken already, would exceed one answer.
 local function take_fresh(k, head, limit, bytes)
   local a = head.cursor
@@ -76,7 +83,7 @@ local function take_fresh(k, head, limit, bytes)
   local r = { a = a, b = math.min(head.submitted, a + limit), att = 0, sus = 0, solo = 0 }
   r.starts = page_starts(k, r)
   for j = 2, #r.starts do
-    bytes = bytes + redis.call('HSTRLEN', k.p, r.starts[j])
+    bytes = bytes + #(read_page(k, r.starts[j])[1] or '')
     if bytes > CLAIM_BYTES then r.b = tonumber(r.starts[j]) break end
   end
   head.cursor = r.b
@@ -89,7 +96,7 @@ local function pages_of(k, c, have)
     for _, start in ipairs(r.starts or page_starts(k, r)) do
       if tonumber(start) < r.b and not seen[start] then  -- a range may have been cut since its pages were looked up
         seen[start] = true
-        local page = start == have and { '', '' } or redis.call('HMGET', k.p, start, 'k' .. start)
+        local page = start == have and { '', '' } or read_page(k, start)
         out[#out + 1] = tonumber(start)
         out[#out + 1] = page[1] or corrupt(k.p .. ', field ' .. start, 'missing')
         out[#out + 1] = page[2] or ''
@@ -99,12 +106,17 @@ local function pages_of(k, c, have)
   return out
 end
 
+-- How many workers a run wants: all that there are, up to its cap.
+local function wanted_workers(cap, known)
+  local desired = math.max(1, known)
+  if cap > 0 then desired = known > 0 and math.min(cap, desired) or cap end
+  return desired
+end
+
 -- Whether this claimer should publish one more ticket; registers it when so.
 local function spawn_ticket(k, head, left, active, ticket, expiry_ms, t)
   if ticket == '' or left <= 0 then return 0 end
-  local cap, known = head.max_workers, head.known_workers
-  local desired = math.max(1, known)
-  if cap > 0 then desired = known > 0 and math.min(cap, desired) or cap end
+  local desired = wanted_workers(head.max_workers, head.known_workers)
   if active >= desired then return 0 end
   redis.call('ZREMRANGEBYSCORE', k.t, '-inf', t)
   if active + redis.call('ZCARD', k.t) >= desired then return 0 end
@@ -188,9 +200,8 @@ local function do_claim(k, A, i, head, fresh)
   claim_store(k, id, c)
   redis.call('ZADD', k.l, t + head.lease_ms, id)
   head.last_batch = asked
-  redis.call('HSET', k.h, 'cursor', string.format('%d', head.cursor), 'claimed',
-    string.format('%d', head.claimed + n), 'last_batch', asked,
-    'started_at', string.format('%d', head.started_at == 0 and t or head.started_at))
+  redis.call('HSET', k.h, 'cursor', head.cursor, 'claimed', head.claimed + n, 'last_batch', asked,
+    'started_at', head.started_at == 0 and t or head.started_at)
   local spawn = spawn_ticket(k, head, left, active + 1, A[i + 6], tonumber(A[i + 7]), t)
   return claim_answer(k, head, c, have, left, spawn), 'running'
 end

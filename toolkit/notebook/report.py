@@ -27,12 +27,14 @@ from toolkit.notebook.heat import HeatGrid
 from toolkit.notebook.html import evidence_facts, headline, how_sure, saving_text
 from toolkit.notebook.measured import MeasuredRun, measured_runs, measured_settings
 from toolkit.notebook.plots import MakespanMap, PredictedVsMeasured, ThroughputPlot
+from toolkit.notebook.profiled import FlameGraph
 from toolkit.notebook.report_style import STYLE
 from toolkit.notebook.timeline import TimeBreakdown, Timeline
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from toolkit.client.profile import Profile
     from toolkit.notebook.theme import Display
     from toolkit.tuning import Recommendation, Recommender
 
@@ -50,13 +52,14 @@ class _Column:
     text: bool = False
 
 
-def write_report(
+def write_report(  # noqa: PLR0913 - each is a part of the page
     path: str | Path,
     *,
     frame: pd.DataFrame,
     model: Recommender,
     recommendation: Recommendation,
     measured: pd.DataFrame | None = None,
+    profile: Profile | None = None,
     title: str = "Batch tuning report",
 ) -> Path:
     """Write a self-contained HTML report about a recommendation.
@@ -74,6 +77,8 @@ def write_report(
     measured : DataFrame, optional
         Predictions that were tried: columns ``batch_size``, ``workers``, ``predicted_s``, ``low_s``, ``high_s``,
         ``measured_s``.
+    profile : Profile, optional
+        ``run.profile()`` of a run of the task, shown as a flame graph.
     title : str
         Heading of the page.
 
@@ -88,7 +93,9 @@ def write_report(
         The file cannot be written.
     """
     target = Path(path)
-    page = report_html(frame=frame, model=model, recommendation=recommendation, measured=measured, title=title)
+    page = report_html(
+        frame=frame, model=model, recommendation=recommendation, measured=measured, profile=profile, title=title
+    )
     handle, name = tempfile.mkstemp(dir=target.absolute().parent, prefix=f".{target.name}.", suffix=".part")
     part = Path(name)
     try:
@@ -108,6 +115,7 @@ def report_html(
     model: Recommender,
     recommendation: Recommendation,
     measured: pd.DataFrame | None = None,
+    profile: Profile | None = None,
     title: str,
 ) -> str:
     """Return the report as text; parameters as in `write_report`."""
@@ -122,6 +130,7 @@ def report_html(
         _trial_section(measured),
         _left_out_section(model, recommendation.task),
         _time_section(history),
+        _section("Where user code spends it", _figure(FlameGraph(profile), "fig-flame") if profile else ""),
         _runs_section(runs),
         _evidence_section(recommendation, model, runs),
     ]

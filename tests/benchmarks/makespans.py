@@ -12,7 +12,7 @@ import heapq
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,7 @@ class Work:
     batch_size: int | str = "auto"
     part: int = 1  # the serial time is taken on one item in so many
     sleeping: bool = False
+    weight: Callable[[Any], float] | None = None
     peers: tuple[str, ...] = ("Pool", "joblib", "Celery chunks")
 
     @property
@@ -103,7 +104,9 @@ def _round(client: Client, this: Work, peers: dict[str, Mapper], nth: int, found
         truth = results if len(items) == len(this.items) else truth
     run_name = f"{this.function} {next(_nth)}"
     taken["ours"], ours = _timed(
-        lambda: client.map(this.task, this.items, batch_size=this.batch_size, name=run_name).results(600)
+        lambda: client.map(
+            this.task, this.items, batch_size=this.batch_size, weight=this.weight, name=run_name
+        ).results(600)
     )
     assert truth is None or ours == truth
     ideal_s = (before_s + this.ideal_s()) / 2
@@ -167,3 +170,5 @@ def sleeping(client: Client, rounds: int) -> Iterator[Line]:
     greedy = list_scheduling(lengths, 8) / (sum(lengths) / 8)
     others = f"list scheduling {greedy:.2f}, {found.others()}"
     yield Line(this.title, "times ideal", statistics.median(found.ideal["ours"]), 1.27, others=others)
+    weighed = _measure(client, replace(this, weight=float, peers=()), {}, rounds)
+    yield Line("", "the same with weight=", statistics.median(weighed.ideal["ours"]), 1.10)

@@ -4,9 +4,9 @@
 
 Parts are ``cpu``, ``sleep``, ``rows``, ``items``, ``frames``, ``size``, ``snapshot`` and ``network``; without any, all
 of them: about a quarter of an hour on two cores that have nothing else to do. ``--most`` is the longest run of ``size``
-(ten million items of 50 µs take another five minutes), ``--scale`` a factor on the items of ``cpu``. Other benchmarks
-of this folder (``bench_*``) are commands of their own. A figure that misses its goal is printed as missed; nothing is
-asserted but that results are right.
+(ten million items of 50 µs take another five minutes), ``--scale`` a factor on the items of ``cpu`` and
+``network``. Other benchmarks of this folder (``bench_*``) are commands of their own. A figure that misses its goal is
+printed as missed; nothing is asserted but that results are right.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def lines(parts: list[str], rounds: int, most: int, scale: float) -> Iterator[Li
         if "snapshot" in parts:
             yield from volume.snapshot(ledger)
     if "network" in parts:
-        yield from costs.network(rounds)
+        yield from costs.network(rounds, int(120_000 * scale))
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def main() -> None:
     arguments.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     arguments.add_argument("--rounds", type=int, default=7)
     arguments.add_argument("--most", type=int, default=1_000_000, help="items of the longest run of the part size")
-    arguments.add_argument("--scale", type=float, default=1.0, help="of the items of the part cpu")
+    arguments.add_argument("--scale", type=float, default=1.0, help="of the items of cpu and network")
     options = arguments.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         arguments.error(f"no part {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import socket
 import subprocess
@@ -108,6 +109,38 @@ def watch(connection: Connection) -> list[str]:
 
     connection.redis.execute_command = watched  # type: ignore[method-assign]
     return calls
+
+
+# --------------------------------------------------------------------------- connections of function calls
+
+
+def test_a_connection_that_was_closed_meanwhile_is_replaced_at_once(ledger: Ledger, address: ServerAddress) -> None:
+    """Given calls that are not tried again, when the server has cut every connection, none of them fails."""
+    run = Run(ledger, 4)
+    assert ledger.status(run.run_id).submitted == 4
+    with closing(Connection(address)) as other:
+        other.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    assert ledger.connection.call("status", keys.of_run(run.run_id), retry_s=0.0)
+    assert ledger.status(run.run_id).remaining == 4
+
+
+def test_a_fork_uses_no_connection_of_its_parent(ledger: Ledger) -> None:
+    """Given a parent and its child that call at the same time, each gets its own answers."""
+    runs = [Run(ledger, n) for n in (1, 2)]
+
+    def asks(run: Run, n: int) -> bool:
+        return all(ledger.status(run.run_id).submitted == n for _ in range(200))
+
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if asks(runs[1], 2) else 1
+        finally:
+            os._exit(code)  # never back into pytest
+    mine = asks(runs[0], 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert mine
 
 
 # --------------------------------------------------------------------------- who is refused

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from tests.unit.notebook_samples import EVERYTHING, HOSTILE, NOON, SETTINGS, Reader, ended, metrics, studied
 from toolkit import notebook
+from toolkit.client.profile import Profile
 from toolkit.errors import InvalidInput
 from toolkit.frames import METRICS, concat_metrics, empty
 from toolkit.notebook import escape
@@ -118,6 +120,17 @@ def test_hostile_text_in_every_field_stays_text(tmp_path: Path):
     page = written(tmp_path, frame=frame, recommendation=hostile(EVERYTHING), title=EVERYTHING)
     assert not {"script", "img"} & set(read(page).tags)
     assert page.count("&lt;script&gt;") > 5
+
+
+def test_a_profile_is_drawn_as_a_flame_graph_and_harms_nothing(tmp_path: Path):
+    stacks = Counter({("docs:classify", "docs:split"): 30, ("docs:classify", "<script>alert(1)</script>"): 10})
+    page = written(tmp_path, profile=Profile("run-000001", "docs.classify", 2, stacks))
+    assert "Where user code spends it" in page
+    assert "40 samples of 2 batches of run run-000001" in page
+    assert "docs:split (30 samples, 75.0 %)" in page
+    assert "<script>" not in page
+    read(page)
+    assert "Where user code spends it" not in written(tmp_path)
 
 
 def test_report_of_a_long_history_is_small(tmp_path: Path):

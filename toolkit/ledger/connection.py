@@ -12,6 +12,7 @@ from redis.credentials import CredentialProvider
 
 from toolkit.errors import LedgerCorrupt, LedgerError, LedgerFull, LedgerRefused, LedgerUnavailable, LedgerUnsafe
 from toolkit.ledger import library
+from toolkit.ledger.wire import Client
 from toolkit.records import one_line
 from toolkit.settings import LedgerSettings, ServerAddress
 
@@ -78,7 +79,7 @@ class Connection:
             options["socket_keepalive"] = True
         # Retrying is done here, where the time limit and the meaning of each error are known.
         options["retry"] = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
-        self.redis: redis.Redis = redis.Redis.from_url(address.url, **options)
+        self.redis: redis.Redis = Client.from_url(address.url, **options)
         self._prefix = library.prefix()
 
     def __repr__(self) -> str:

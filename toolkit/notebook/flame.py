@@ -25,9 +25,11 @@ _COLOURS: Final = ("#f4b183", "#f7c59f", "#f2d0a4", "#e9b872", "#f6bd60", "#f0a8
 
 
 @dataclass(slots=True)
-class _Box:
+class Box:
+    """Samples of a function on a path to it, and the functions that it called."""
+
     samples: int = 0
-    above: dict[str, _Box] = field(default_factory=dict)
+    above: dict[str, Box] = field(default_factory=dict)
 
 
 def flame_graph(profile: Profile) -> str:
@@ -35,15 +37,15 @@ def flame_graph(profile: Profile) -> str:
 
     Hovering a box shows its function and its share; the description says the most important ones in words.
     """
-    root = _tree(profile.stacks)
+    root = tree(profile.stacks)
     boxes: list[str] = []
     depth = _draw(root, 0.0, _WIDTH, 0, root.samples, boxes)
     height = max(1, depth) * _ROW + 4
     title = f"Flame graph of {profile.task}: {profile.samples:,} samples of {profile.batches:,} batches"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:.0f} {height}" role="img" '
-        f'aria-label="{escape.html(f"{title}. {_words(root)}", 1000)}" font-family="monospace" font-size="11">'
-        f"<title>{escape.html(title)}</title><desc>{escape.html(_words(root), 1000)}</desc>{''.join(boxes)}</svg>"
+        f'aria-label="{escape.html(f"{title}. {words(root)}", 1000)}" font-family="monospace" font-size="11">'
+        f"<title>{escape.html(title)}</title><desc>{escape.html(words(root), 1000)}</desc>{''.join(boxes)}</svg>"
     )
 
 
@@ -59,18 +61,19 @@ def profile_html(profile: Profile) -> str:
     )
 
 
-def _tree(stacks: Mapping[tuple[str, ...], int]) -> _Box:
-    root = _Box()
+def tree(stacks: Mapping[tuple[str, ...], int]) -> Box:
+    """Stacks as boxes on one another, below all of them one without a name."""
+    root = Box()
     for stack, n in sorted(stacks.items()):
         root.samples += n
         box = root
         for name in stack:
-            box = box.above.setdefault(name, _Box())
+            box = box.above.setdefault(name, Box())
             box.samples += n
     return root
 
 
-def _draw(box: _Box, x: float, width: float, level: int, total: int, out: list[str]) -> int:
+def _draw(box: Box, x: float, width: float, level: int, total: int, out: list[str]) -> int:
     """Append the boxes on top of one, and return how many levels there are."""
     deepest = level
     for name, child in box.above.items():
@@ -86,14 +89,19 @@ def _draw(box: _Box, x: float, width: float, level: int, total: int, out: list[s
             out.append(
                 f"<g><title>{escape.html(name)} ({share})</title>"
                 f'<rect x="{x:.1f}" y="{level * _ROW + 1}" width="{wide - 0.5:.1f}" height="{_ROW - 1}" '
-                f'rx="2" fill="{_COLOURS[zlib.crc32(name.encode("utf-8", "replace")) % len(_COLOURS)]}"/>{label}</g>'
+                f'rx="2" fill="{colour(name)}"/>{label}</g>'
             )
             deepest = max(deepest, _draw(child, x, wide, level + 1, total, out))
         x += wide
     return max(deepest, level)
 
 
-def _words(root: _Box) -> str:
+def colour(name: str) -> str:
+    """Colour of a function: the same in every picture."""
+    return _COLOURS[zlib.crc32(name.encode("utf-8", "replace")) % len(_COLOURS)]
+
+
+def words(root: Box) -> str:
     """The widest path from the outermost function on."""
     parts: list[str] = []
     box = root

@@ -67,7 +67,8 @@ class Report:
         **parts
             ``measured``, a DataFrame of predictions that were tried (columns ``batch_size``, ``workers``,
             ``predicted_s``, ``low_s``, ``high_s``, ``measured_s``); ``status`` and ``dead_letters`` of the run that the
-            report is about; ``title``.
+            report is about; ``profile``, which is ``run.profile()`` of a run of the task, shown as a flame graph;
+            ``title``.
         """
         return cls(Sources(frame, model, recommendation, **parts))
 
@@ -134,17 +135,14 @@ def write_report(
     frame: pd.DataFrame,
     model: Recommender,
     recommendation: Recommendation,
-    measured: pd.DataFrame | None = None,
-    title: str = "Batch tuning report",
+    **parts: Any,
 ) -> Path:
     """Write a report about a recommendation as one file; parameters, result and errors as for `Report.of` and `write`.
 
     The ending of `path` says as what: ``.html`` (self-contained, no script), ``.md`` (for a pull request) or ``.ipynb``
     (a notebook with parameters).
     """
-    return Report.of(frame=frame, model=model, recommendation=recommendation, measured=measured, title=title).write(
-        path
-    )
+    return Report.of(frame=frame, model=model, recommendation=recommendation, **parts).write(path)
 
 
 def _replace(target: Path, text: str) -> None:

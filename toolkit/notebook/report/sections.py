@@ -17,6 +17,7 @@ from toolkit.notebook.heat import HeatGrid
 from toolkit.notebook.html import evidence_facts, headline, how_sure, saving_text
 from toolkit.notebook.measured import MeasuredRun, measured_runs, measured_settings, remembered_runs
 from toolkit.notebook.plots import MakespanMap, PredictedVsMeasured, ThroughputPlot
+from toolkit.notebook.profiled import FlameGraph
 from toolkit.notebook.report.content import (
     Answer,
     Block,
@@ -36,6 +37,7 @@ from toolkit.notebook.tradeoffs import ParetoFront, SpeedUp
 if TYPE_CHECKING:
     import pandas as pd
 
+    from toolkit.client.profile import Profile
     from toolkit.records import RunStatus
     from toolkit.tuning import Recommendation, Recommender
 
@@ -64,6 +66,8 @@ class Sources:
         The run that the report is about, if it is about one.
     dead_letters : DataFrame, optional
         Its dead letters.
+    profile : Profile, optional
+        ``run.profile()`` of a run of the task, shown as a flame graph.
     title : str
         Heading of the report.
     """
@@ -74,6 +78,7 @@ class Sources:
     measured: pd.DataFrame | None = None
     status: RunStatus | None = None
     dead_letters: pd.DataFrame | None = None
+    profile: Profile | None = None
     title: str = "Batch tuning report"
 
 
@@ -92,6 +97,7 @@ def content_of(sources: Sources) -> Content:
         _section("Did the predictions hold?", _trials(sources.measured)),
         _section("How far is the model off?", _left_out(sources.model, advice.task)),
         _section("Where the time goes", _time(frame, sources.status)),
+        _section("Where user code spends it", _profiled(sources.profile)),
         _section("What failed", _failures(frame, sources.dead_letters)),
         _section("Runs", _runs(runs)),
         _section("Evidence and versions", _evidence(advice, sources.model, runs)),
@@ -251,6 +257,10 @@ def _time(frame: pd.DataFrame, status: RunStatus | None) -> list[Block]:
         Picture(TimeBreakdown.from_metrics(frame), "fig-time"),
         Picture(Timeline.from_metrics(frame, run_id), "fig-line"),
     ]
+
+
+def _profiled(profile: Profile | None) -> list[Block]:
+    return [Picture(FlameGraph(profile), "fig-flame")] if profile else []
 
 
 def _failures(frame: pd.DataFrame, letters: pd.DataFrame | None) -> list[Block]:

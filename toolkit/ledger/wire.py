@@ -1,0 +1,63 @@
+"""The client library with a shorter way for function calls, which are what a worker waits for after each batch.
+
+Around each command the library locks its pool, looks whether the connection was closed, counts for telemetry and counts
+retries: a good part of a worker's processor time when batches are short. A function of the ledger may be called again
+without a second effect, so none of it is needed: a connection that was closed meanwhile is found out by using it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import Any
+
+import redis
+
+_SHORT = ("FCALL", "FCALL_RO")
+
+
+class Client(redis.Redis):
+    """`redis.Redis`; connections of function calls are its own, one for each thread that calls at a time."""
+
+    _mine: deque[Any] | None = None
+    _pid = 0
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Execute one command and return its answer."""
+        if args[0] in _SHORT:
+            return self._call(args)
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis leaves it untyped
+
+    def close(self) -> None:
+        """Close all connections of this process."""
+        mine, self._mine = self._mine, None
+        if self._pid == os.getpid():
+            for connection in mine or ():
+                connection.disconnect()
+        super().close()
+
+    def _call(self, args: tuple[Any, ...]) -> Any:
+        mine = self._mine
+        if mine is None or self._pid != os.getpid():  # what a fork inherited belongs to the parent
+            mine = self._mine = deque()
+            self._pid = os.getpid()
+        try:
+            connection, fresh = mine.pop(), False
+        except IndexError:
+            connection, fresh = self.connection_pool.make_connection(), True
+        try:
+            connection.send_packed_command(connection.pack_command(*args), check_health=False)
+            answer = connection.read_response()
+        except redis.exceptions.ConnectionError:
+            connection.disconnect()
+            if fresh:
+                raise
+            return self._call(args)  # the server was restarted perhaps, since this connection was used
+        except redis.exceptions.ResponseError:
+            mine.append(connection)  # an answer like any other
+            raise
+        except BaseException:
+            connection.disconnect()  # its answer may still come
+            raise
+        mine.append(connection)
+        return answer

@@ -1,0 +1,54 @@
+"""A flame graph as a figure of the report; `flame` draws it, and needs no matplotlib."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from toolkit.notebook.flame import colour, flame_graph, tree, words
+from toolkit.notebook.theme import Display
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from toolkit.client.profile import Profile
+
+
+class FlameGraph(Display):
+    """A profile as a figure of the report.
+
+    Attributes
+    ----------
+    profile : Profile
+        What it shows; see `toolkit.client.Run.profile`.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+
+    def finding(self) -> str:
+        """Return the path on which most of the time was spent."""
+        return words(tree(self.profile.stacks))
+
+    def caption(self) -> str:
+        """Return what was sampled, and the path on which most of the time was spent."""
+        profile = self.profile
+        sampled = f"{profile.samples:,} samples of {profile.batches:,} batches of run {profile.run_id}"
+        return f"{sampled}: width is time, a function lies on the one that called it. {self.finding()}."
+
+    def draw(self, axes: Axes) -> None:
+        """Draw the same boxes on `axes`, the outermost functions at the bottom."""
+        root = tree(self.profile.stacks)
+        waiting = [(root, 0.0, 0)]
+        while waiting:
+            box, x, level = waiting.pop()
+            for name, above in box.above.items():
+                axes.barh(level, above.samples, 0.95, x, color=colour(name))
+                waiting.append((above, x, level + 1))
+                x += above.samples
+        axes.set_xlabel("samples")
+        axes.set_yticks([])
+
+    def svg(self, ident: str) -> str:
+        """Return `flame_graph`, which has no names that `ident` would have to keep apart."""
+        del ident
+        return flame_graph(self.profile)

@@ -5,6 +5,7 @@
 # make check   only lint, types and imports
 # make chaos   kill workers, nodes and the server by the hundred, and count (long)
 # make bench   how fast it is on this machine, beside what others take for the same: a quarter of an hour
+# make peers   add to make bench what it compares with and nothing else here needs (Dask)
 # make mutants every mutant of the ledger's functions, which the tests must kill: 10 minutes
 # make faults  every pair of faults at every ledger call, its log cut at every byte: half an hour
 # make clean   remove everything that make made
@@ -33,7 +34,7 @@ endif
 
 SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: chaos help demo test check lab notebooks bench mutants faults clean requirements
+.PHONY: chaos help demo test check lab notebooks bench peers mutants faults clean requirements
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -60,6 +61,9 @@ notebooks: $(DEV)
 # BENCH="cpu sleep --rounds 3" measures less.
 bench: $(DEV)
 	$(BIN)/python -m tests.benchmarks $(BENCH)
+
+peers: $(DEV)
+	$(INSTALL) --no-build-isolation --editable '.[bench]'
 
 # SEED=2 picks another campaign, CHAOS="--minutes 2" a shorter one; CHAOS=--control runs plain Celery instead.
 chaos: $(DEV)

@@ -203,6 +203,30 @@ def test_a_server_that_stays_full_ends_the_submission_with_a_cancelled_run(
     assert narrow.map(shop.double, [1, 2]).results(30) == [2, 4]
 
 
+def test_a_node_outlives_a_ticket_that_it_takes_from_a_full_server(
+    client: Client, cluster: LocalCluster, admin: Callable[..., Any], eventually: Eventually
+) -> None:
+    client.map(shop.double, [0]).results(60)
+    (node,) = client.nodes()
+    logs = [path for path in (cluster.status().state_dir / "nodes").glob("*.log") if path.is_file()]
+
+    def refused() -> int:
+        return sum(path.read_text(encoding="utf-8").count("OutOfMemoryError") for path in logs)
+
+    before = refused()
+    os.kill(node.pid, signal.SIGSTOP)
+    try:
+        run = client.map(shop.double, range(4), batch_size=1)
+        admin("CONFIG", "SET", "maxmemory", 1)  # its ticket has been handed to the node, which does not know yet
+        os.kill(node.pid, signal.SIGCONT)
+        eventually(lambda: refused() > before)
+    finally:
+        os.kill(node.pid, signal.SIGCONT)
+        admin("CONFIG", "SET", "maxmemory", 0)
+    assert run.results(60) == [0, 2, 4, 6]
+    assert [found.pid for found in client.nodes()] == [node.pid]
+
+
 # --------------------------------------------------------------------------- a server that cannot write, or not answer
 
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import quote
 
+import pandas as pd
 import pytest
 
 from tests.acceptance import shop
@@ -27,14 +28,15 @@ def node(
 
 
 @pytest.fixture(scope="module")
-def environment(server: object) -> Iterator[dict[str, str]]:
-    """Broker and ledger on the session's server, in different databases."""
+def environment(server: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Broker and ledger on the session's server, in different databases; and where nodes archive."""
     address: ServerAddress = server.address  # type: ignore[attr-defined]
     path = address.url.removeprefix("unix://").split("?")[0]
     password = quote(address.password or "", safe="")
     values = {
         "SHARED_BROKER": f"redis+socket://:{password}@{path}?virtual_host=1",
         "SHARED_LEDGER": url_with_password(address),
+        "TOOLKIT_ARCHIVE": str(tmp_path_factory.mktemp("kept") / "archive"),
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in values.items():
@@ -61,6 +63,26 @@ def test_registered_tasks_run_by_name_or_object(client: Client) -> None:
 
     assert client.map("shop.square", range(100)).results(60) == [i * i for i in range(100)]
     assert client.map(square, [3], inline=True).results() == [9]
+
+
+def test_a_node_archives_what_ends_before_it_expires(client: Client, eventually: Eventually) -> None:
+    """Given a node with a place for it, when a run ends and its data are gone, its rows are still there."""
+    run = client.map("shop.auto", range(8), batch_size=4)
+    run.wait(60)
+    rows = run.metrics()
+
+    def kept() -> bool:
+        runs = client.runs(source="archive")
+        return bool((runs["run_id"] == run.run_id).any())
+
+    eventually(kept, 60.0)  # a node looks every few seconds
+    run._reader.delete()
+    archived = client.metrics("shop.auto", source="archive")
+    pd.testing.assert_frame_equal(
+        archived[archived["run_id"] == run.run_id].reset_index(drop=True), rows, check_categorical=False
+    )
+    letters = client.dead_letters(source="archive")
+    assert sorted(letters[letters["run_id"] == run.run_id]["item"]) == list(range(8))
 
 
 def test_a_task_keeps_its_own_route(client: Client) -> None:

@@ -61,6 +61,8 @@ def lines(parts: list[str], rounds: int, most: int, scale: float) -> Iterator[Li
         with warm(8) as (client, _):
             yield from makespans.sleeping(client, rounds)
     if "rows" in parts:
+        with warm(2) as (_, ledger):
+            yield from costs.one_row(ledger, rounds)
         yield from costs.rows(rounds)
     with warm(2) as (client, ledger):
         if "items" in parts:

@@ -1,11 +1,12 @@
 """Tasks whose import leaves a worker process without metrics: nothing is measured, packed, sent or stored.
 
-Only `costs` names them, for workers of its own.
+Only `costs` names them, for workers of its own. Its own process is left without as well.
 """
 
 from __future__ import annotations
 
-from tests.benchmarks.work import nap
+import time
+
 from toolkit.execution import task
 from toolkit.guards import Capture, default_guards
 from toolkit.records import RunSpec
@@ -20,4 +21,10 @@ def only_capture(spec: RunSpec, passthrough: bool) -> list[object]:
 
 loop.default_guards = only_capture  # type: ignore[assignment]
 Tally.row = lambda self, part: b""  # type: ignore[method-assign, assignment]
-nap_item = task(nap, name="tests.benchmarks.bare.nap_item")
+
+
+@task
+def nap_item(seconds: float) -> float:
+    """Sleep."""
+    time.sleep(seconds)
+    return seconds

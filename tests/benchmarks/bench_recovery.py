@@ -5,7 +5,8 @@
 Two nodes of two workers share one server. What counts is the moment, by a journal on disk, when the item that a killed
 process was executing, and the next one of its batch, have both begun in another process. ``busy``: all workers are on
 the run, in batches of 0.15 s. ``idle``: the others have nothing to do, and no ticket is on its way. The clock is
-`time.monotonic`, the same for all processes of the machine. The server is killed, too, and stays away for up to 5 s.
+`time.monotonic`, the same for all processes of the machine. The server is killed, too, and stays away for up to 5 s;
+also it has no memory left for as long, which its other user, the broker, feels as much as the ledger.
 """
 
 from __future__ import annotations
@@ -258,6 +259,34 @@ def restarts(made: Deployment, client: Client, rounds: int) -> tuple[list[float]
     return waits, shares
 
 
+def memory(made: Deployment, client: Client, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds from a full server's memory being back to a new item, of a run that waited and of one submitted then."""
+    from toolkit.ledger import Ledger
+    from toolkit.settings import ServerAddress
+
+    admin = Ledger(ServerAddress.of(made.server.url(0))).connection
+    waits, fresh = [], []
+    for number in range(rounds):
+        path, new = made.folder / f"full-{number}", made.folder / f"full-new-{number}"
+        run = client.map(_stamp(), range(60 * BATCH), kwargs=_journal(path, ITEM_S), batch_size=BATCH)
+        until(lambda path=path: len(begun(path)) > 100)
+        admin.command("CONFIG", "SET", "maxmemory", 1)
+        until(lambda run=run: run.status().active == 0)
+        sleep((0.0, 2.0, 5.0)[number % 3])
+        admin.command("CONFIG", "SET", "maxmemory", 0)
+        back = monotonic()
+        other = client.map(_stamp(), range(8), kwargs=_journal(new, ITEM_S), batch_size=1)
+        until(lambda path=path, back=back: new_since(path, back))
+        waits.append(new_since(path, back)[0] - back)
+        until(lambda new=new: begun(new))
+        fresh.append(begun(new)[0].at - back)
+        for each in (run, other):
+            each.wait(60)
+            each.verify()
+    admin.close()
+    return waits, fresh
+
+
 def quantile(values: Sequence[float], q: float) -> float:
     """The smallest value that at least the share `q` does not exceed."""
     ordered = sorted(values)
@@ -291,6 +320,9 @@ def main() -> None:
         waits, shares = restarts(made, client, 3 * max(1, given.rounds // 3))
         show("server away 0, 2.5, 5 s: progress after it", waits, 2.0, 2.0)
         print(f"{'    items executed again, share (largest)':<58} {max(shares):>8.1%}", flush=True)
+        waits, fresh = memory(made, client, 3 * max(1, given.rounds // 3))
+        show("server full 0, 2, 5 s: progress after it", waits, 2.0, 2.0)
+        show("    first item of a run submitted then", fresh, 2.0, 2.0)
     with deployment(False, given.lease) as (made, client):
         goal = given.lease + 1
         waits = node_kills(made, client, max(2, given.rounds // 4))

@@ -8,16 +8,23 @@ import statistics
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from pathlib import Path
+from time import monotonic, process_time, sleep
 
 from tests.acceptance.nodes import celery_node
 from tests.benchmarks import work
 from tests.benchmarks.table import Line, spread
 from tests.chaos.nodes import Server
 from tests.chaos.proxy import Proxy
+from tests.integration.ledgers import Run
 from toolkit.client import Client
 from toolkit.cluster import LocalCluster
-from toolkit.execution import Task
+from toolkit.execution import Runner, Slot, Task
+from toolkit.guards import Resources
+from toolkit.ledger import Ledger
+from toolkit.transport.batch import Tally
+from toolkit.transport.loop import make_context
 
 BATCH_S = 0.1
 ROUND_TRIP_S = 0.005
@@ -47,10 +54,11 @@ def rows(rounds: int, batches: int = 100) -> Iterator[Line]:
     with _cluster(work.nap_item, 2) as full, _cluster(bare.nap_item, 2) as without:
         ratios = []
         for nth in range(rounds):
+            # Side by side, since they sleep and one core would do for both: what slows one down slows the other.
+            both = [(full, work.nap_item), (without, bare.nap_item)][:: 1 - 2 * (nth % 2)]
+            runs = {client: client.map(task, [BATCH_S] * batches, batch_size=1) for client, task in both}
             taken = {}
-            both = [(full, work.nap_item), (without, bare.nap_item)]
-            for client, task in both[:: 1 - 2 * (nth % 2)]:
-                run = client.map(task, [BATCH_S] * batches, batch_size=1)
+            for client, run in runs.items():
                 status = run.wait(600)
                 taken[client is full] = status.finished_at - status.started_at
                 assert len(run.metrics()) == (batches if client is full else 0)
@@ -62,7 +70,43 @@ def rows(rounds: int, batches: int = 100) -> Iterator[Line]:
     )  # fmt: skip
 
 
-def network(rounds: int, items: int = 60_000) -> Iterator[Line]:
+def one_row(ledger: Ledger, rounds: int, times: int = 1000) -> Iterator[Line]:
+    """A metric row by itself: measuring and packing it in the worker, storing it in the server."""
+    run = Run(ledger, 2 * rounds * times, page=1024, batch_size=1)
+    claim = run.claim()
+    guard, slot = Resources(reset_peak=True), Slot(run.run_id, range(1), 1, None, False)
+    [part] = Runner(work.no_item, run.spec, {}).run([0], [0], 1, on_item=lambda _: False)
+    context = make_context(run.spec, work.no_item, b"", host="host", node="node")
+    worker, server = [], []
+    for _ in range(rounds):
+        began = process_time()
+        for _ in range(times):
+            guard.enter(slot := copy(slot))  # another batch: the peak is reset
+            part.stats.__class__(**guard.leave())
+            tally = Tally(claim, context, 0.0, 0.0, 0)
+            tally.count(part)
+            row = tally.row(part)
+        worker.append((process_time() - began) / times)
+        spent = {}
+        for stored in (row, b""):
+            before = _function_s(ledger)
+            for _ in range(times):
+                progress = run.progress(claim, row=stored)
+                claim = run.ledger.commit(run.run_id, progress, run.ask(have=claim.pages[-1][0])).claim or claim
+            spent[bool(stored)] = _function_s(ledger) - before
+        server.append((spent[True] - spent[False]) / times)
+    run.reader.delete()
+    both = [1e6 * (a + b) for a, b in zip(worker, server, strict=True)]
+    parts = f"worker {1e6 * statistics.median(worker):.0f} µs of CPU, server {1e6 * statistics.median(server):.0f} µs"
+    yield Line("a metric row by itself", "µs a batch", statistics.median(both), 1e6 * BATCH_S / 100, others=parts)
+
+
+def _function_s(ledger: Ledger) -> float:
+    """Seconds that the server's functions have taken so far."""
+    return float(ledger.connection.command("INFO", "COMMANDSTATS")["cmdstat_fcall"]["usec"]) / 1e6
+
+
+def network(rounds: int, items: int = 120_000) -> Iterator[Line]:
     """Two nodes that reach the server through a proxy which holds everything back, and through one that does not."""
     folder = Path(tempfile.mkdtemp(prefix="tk-bench-"))
     server = Server(folder / "server", "everysec")
@@ -82,6 +126,10 @@ def network(rounds: int, items: int = 60_000) -> Iterator[Line]:
                 module = "tests.benchmarks.recovery_app"
                 stack.enter_context(celery_node(module, f"net{n}", through, folder / f"{n}.log", *options))
             client = stack.enter_context(Client(app=recovery_app.app, ledger_url=server.url(0)))
+            deadline = monotonic() + 60
+            while len(client.nodes()) < NODES:
+                assert monotonic() < deadline, "the nodes do not start"
+                sleep(0.1)
             client.map(work.spin_item, range(4000), batch_size=100, queue=recovery_app.QUEUE).results(120)
             ratios = []
             for nth in range(rounds):

@@ -18,7 +18,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from tests.benchmarks import work
-from tests.benchmarks.peers import all_of
+from tests.benchmarks.peers import OPTIONAL, all_of
 from tests.benchmarks.table import Line, spread
 
 if TYPE_CHECKING:
@@ -69,10 +69,12 @@ class Found:
     ideal: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     pool: list[float] = field(default_factory=list)
     efficiency: list[float] = field(default_factory=list)
+    absent: tuple[str, ...] = ()
 
     def others(self) -> str:
         """Times of the peers, in ideal ones."""
-        return ", ".join(f"{name} {spread(found)}" for name, found in self.ideal.items() if name != "ours")
+        said = [f"{name} {spread(found)}" for name, found in self.ideal.items() if name != "ours"]
+        return ", ".join([*said, *(f"{name} not installed (make peers)" for name in self.absent)])
 
 
 def list_scheduling(lengths: Sequence[float], workers: int) -> float:
@@ -119,7 +121,7 @@ def _round(client: Client, this: Work, peers: dict[str, Mapper], nth: int, found
 
 def _measure(client: Client, this: Work, peers: dict[str, Mapper], rounds: int) -> Found:
     client.map(this.task, this.items[:: max(1, len(this.items) // 100)], name="warm").results(60)
-    found = Found()
+    found = Found(absent=tuple(name for name in this.peers if name in OPTIONAL and name not in peers))
     for nth in range(rounds):
         _round(client, this, peers, nth, found)
     return found

@@ -89,6 +89,10 @@ def celery(workers: int) -> Iterator[tuple[Mapper, Mapper]]:
                 app.close()
 
 
+OPTIONAL = {"Dask map": ("distributed", dask)}
+"""Peers that the extra ``bench`` brings (``make peers``), by the package that they need."""
+
+
 @contextmanager
 def all_of(workers: int) -> Iterator[dict[str, Mapper]]:
     """Every peer that is installed, by its name."""
@@ -96,8 +100,9 @@ def all_of(workers: int) -> Iterator[dict[str, Mapper]]:
         found = {"Pool": stack.enter_context(pool(workers))}  # first: it forks what this process is
         found["Celery chunks"], found["Celery group"] = stack.enter_context(celery(workers))
         found["joblib"] = stack.enter_context(joblib(workers))
-        if importlib.util.find_spec("distributed"):
-            found["Dask map"] = stack.enter_context(dask(workers))
+        for name, (package, start) in OPTIONAL.items():
+            if importlib.util.find_spec(package):
+                found[name] = stack.enter_context(start(workers))
         for name, apply in found.items():
             if name != "Celery group":
                 apply("spin", range(2000 if name != "Dask map" else 50))

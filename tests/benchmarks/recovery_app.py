@@ -1,4 +1,4 @@
-"""The Celery application of the nodes that `bench_recovery` kills, and the task that they execute."""
+"""The Celery application of the nodes that `bench_recovery` kills and `costs` slows down, and a task for them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.transport import make_app, node
 QUEUE = "recovery"
 
 app = make_app(os.environ["RECOVERY_BROKER"], QUEUE, "recovery")
-app.conf.imports = (__name__,)
+app.conf.imports = (__name__, "tests.benchmarks.work")
 if os.environ.get("RECOVERY_HINT") == "0":
     node.place = lambda: ""  # as if each node were on a machine of its own
 toolkit.install(app, ledger_url=os.environ["RECOVERY_LEDGER"])

@@ -71,10 +71,10 @@ def rows(client: Client, ledger: Ledger, n: int = MILLION) -> Iterator[Line]:
     frame_s = _seconds(seen.metrics)
     get_s = _seconds(lambda: [ledger.connection.command("GET", name) for name in names])
     texts = [json.dumps(dict(zip(raw.dtype.names, row.tolist(), strict=True))) for row in raw[:_JSON_ROWS]]
-    ledger.connection.command("RPUSH", names[0] + ":json", *texts)
+    ledger.connection.command("RPUSH", names[0] + b":json", *texts)
 
     def by_json() -> pd.DataFrame:
-        found = ledger.connection.command("LRANGE", names[0] + ":json", 0, -1)
+        found = ledger.connection.command("LRANGE", names[0] + b":json", 0, -1)
         return pd.DataFrame([json.loads(text) for text in found])
 
     json_s = _seconds(by_json) * n / _JSON_ROWS
@@ -82,7 +82,7 @@ def rows(client: Client, ledger: Ledger, n: int = MILLION) -> Iterator[Line]:
     yield Line(title, "times a raw GET", frame_s / get_s, 4.0, others=f"{n / frame_s:,.0f} rows/s")
     yield Line("", "times faster than JSON", json_s / frame_s, 25.0, at_least=True, others=f"{n / json_s:,.0f} rows/s")
     yield Line("", "bytes a row in the server", stored / n, 110.0)
-    ledger.connection.command("DEL", names[0] + ":json")
+    ledger.connection.command("DEL", names[0] + b":json")
     run.reader.delete()
 
 

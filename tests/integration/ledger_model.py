@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from toolkit.ledger import NOBODY, Ask, Death, FailedItem, Progress, Range, Renewed
+from tests.integration.ledgers import weight
+from toolkit.ledger import NOBODY, Ask, Death, FailedItem, Progress, Range, Renewed, Weighed
 from toolkit.records import CATEGORIES
 
 SUSPICIONS = 3
@@ -27,6 +28,7 @@ class Held:
     ok: int = 0
     retried: int = 0
     dead: int = 0
+    weighed: tuple[float, float, float] | None = None  # size, limit, weight
 
     def __len__(self) -> int:
         return sum(len(r) for r in self.ranges)
@@ -55,6 +57,7 @@ class Model:
     release: bool = False
     breaker: float = 0.0
     breaker_items: int = 20
+    weighted: bool = False  # then batch_size is a weight
     state: str = "running"
     reason: str = ""
     grace: str = ""  # of a cancelled run: "" for never, "waits", "over"
@@ -76,6 +79,9 @@ class Model:
     generation: int = 0
     finals: int = 0
     last_batch: int = 0
+    last_size: float = 0.0
+    unit_s: float = 0.0
+    lost_weight: float = 0.0
     ready: list[Range] = field(default_factory=list)
     delayed: list[Range] = field(default_factory=list)
     due: list[Range] = field(default_factory=list)
@@ -91,7 +97,7 @@ class Model:
 
     # ------------------------------------------------------------------ input and commands
 
-    def append(self, expected: int, n: int, close: bool) -> int | None:
+    def append(self, expected: int, n: int, close: bool, heavy: float = 0.0) -> int | None:
         """Items of the run afterwards, None when the page is refused."""
         if self.submitted == expected + n and (n > 0 or self.closed) and (not close or self.closed):
             return self.submitted
@@ -100,6 +106,9 @@ class Model:
         self.submitted += n
         if n:
             self.pages.append((expected, expected + n))
+            if self.weighted:
+                self.ready += cut(expected, expected + n, heavy)
+                self.cursor = self.submitted
         if close:
             self.closed = True
             self.settle()
@@ -163,6 +172,19 @@ class Model:
     def left(self) -> int:
         return self.submitted - self.cursor + sum(len(r) for r in self.ready)
 
+    def ordered(self) -> list[Range]:
+        """The ready ranges, next first."""
+        if not self.weighted:
+            return self.ready
+        return sorted(self.ready, key=lambda r: (-weight(r.start) if len(r) == 1 else r.start, text(r)))
+
+    def weight_left(self) -> float:
+        return weight_of(self.ready) if self.weighted else 0.0
+
+    def weighed(self, held: Held) -> Weighed | None:
+        """What the answer to a claim says of weights."""
+        return held.weighed and Weighed(*held.weighed, self.weight_left(), self.last_size, self.unit_s)
+
     def claim(self, ask: Ask) -> Held | str:
         """The claim, or why there is none."""
         if ask.claim_id in self.claims:
@@ -176,50 +198,74 @@ class Model:
             return "empty"
         if self.cap and len(self.claims) >= self.cap:
             return "busy"
-        limit, asked = self.limit(ask)
+        limit, asked = self.weight_limit(ask) if self.weighted else self.limit(ask)
+        self.ready = self.ordered()
         taken, alone = self.take_ready(limit)
         n = sum(len(r) for r in taken)
         if not alone and n < limit and self.cursor < self.submitted:
             stop = min(self.submitted, self.cursor + limit - n)
             taken.append(Range(self.cursor, stop))
             self.cursor = stop
-        self.claims[ask.claim_id] = Held(taken, asked)
-        self.last_batch = asked
+        held = self.claims[ask.claim_id] = Held(taken, n if self.weighted else asked)
+        if self.weighted:
+            held.weighed = (asked, limit, weight_of(taken)) if asked else (weight_of(taken),) * 3
+            self.last_size, self.unit_s = held.weighed[0], ask.unit_s or self.unit_s
+        self.last_batch = held.asked
         if ask.new_ticket and self.left() and len(self.claims) + len(self.tickets) < self.desired():
             self.tickets.add(ask.new_ticket)
         return self.claims[ask.claim_id]
 
     def desired(self) -> int:
-        """Workers that the run wants at a claim."""
+        """Workers that the run wants."""
         if self.cap:
             return min(self.cap, self.known) if self.known else self.cap
         return max(1, self.known)
+
+    def weight_limit(self, ask: Ask) -> tuple[float, float]:
+        """Weight that a claim may take, and the size of its batch before tapering; 0 while nobody knows any."""
+        if not self.auto:
+            return self.batch_size, self.batch_size
+        size = self.batch_size or ask.want or self.last_size
+        return min(size, max(ask.floor, self.weight_left() / (2 * self.sharers()))), size
+
+    def sharers(self) -> int:
+        workers = max(self.known, len(self.claims) + 1)
+        return min(workers, self.cap) if self.cap else workers
 
     def limit(self, ask: Ask) -> tuple[int, int]:
         """Items that a claim may take, and its batch size before tapering."""
         if not self.auto:
             return max(1, self.batch_size), max(1, self.batch_size)
         size = self.batch_size or ask.want or max(1, self.last_batch)
-        workers = max(self.known, len(self.claims) + 1)
-        if self.cap:
-            workers = min(workers, self.cap)
-        return max(1, min(size, max(ask.floor, math.ceil(self.left() / (2 * workers))))), size
+        return max(1, min(size, max(ask.floor, math.ceil(self.left() / (2 * self.sharers()))))), size
 
-    def take_ready(self, limit: int) -> tuple[list[Range], bool]:
+    def take_ready(self, limit: float) -> tuple[list[Range], bool]:
         taken: list[Range] = []
-        n = 0
-        while self.ready and n < limit and len(taken) < GATHERED:
+        while self.ready and len(taken) < GATHERED:
             r = self.ready[0]
             alone = r.alone or r.suspicions > 0
             if alone and taken:
                 break
-            cut = min(r.stop, r.start + limit - n)
+            cut = self.fits(r, limit, taken)
+            if cut == r.start:
+                break
             self.ready[:1] = [replace(r, start=cut)] if cut < r.stop else []
             taken.append(replace(r, stop=cut))
-            n += cut - r.start
             if alone:
                 return taken, True
+            if cut < r.stop:
+                break
         return taken, False
+
+    def fits(self, r: Range, limit: float, taken: Sequence[Range]) -> int:
+        """Where to cut a range that joins others in a batch of at most `limit`; the first item may weigh more."""
+        if not self.weighted:
+            return min(r.stop, r.start + int(limit) - sum(map(len, taken)))
+        stop, total = r.start, weight_of(taken)
+        while stop < r.stop and (total + weight(stop) <= limit or not total):
+            total += weight(stop)
+            stop += 1
+        return stop
 
     def commit(self, p: Progress) -> bool:
         """Whether it is accepted. Settling comes later, after the next claim of the same call."""
@@ -298,6 +344,7 @@ class Model:
         self.close(claim_id, by_commit=False)
         self.lost += 1
         self.batches += 1
+        self.lost_weight += held.weighed[2] if held.weighed else 0.0
         rest, blamed = held.rest(), death.blamed
         left = sum(len(r) for r in rest)
         if blamed != NOBODY and left == 1:
@@ -357,8 +404,11 @@ class Model:
             wanted = max(0, desired - len(self.claims) - len(self.tickets))
         return state, left, len(self.claims), len(gone), len(self.delayed), wanted
 
-    def register(self, ticket: str) -> int:
+    def register(self, ticket: str, lacking: bool) -> int:
         if self.state != "running":
+            return 0
+        room = min(self.desired(), self.left()) - len(self.claims) - len(self.tickets)
+        if lacking and room <= 0 and ticket not in self.tickets:
             return 0
         self.tickets.add(ticket)
         return 1
@@ -378,6 +428,19 @@ class Model:
             self.finals += 1
             self.tickets.clear()
         return self.state
+
+
+def cut(start: int, stop: int, heavy: float) -> list[Range]:
+    """A page of a weighted run: the heavy items by themselves, the others between them."""
+    found, at = [], start
+    for i in [i for i in range(start, stop) if weight(i) >= heavy]:
+        found += [Range(at, i), Range(i, i + 1)]
+        at = i + 1
+    return [r for r in [*found, Range(at, stop)] if len(r)]
+
+
+def weight_of(ranges: Sequence[Range]) -> float:
+    return sum(weight(i) for r in ranges for i in range(r.start, r.stop))
 
 
 def halves(rest: Sequence[Range]) -> list[Range]:

@@ -13,6 +13,7 @@ from toolkit.ledger import (
     Ask,
     Claim,
     Committed,
+    Contact,
     Death,
     FailedItem,
     Ledger,
@@ -22,10 +23,12 @@ from toolkit.ledger import (
     Progress,
     Range,
     Reader,
+    Swept,
     check_structure,
     keys,
     new_claim_id,
     pack_output,
+    weigh_page,
 )
 from toolkit.records import METRIC_NAMES, METRIC_ROW, RunSpec, RunStatus, WorkerIdentity
 
@@ -43,6 +46,11 @@ def identity(worker: str = "w1") -> str:
     return WorkerIdentity("host", worker, 1, "", "").encode()
 
 
+def weight(index: int) -> float:
+    """What an item weighs in a weighted run: numbers whose sums are exact in whichever order."""
+    return (1.0, 0.25, 4.0, 0.5, 2.0, 1.5, 8.0)[index % 7]
+
+
 def metric_row(**values: float) -> bytes:
     return METRIC_ROW.pack(*(values.get(name, 0) for name in METRIC_NAMES))
 
@@ -57,7 +65,7 @@ class Run:
         self, ledger: Ledger, items: int = 0, *, page: int = 4, close: bool = True, batch_size: int = 4,
         auto: bool = False, max_workers: int = 0, known_workers: int = 0, lease_s: float = 10.0,
         retention_s: float | None = None, release: bool = False, breaker: float = 0.0, breaker_items: int = 20,
-        create: bool = True,
+        create: bool = True, weight_size: float | None = None,
     ) -> None:  # fmt: skip
         self.ledger = ledger
         self.run_id = new_run_id()
@@ -65,11 +73,11 @@ class Run:
         self.reader = Reader(ledger.connection, self.run_id)
         self.spec = RunSpec(
             self.run_id, "tests.task", lease_s=lease_s, retention_s=retention_s, breaker=breaker,
-            breaker_items=breaker_items,
+            breaker_items=breaker_items, weighted=weight_size is not None,
         )  # fmt: skip
         self.sizes: dict[str, Any] = {
             "batch_size": batch_size, "auto": auto, "max_workers": max_workers, "known_workers": known_workers,
-            "release": release,
+            "release": release, "weight_size": weight_size,
         }  # fmt: skip
         if create:
             ledger.create(self.spec, **self.sizes)
@@ -78,11 +86,14 @@ class Run:
 
     # ------------------------------------------------------------------ input and work
 
-    def append(self, n: int, *, close: bool = False) -> None:
+    def append(self, n: int, *, close: bool = False, heavy: float = 4.0) -> None:
         start = self.status().submitted
         for a in range(start, start + n, self.page):
             b = min(a + self.page, start + n)
-            self.ledger.append(self.run_id, page_of(a, b), expected=a, close=close and b == start + n)
+            page = page_of(a, b)
+            if self.spec.weighted:
+                page = weigh(page, heavy)
+            self.ledger.append(self.run_id, page, expected=a, close=close and b == start + n)
 
     def ask(self, worker: str = "w1", **values: Any) -> Ask:
         return Ask(new_claim_id(), identity(worker), **values)
@@ -116,10 +127,11 @@ class Run:
     def lose(self, claim: Claim, blamed: int = UNKNOWN, letter: bytes = b"", **cause: Any) -> str:
         return self.ledger.lost(self.run_id, claim.claim_id, Death(blamed, letter=letter, **cause))
 
-    def sweep(self, known_workers: int = 0, idle_workers: int = 0) -> Any:
+    def sweep(self, known_workers: int = 0, idle_workers: int = 0, contact: Contact | None = None) -> Swept:
         return self.ledger.sweep(
-            self.run_id, known_workers=known_workers, idle_workers=idle_workers, lease_s=self.spec.lease_s
-        )
+            self.run_id, known_workers=known_workers, idle_workers=idle_workers, lease_s=self.spec.lease_s,
+            contact=contact,
+        )  # fmt: skip
 
     def die(self, *indexes: int) -> None:
         """Bring items to their dead letters by one commit of the next batch."""
@@ -193,7 +205,7 @@ class Run:
         command = self.command
         stored: dict[str, Any] = {name: _table(command("HGETALL", name)) for name in ("head", "pages", "workers")}
         stored |= {name: _table(command("HGETALL", name)) for name in ("claims", "dead")}
-        stored |= {name: command("LRANGE", name, 0, -1) for name in ("ready", "outputs")}
+        stored |= {"ready": self.reader.structure()["ready"], "outputs": command("LRANGE", "outputs", 0, -1)}
         zsets = ("page_index", "delayed", "leases", "closed", "tickets")
         stored |= {name: _table(command("ZRANGE", name, 0, -1, "WITHSCORES")) for name in zsets}
         stored["events"], stored["rows"] = self.reader.events(), self.reader.metric_rows()
@@ -214,6 +226,12 @@ class Run:
 def page_of(start: int, stop: int, *, keyed: bool = False) -> Page:
     encoded = codec.encode_page(list(range(start, stop)))
     return Page(start, stop, encoded, codec.encode_page([f"k{i}" for i in range(start, stop)]) if keyed else b"")
+
+
+def weigh(page: Page, heavy: float) -> Page:
+    """A page with its weights, where items of at least `heavy` begin before the others."""
+    weights = [weight(i) for i in range(page.start, page.stop)]
+    return weigh_page(page, weights, [at for at, w in enumerate(weights) if w >= heavy])
 
 
 def spans(claim: Claim) -> list[tuple[int, int]]:

@@ -336,6 +336,41 @@ def test_a_ticket_has_arrived_even_when_it_gets_nothing(ledger: Ledger, verb: st
     assert run.tickets() == {"b"}
 
 
+@pytest.mark.parametrize(
+    ("known", "cap", "claims", "outstanding", "taken"),
+    [
+        (2, 0, 1, 0, True),  # in the place of the worker that leaves
+        (2, 0, 1, 1, False),  # somebody sent one in its place already
+        (2, 0, 0, 1, True),
+        (2, 0, 2, 0, False),
+        (4, 2, 1, 1, False),
+        (0, 3, 1, 1, True),  # nobody reports yet, up to the cap
+        (0, 0, 0, 1, False),
+        (9, 0, 3, 3, False),  # three items are left
+    ],
+)
+def test_a_worker_that_leaves_sends_its_ticket_only_where_one_lacks(
+    ledger: Ledger, known: int, cap: int, claims: int, outstanding: int, taken: bool
+) -> None:  # fmt: skip
+    run = Run(ledger, 6, batch_size=1, max_workers=cap, known_workers=known)
+    for _ in range(claims):
+        run.claim()
+    ledger.register_tickets(run.run_id, [f"t{n}" for n in range(outstanding)])
+    before = run.tickets()
+    assert ledger.register_tickets(run.run_id, ["mine"], lacking=True) == taken
+    assert ledger.register_tickets(run.run_id, ["mine"], lacking=True) == taken  # the answer was lost
+    assert run.tickets() == before | ({"mine"} if taken else set())
+    run.check()
+
+
+def test_tickets_that_expired_are_no_tickets_to_a_worker_that_leaves(ledger: Ledger) -> None:
+    run = Run(ledger, 6, batch_size=1, known_workers=1)
+    ledger.register_tickets(run.run_id, ["old"])
+    run.command("ZADD", "tickets", "XX", 1, "old")
+    assert ledger.register_tickets(run.run_id, ["mine"], lacking=True) == 1
+    assert run.tickets() == {"mine"}
+
+
 def test_tickets_are_counted_once_and_only_while_the_run_runs(ledger: Ledger) -> None:
     run = Run(ledger, 4)
     assert ledger.register_tickets(run.run_id, []) == 0

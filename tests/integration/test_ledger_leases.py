@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from tests.integration.ledgers import Run
-from toolkit.ledger import NOBODY, TICKET_EXPIRY_S, FailedItem, Ledger, Range, Renewed, Swept
+from toolkit.ledger import NOBODY, TICKET_EXPIRY_S, Contact, FailedItem, Ledger, Range, Renewed, Swept
 from toolkit.settings import ServerAddress
 
 
@@ -159,6 +159,69 @@ def test_recent_sweeps_grant_nothing(ledger: Ledger) -> None:
     run.last_swept(400)
     run.expire(claim)
     assert run.sweep().expired == 1
+
+
+@pytest.mark.parametrize(
+    ("since_ago", "seen_ago", "taken"),
+    [
+        (7.0, 1.0, 1),  # in touch since before the last sweep: only the sweeper was away
+        (5.9, 1.0, 0),  # since after it: the server may have been away in between
+        (7.0, 5.5, 0),  # and perhaps is back just now, unnoticed
+        (1e6, 3.0, 1),
+    ],
+)
+def test_a_sweeper_in_touch_with_the_server_all_the_while_grants_nothing(
+    ledger: Ledger, since_ago: float, seen_ago: float, taken: int
+) -> None:
+    run = Run(ledger, 8, lease_s=10.0)
+    run.expire(run.claim())
+    run.last_swept(6.0)
+    now = run.status().at
+    assert run.sweep(contact=Contact(now - since_ago, now - seen_ago)).expired == taken
+    run.check()
+
+
+def test_contact_for_a_whole_lease_is_enough_however_long_nobody_swept(ledger: Ledger) -> None:
+    run = Run(ledger, 8, lease_s=10.0)
+    claims = run.claim(), run.claim()
+    run.expire(*claims)
+    run.last_swept(3600)
+    now = run.status().at
+    assert run.sweep(contact=Contact(now - 5.0, now)).expired == 0
+    run.expire(*claims)
+    run.last_swept(3600)
+    assert run.sweep(contact=Contact(now - 11.0, now)).expired == 2
+
+
+def test_contact_vouches_for_nothing_once_the_clock_was_set_back(ledger: Ledger) -> None:
+    run = Run(ledger, 8)
+    run.expire(run.claim())
+    run.last_swept(-60)
+    now = run.status().at
+    assert run.sweep(contact=Contact(now - 100, now)).expired == 0
+
+
+def test_a_break_in_the_servers_time_ends_the_contact() -> None:
+    contact = Contact().heard(1000.0)
+    assert contact == Contact(1000.0, 1000.0)
+    assert (contact := contact.heard(1002.0)) == Contact(1000.0, 1002.0)
+    assert contact.heard(1004.1) == Contact(1004.1, 1004.1)  # away, asleep, or the clock was set
+    assert contact.heard(1001.9) == Contact(1001.9, 1001.9)
+
+
+def test_a_sweep_says_when_the_next_lease_ends(ledger: Ledger) -> None:
+    run = Run(ledger, 8, lease_s=10.0)
+    assert run.sweep().due_s is None
+    first = run.claim()
+    later = run.claim()
+    run.command("ZADD", "leases", "XX", int((run.status().at + 100) * 1000), later.claim_id)
+    due_s = run.sweep().due_s
+    assert due_s is not None
+    assert 0 < due_s <= 10
+    run.expire(first)
+    run.last_swept(3600)
+    assert (after := run.sweep().due_s) is not None
+    assert due_s <= after <= 10  # one more lease for both
 
 
 def test_a_sweep_is_bounded_and_goes_on_next_time(ledger: Ledger) -> None:

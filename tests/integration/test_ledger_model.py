@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from tests.conftest import Server
 from tests.integration.ledger_model import Held, Model, text
-from tests.integration.ledgers import LETTER, Run, identity, items_of, metric_row, page_of
+from tests.integration.ledgers import LETTER, Run, identity, items_of, metric_row, page_of, weigh
 from toolkit import codec
 from toolkit.errors import LedgerError, RunStateError
 from toolkit.ledger import (
@@ -69,21 +69,24 @@ class Machine(RuleBasedStateMachine):
     ledger: ClassVar[Ledger]
 
     @initialize(
-        sizes=st.tuples(st.integers(0, 7), st.booleans(), st.sampled_from([0, 0, 2, 3]), st.integers(0, 4)),
+        sizes=st.tuples(
+            st.integers(0, 7), st.booleans(), st.sampled_from([0, 0, 2, 3]), st.integers(0, 4),
+            st.sampled_from([False, False, True]),
+        ),
         pages=st.lists(st.sampled_from([4, 1, 5, 6]), min_size=2, max_size=4),
         close=st.sampled_from([True, True, False]), release=st.booleans(),
         breaker=st.sampled_from([0.0, 0.0, 0.25, 0.5]), plan=plans,
     )  # fmt: skip
     def begin(
-        self, sizes: tuple[int, bool, int, int], pages: list[int], close: bool, release: bool, breaker: float,
+        self, sizes: tuple[int, bool, int, int, bool], pages: list[int], close: bool, release: bool, breaker: float,
         plan: Plan,
     ) -> None:  # fmt: skip
-        batch_size, auto, cap, known = sizes
+        batch_size, auto, cap, known, weighted = sizes
         self.run_ = Run(
             self.ledger, batch_size=batch_size, auto=auto, max_workers=cap, known_workers=known, lease_s=FAR,
-            release=release, breaker=breaker, breaker_items=3,
+            release=release, breaker=breaker, breaker_items=3, weight_size=batch_size if weighted else None,
         )  # fmt: skip
-        self.model = Model(batch_size, auto, cap, known, release, breaker, 3)
+        self.model = Model(batch_size, auto, cap, known, release, breaker, 3, weighted)
         self.history: list[Callable[[], None]] = []
         self.asks: list[Ask] = []
         self.caches = {"w1": PageCache(), "w2": PageCache()}
@@ -111,9 +114,12 @@ class Machine(RuleBasedStateMachine):
             return
 
         def call() -> None:
-            cursor = self.model.cursor
-            expected = self.model.append(start, n, close)
+            m, heavy = self.model, (0.0, 1.5, 4.0, 99.0)[start % 4]
+            cursor = m.cursor - sum(map(len, m.ready)) if m.weighted else m.cursor
+            expected = m.append(start, n, close, heavy)
             page = page_of(start, start + n) if n else None
+            if page and m.weighted:
+                page = weigh(page, heavy)
             if expected is None:
                 with pytest.raises(RunStateError):
                     self.ledger.append(self.run_.run_id, page, expected=start, close=close)
@@ -135,7 +141,7 @@ class Machine(RuleBasedStateMachine):
             self.say(partial(self.make_update, batch_size, auto, cap), again=again)
         elif verb == "tickets":
             self.numbers += 1
-            self.say(partial(self.make_tickets, f"r{self.numbers}"), again=again)
+            self.say(partial(self.make_tickets, f"r{self.numbers}", grace != "over"), again=again)
         elif verb != "cancel" or len(self.history) > 40:
             self.say(partial(self.make_turn, verb, f"{verb} {len(self.history)}", grace), again=again)
 
@@ -148,8 +154,9 @@ class Machine(RuleBasedStateMachine):
         self.ledger.update(self.run_.run_id, batch_size=batch_size, auto=auto, max_workers=cap)
         self.model.update(batch_size, auto, cap)
 
-    def make_tickets(self, ticket: str) -> None:
-        assert self.ledger.register_tickets(self.run_.run_id, [ticket]) == self.model.register(ticket)
+    def make_tickets(self, ticket: str, lacking: bool) -> None:
+        answer = self.ledger.register_tickets(self.run_.run_id, [ticket], lacking=lacking)
+        assert answer == self.model.register(ticket, lacking)
 
     @precondition(lambda self: self.model.dead)
     @rule(verb=st.sampled_from(["retry_dead", "retry_dead", "drop_dead"]), pick=picks, some=st.integers(1, 4),
@@ -180,7 +187,7 @@ class Machine(RuleBasedStateMachine):
         number = f"{random.Random(self.numbers).getrandbits(128):032x}"  # ids sort otherwise than they were made
         return Ask(
             bytes.fromhex(number), identity(worker), want, floor, self.caches[worker].have, ticket,
-            f"t{number}" if self.numbers % 3 else "",
+            f"t{number}" if self.numbers % 3 else "", self.numbers % 5 / 4,
         )  # fmt: skip
 
     def compare_claim(self, answer: Claim | NoClaim | None, expected: Held | str, tickets: set[str]) -> None:
@@ -192,6 +199,7 @@ class Machine(RuleBasedStateMachine):
         assert list(answer.ranges) == expected.ranges
         assert (answer.offset, answer.asked, answer.left) == (expected.offset, expected.asked, self.model.left())
         assert answer.spawn == bool(self.model.tickets - tickets)
+        assert answer.weighed == self.model.weighed(expected)
 
     @rule(worker=st.sampled_from(["w1", "w2"]), want=st.integers(0, 5), floor=st.integers(1, 3), again=st.booleans())
     def claim(self, worker: str, want: int, floor: int, again: bool) -> None:
@@ -375,7 +383,8 @@ class Machine(RuleBasedStateMachine):
             return
         m, structure = self.model, self.run_.reader.structure()
         assert structure["state"] == m.state
-        assert structure["ready"] == [text(r) for r in m.ready]
+        assert structure["ready"] == [text(r) for r in m.ordered()]
+        assert float(self.run_.head("weight_left")) == m.weight_left() if m.weighted else True
         assert sorted(structure["delayed"]) == sorted(text(r) for r in m.delayed)
         assert sorted(claim_core(c) for c in structure["claims"]) == sorted(
             (h.offset, h.ok, h.retried, h.dead, ",".join(map(text, h.ranges))) for h in m.claims.values()
@@ -397,7 +406,9 @@ class Machine(RuleBasedStateMachine):
         starts = m.stored_pages()
         assert [int(start) for start in run.command("ZRANGE", "page_index", 0, -1)] == starts
         fields = {field.decode() for field in run.command("HKEYS", "pages")}
-        assert fields == {f"{letter}{start}" for start in starts for letter in (["", "n"] if m.release else [""])}
+        weights = m.weighted and not (m.release and m.state == "cancelled")
+        letters = ["", *(["n"] if m.release else []), *(["w"] if weights else [])]
+        assert fields == {f"{letter}{start}" for start in starts for letter in letters}
         needed = [*m.ready, *m.delayed, *(r for held in m.claims.values() for r in held.rest())]
         stored = {i for a, b in m.pages if a in starts for i in range(a, b)}
         assert stored.issuperset(i for r in needed for i in range(r.start, r.stop))
@@ -453,6 +464,7 @@ class Machine(RuleBasedStateMachine):
         assert sum(r["ok"] for r in rows) + sum(h.ok for h in live) == len(m.ok)
         assert sum(r["dead"] for r in rows) + sum(h.dead for h in live) == m.buried
         assert sum(r["retried"] for r in rows) + sum(h.retried for h in live) == m.retried
+        assert sum(r["weight"] for r in rows) == m.lost_weight
         assert self.ledger.connection.command("ZCARD", keys.of(run.run_id, "closed")) == len(m.ended)
 
 
@@ -461,7 +473,7 @@ def pack(indexes: list[int]) -> bytes:
 
 
 def claim_core(stored: str) -> tuple[int, int, int, int, str]:
-    offset, _asked, _at, _worker, _active, ok, retried, dead, ranges = stored.split(";")
+    offset, _asked, _at, _worker, _active, ok, retried, dead, *_weights, ranges = stored.split(";")
     return int(offset), int(ok), int(retried), int(dead), ranges
 
 

@@ -20,7 +20,7 @@ SAMPLE = {"commit-offset": "commit", "breaker-share": "breaker", "ended-early": 
 def test_every_mutant_applies_once_and_loads(server: Server) -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 60
     assert {mutant.file for mutant in MUTANTS} == {
-        "1_common.lua", "2_input.lua", "3_claim.lua", "4_commit.lua", "5_leases.lua", "6_commands.lua",
+        "1_common.lua", "1_weights.lua", "2_input.lua", "3_claim.lua", "4_commit.lua", "5_leases.lua", "6_commands.lua",
     }  # fmt: skip
     real = library.prefix()
     for mutant in MUTANTS:

@@ -15,12 +15,13 @@ from tests.mutants.plugin import VARIABLE
 from tests.mutants.table import Mutant
 
 ROOT = Path(__file__).parents[2]
-QUICK = ("leases", "blame", "claim", "commit", "commands", "breaker", "input", "release", "checks")
+QUICK = ("leases", "blame", "claim", "commit", "commands", "breaker", "input", "release", "weights", "checks")
 SLOW = ("connection", "model", "faults", "edges", "aof")
 HOME = {
-    "1_common.lua": ("breaker", "release"),
-    "2_input.lua": ("input",),
-    "3_claim.lua": ("claim",),
+    "1_common.lua": ("breaker", "release", "weights"),
+    "1_weights.lua": ("weights",),
+    "2_input.lua": ("input", "weights"),
+    "3_claim.lua": ("claim", "weights"),
     "4_commit.lua": ("commit",),
     "6_commands.lua": ("commands",),
 }

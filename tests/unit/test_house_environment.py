@@ -49,7 +49,7 @@ def test_conda_environment_is_python_pip_and_the_package_itself(project: dict[st
 
 def test_all_is_the_union_of_what_a_user_may_want(project: dict[str, Any]):
     extras = project["optional-dependencies"]
-    assert set(extras) == USER_EXTRAS | {"all", "dev"}
+    assert set(extras) == USER_EXTRAS | {"all", "dev", "bench"}
     [everything] = extras["all"]
     requirement = Requirement(everything)
     assert requirement.name == project["name"]

@@ -27,6 +27,7 @@ class World:
     warm_s: float = 0.0
     workers: int = 2
     seed: int = 1
+    one_by_one: bool = False  # the durations of items are known, as they are but for batched tasks
     sizes: list[int] = field(default_factory=list)
     durations: list[float] = field(default_factory=list)
     busy_items_s: float = 0.0
@@ -46,7 +47,7 @@ class World:
             service = self.per_batch_s + work + (self.warm_s if fresh[worker] else 0.0)
             fresh[worker] = False
             remaining -= items
-            controllers[worker].observe(items, service, self.gap_s)
+            controllers[worker].observe(items, service, self.gap_s, work if self.one_by_one else None)
             last_batch = items
             hint = service / items if not hint else hint + 0.2 * (service / items - hint)
             self.sizes.append(items)
@@ -92,6 +93,23 @@ def test_time_goes_to_items(item: ItemCost, per_batch_s: float, n_items: int, bo
     world = World(item, per_batch_s=per_batch_s, seed=seed).run(n_items)
     assert sum(world.sizes) == n_items
     assert world.overhead <= bound
+
+
+def test_heavy_tailed_items_are_not_taken_for_a_fixed_cost() -> None:
+    """Given long items in the first small batches, when these say what the items took, no worker swallows the rest."""
+    for seed in range(30):
+        world = World(lognormal(20e-3, 1.2), gap_s=0.002, workers=8, seed=seed, one_by_one=True).run(400)
+        assert max(world.sizes) <= 13  # a fourth of an equal share
+        assert world.makespan_s < 1.5 * world.busy_items_s / 8 + max(world.durations)
+
+
+def test_a_fixed_cost_beside_the_items_is_measured() -> None:
+    controller = Controller()
+    for size in (1, 16, 16, 16):
+        controller.observe(size, 0.05 + 1e-4 * size, 0.0005, 1e-4 * size)
+    assert controller.per_batch_s == pytest.approx(0.05)
+    assert controller.per_item_s == pytest.approx(1e-4)
+    assert controller.propose(0.0, 16, 10_000_000, 2).want == 256  # it grows at once, as far as one step may
 
 
 def test_a_real_fixed_cost_is_told_from_slow_items() -> None:
@@ -225,6 +243,64 @@ def test_whatever_happens_a_proposal_is_usable(seed: int) -> None:
         hint = rng.choice([0.0, 1e-6, 1.0])
         proposal = controller.propose(hint, rng.choice([0, 1, 500]), remaining, rng.choice([0, 1, 64]))
         assert 1 <= proposal.floor <= proposal.want <= max(1, remaining)
+        assert 0 <= controller.per_batch_s < math.inf
+        assert 0 <= controller.per_item_s < math.inf
+
+
+# --------------------------------------------------------------------------- in weight
+
+
+def weighed_world(per_weight_s: float, unit: float, seed: int) -> tuple[float, float]:
+    """Makespan in ideal ones of heavy-tailed items, the heaviest first, and the median seconds of a batch."""
+    rng, workers = random.Random(seed), 4
+    seconds = sorted((rng.lognormvariate(-5.5, 1.2) for _ in range(2000)), reverse=True)
+    waiting = [s / per_weight_s * unit for s in seconds][::-1]
+    controllers = [Controller(whole=False) for _ in range(workers)]
+    free, left, last, hint, durations, end = [(0.0, i) for i in range(workers)], sum(waiting), 0.0, 0.0, [], 0.0
+    while waiting:
+        now, worker = heapq.heappop(free)
+        proposal = controllers[worker].propose(hint, last, left, workers)
+        assert 0 <= proposal.floor <= proposal.want
+        limit = min(proposal.want or last, max(proposal.floor, left / (2 * workers)))
+        weight = waiting.pop()
+        while waiting and weight + waiting[-1] <= limit:
+            weight += waiting.pop()
+        service = 0.0002 + weight / unit * per_weight_s
+        left, last, hint = left - weight, proposal.want or weight, service / weight
+        controllers[worker].observe(weight, service, 0.0005)
+        durations.append(service)
+        end = max(end, now + 0.0005 + service)
+        heapq.heappush(free, (now + 0.0005 + service, worker))
+    return end / (sum(seconds) / workers), sorted(durations)[len(durations) // 2]
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-9, 1e12])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_in_whatever_unit_weighed_batches_take_their_time_and_end_together(unit: float, seed: int) -> None:
+    times_ideal, median_s = weighed_world(3e-3, unit, seed)
+    assert times_ideal < 1.03
+    assert 0.02 < median_s < 0.3
+
+
+def test_knowing_nothing_of_weight_it_asks_for_nothing_certain() -> None:
+    controller = Controller(whole=False)
+    assert controller.propose(0.0, 0.0, 1e6, 8) == Proposal(0, 0)
+    controller.observe(0.0, 1.0, 0.0)
+    assert controller.propose(0.0, 0.0, 1e6, 8) == Proposal(0, 0)
+    # The others take 0.1 s a batch; up to 0.15 s is as good.
+    assert controller.propose(2.0, 0.05, 1e6, 8).want == pytest.approx(0.075)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_whatever_happens_a_proposal_of_weight_is_usable(seed: int) -> None:
+    rng = random.Random(seed)
+    controller = Controller(whole=False)
+    for _ in range(300):
+        size = rng.choice([1e-12, 1e-3, 2.5, 1e3, 1e15])
+        controller.observe(size, rng.choice([0.0, 1e-9, 1e-3, 1.0, 1e4]), rng.choice([0.0, math.nan, 1e-3, 100.0]))
+        remaining = rng.choice([0.0, 1e-12, 5.5, 1e18])
+        proposal = controller.propose(rng.choice([0.0, 1e-6, 1e9]), rng.choice([0.0, 1e-9, 500.0]), remaining, 8)
+        assert 0 <= proposal.floor <= proposal.want <= remaining
         assert 0 <= controller.per_batch_s < math.inf
         assert 0 <= controller.per_item_s < math.inf
 

@@ -2,8 +2,11 @@
 
 ===========  ==========================================================================================
 `places`     names of directories and files, what is there, the lock, atomic writing; standard library only
-`tables`     a run as rows of the three tables, and tables as frames
+`tables`     a run as rows of its three tables, and tables as frames
 `archive`    `Archive`: write what is new, read it back
+`series`     the same for the series of instrumented tasks
+`keeping`    what of a server belongs into an archive, and whether something is missing there
+`__main__`   ``python -m toolkit.archive``: a node's process that archives
 ===========  ==========================================================================================
 
 ::
@@ -12,6 +15,7 @@
       runs/day=2026-11-24/task_slug=docs.ocr/RUN.CREATED.STATE.parquet               one row
       rows/day=2026-11-24/task_slug=docs.ocr/RUN.CREATED.FIRST-STOP.parquet          metric rows FIRST to STOP
       dead_letters/day=2026-11-24/task_slug=docs.ocr/RUN.CREATED.NUMBER.parquet      letters that no earlier file has
+      series/day=2026-11-24/task_slug=docs.ocr/SERIES.AT.FIRST-STOP.parquet          rows FIRST to STOP of a series
       .unfinished/                                                                   being written; empty afterwards
       .lock                                                                          held by the one who writes
 
@@ -23,6 +27,21 @@ counts.
 """
 
 from toolkit.archive.archive import Archive, Archived, Source
+from toolkit.archive.keeping import Lookout, archive_all, ended_runs
 from toolkit.archive.places import RunKey
+from toolkit.archive.series import read_series, readable, series_columns, series_frame, with_archived
 
-__all__ = ["Archive", "Archived", "RunKey", "Source"]
+__all__ = [
+    "Archive",
+    "Archived",
+    "Lookout",
+    "RunKey",
+    "Source",
+    "archive_all",
+    "ended_runs",
+    "read_series",
+    "readable",
+    "series_columns",
+    "series_frame",
+    "with_archived",
+]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from toolkit.archive import tables
-from toolkit.archive.places import LETTERS, ROWS, RUNS, Places, RunKey, Stored, state_part
-from toolkit.errors import ArchiveError, LedgerCorrupt, RunNotFound
+from toolkit.archive.places import LETTERS, ROWS, RUNS, Places, RunKey, Stored, span, state_part
+from toolkit.errors import LedgerCorrupt, RunNotFound
 from toolkit.records import DeadLetter, RunSpec, RunStatus, metric_row_bytes
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ class Archived:
     unfinished : int
         Runs that have not ended: they are archived once they have.
     failed : tuple of (run id, reason)
-        Runs that could not be read; nothing of them is lost on the server.
+        Runs and series that could not be read; nothing of them is lost on the server.
+    series_rows : int
+        Written now: rows of instrumented tasks.
     """
 
     path: Path
@@ -80,14 +82,21 @@ class Archived:
     unchanged: int = 0
     unfinished: int = 0
     failed: tuple[tuple[str, str], ...] = ()
+    series_rows: int = 0
 
     def __str__(self) -> str:
         written = f"{self.runs:,} runs, {self.rows:,} metric rows and {self.dead_letters:,} dead letters written"
         parts = [f"{self.path}: {written}", f"{self.unchanged:,} runs were there already"]
+        if self.series_rows:
+            parts.append(f"{self.series_rows:,} rows of instrumented tasks written")
         if self.unfinished:
             parts.append(f"{self.unfinished:,} have not ended")
-        parts += [f"run {run_id} could not be read: {reason}" for run_id, reason in self.failed]
+        parts += [f"{_which(run_id)} could not be read: {reason}" for run_id, reason in self.failed]
         return "; ".join(parts)
+
+
+def _which(name: str) -> str:
+    return name if name.startswith("series-") else f"run {name}"
 
 
 class Archive:
@@ -218,7 +227,7 @@ class Archive:
         """Metric rows of runs in the order of `keys`, of a run in that of commits; `toolkit.frames.METRICS`."""
         files, doubtful = self._files(ROWS, keys), False
         for before, after in pairwise(files):
-            doubtful |= before.key == after.key and _span(before)[1] > _span(after)[0]
+            doubtful |= before.key == after.key and span(before)[1] > span(after)[0]
         frame = tables.read(ROWS, [f.path for f in files])
         if doubtful:  # somebody put two archives together
             frame = frame.drop_duplicates(["run_id", "batch", "claimed_at"]).reset_index(drop=True)
@@ -256,19 +265,12 @@ def _missing(files: Sequence[Stored], stop: int) -> Iterator[tuple[int, int]]:
     """Spans of row numbers below `stop` that no file has."""
     at = 0
     for file in files:
-        first, after = _span(file)
+        first, after = span(file)
         if at < first:
             yield at, min(first, stop)
         at = max(at, after)
     if at < stop:
         yield at, stop
-
-
-def _span(file: Stored) -> tuple[int, int]:
-    first, dash, stop = file.part.partition("-")
-    if not (dash and first.isdigit() and stop.isdigit()):
-        raise ArchiveError(f"archive: {file.path} does not say which rows it has; move it out of the archive")
-    return int(first), int(stop)
 
 
 def _identities(frame: pd.DataFrame) -> Iterator[tuple[Any, ...]]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, Self
 
 from toolkit.errors import ArchiveError
 from toolkit.records import RunStatus
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 RUNS: Final = "runs"
 ROWS: Final = "rows"
 LETTERS: Final = "dead_letters"
-TABLES: Final = (RUNS, ROWS, LETTERS)
+SERIES: Final = "series"
 
 _UNFINISHED: Final = ".unfinished"
 _SLUG_CHARS: Final = 80
@@ -74,6 +74,14 @@ class Stored:
     path: Path
     key: RunKey
     part: str
+
+
+def span(file: Stored) -> tuple[int, int]:
+    """Numbers of the first row of a file, and of the one after its last."""
+    first, dash, stop = file.part.partition("-")
+    if not (dash and first.isdigit() and stop.isdigit()):
+        raise ArchiveError(f"archive: {file.path} does not say which rows it has; move it out of the archive")
+    return int(first), int(stop)
 
 
 def slug(task: str) -> str:
@@ -128,7 +136,7 @@ class Places:
         return sorted(found, key=lambda s: (s.key, s.part))
 
     @contextmanager
-    def locked(self, wait_s: float) -> Iterator[None]:
+    def locked(self, wait_s: float) -> Iterator[Self]:
         """Be the only one who writes; clear away what a killed one left behind.
 
         Raises
@@ -152,7 +160,7 @@ class Places:
                 time.sleep(0.02)
             for left in (self.root / _UNFINISHED).iterdir():  # nobody else writes, so their writers are dead
                 left.unlink(missing_ok=True)
-            yield
+            yield self
         finally:
             os.close(fd)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from toolkit.archive.places import LETTERS, ROWS, RUNS
+from toolkit.archive.places import LETTERS, ROWS, RUNS, SERIES
 from toolkit.codec import from_json, to_json
 from toolkit.errors import ArchiveError, LedgerCorrupt
 from toolkit.records import DeadLetter, RunSpec, RunStatus, one_line
@@ -25,13 +25,16 @@ _TABLE_KEY, _VERSION_KEY = b"toolkit.table", b"toolkit.version"
 
 
 def columns(table: str) -> tuple[Column, ...]:
-    """Columns of a table: those of the frame, and of runs also when they were archived."""
+    """Columns of a table: those of the frame, of runs also when they were archived, of series wait and tags."""
     from toolkit import frames
 
     if table == RUNS:
         archived = frames.Column("archived_at", "datetime64[us, UTC]", "when this was written")
         generation = frames.Column("generation", "int64", "how often dead letters were sent back to work before")
         return (*frames.RUNS, generation, archived)
+    if table == SERIES:
+        waited = frames.Column("queue_wait_s", "float64", "seconds between publishing and the start")
+        return (*frames.METRICS, waited, frames.Column("tags", "category", "labels, as JSON"))
     return {ROWS: frames.METRICS, LETTERS: frames.DEAD_LETTERS}[table]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from toolkit import __version__, notebook
-from toolkit.cli import acl, archive, exporter, letters, report
+from toolkit.cli import acl, archive, exporter, letters, report, top
 from toolkit.cli.output import inert, open_client, plain_errors, print_frame
 from toolkit.cluster import LocalCluster
 from toolkit.records import one_line
@@ -32,6 +32,7 @@ letters.add_to(main)
 archive.add_to(main)
 exporter.add_to(main)
 report.add_to(main)
+top.add_to(main)
 
 
 @main.command()

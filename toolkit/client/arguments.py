@@ -13,6 +13,8 @@ from toolkit.errors import EncodeError, InvalidInput
 from toolkit.records import PRIORITIES, Retry, check_name
 from toolkit.settings import LedgerSettings
 
+_MOST_WEIGHT = 1e30  # fits the fields of a metric row
+
 
 @dataclass(frozen=True, slots=True)
 class Size:
@@ -26,14 +28,17 @@ class Size:
         Batches taper towards the end and may be re-planned.
     max_workers : int
         0 for no cap.
+    weight_size : float or None
+        Where items have weights, the weight of a batch, in the place of `batch_size`; 0 lets the controller choose.
     """
 
     batch_size: int
     auto: bool
     max_workers: int
+    weight_size: float | None = None
 
     @classmethod
-    def parse(cls, batch_size: int | str, max_workers: int | str) -> Size:
+    def parse(cls, batch_size: float | str, max_workers: int | str, *, weighted: bool = False) -> Size:
         """Read ``"auto"`` or a positive number for each.
 
         Raises
@@ -41,15 +46,29 @@ class Size:
         InvalidInput
         """
 
-        def number(value: int | str, name: str) -> int:
+        def number(value: float | str, name: str) -> int:
             if value == "auto":
                 return 0
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31 - 1:
                 raise InvalidInput(f"{name}={value!r}: expected a whole number >= 1, or 'auto'")
             return value
 
+        cap = number(max_workers, "max_workers")
+        if weighted:
+            weight = _weight_size(batch_size)
+            return cls(0, weight == 0, cap, weight)
         size = number(batch_size, "batch_size")
-        return cls(size, size == 0, number(max_workers, "max_workers"))
+        return cls(size, size == 0, cap)
+
+
+def _weight_size(value: Any) -> float:
+    if value == "auto":
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST_WEIGHT:
+        raise InvalidInput(
+            f"batch_size={value!r}: expected the weight of a batch, a number above 0 in the unit of weight=, or 'auto'"
+        )
+    return float(value)
 
 
 def check_items(items: Any) -> Iterable[Any]:

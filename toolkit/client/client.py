@@ -27,6 +27,7 @@ from toolkit.client.replay import run_inline
 from toolkit.client.run import Run
 from toolkit.client.selecting import task_name
 from toolkit.client.submit import Submission, find_earlier
+from toolkit.client.weights import Weight, Weights
 from toolkit.cluster import LocalCluster
 from toolkit.errors import InvalidInput, TransportError
 from toolkit.ledger import Ledger, Registry
@@ -120,11 +121,12 @@ class Client(History):
         items: Iterable[Any],
         *,
         kwargs: Mapping[str, Any] | None = None,
-        batch_size: int | str = "auto",
+        batch_size: float | str = "auto",
         max_workers: int | str = "auto",
         priority: str = "normal",
         queue: str | None = None,
         key: Callable[[Any], Any] | None = None,
+        weight: Weight | None = None,
         retry: Retry | None = None,
         call: str = "item",
         item_time_limit_s: float | None = None,
@@ -148,7 +150,8 @@ class Client(History):
         kwargs : mapping, optional
             Keyword arguments shared by all calls.
         batch_size : int or "auto"
-            Items per batch. ``"auto"`` plans from earlier runs of the same code, or probes, then re-plans.
+            Items per batch. ``"auto"`` plans from earlier runs of the same code, or probes, then re-plans. With
+            `weight`, how much weight a batch takes, a fraction is fine; at least one item.
         max_workers : int or "auto"
             Most batches at a time. ``"auto"`` sets no cap; a LocalCluster with fewer workers than CPUs grows first
             where earlier runs of the task recommend it, and the run's event ``workers`` says so.
@@ -158,6 +161,10 @@ class Client(History):
             Celery queue; by default the task's own route.
         key : callable, optional
             ``key(item)`` is stored as the user's name for the item.
+        weight : callable, or sequence of number, optional
+            ``weight(item)``, or one number for each item: how much work it is, in any unit (pages, bytes, tokens,
+            expected seconds). Batches are then cut by weight, and heavy items begin first, so that none runs alone at
+            the end: those of all items where these are a sequence, of a stream those that were read.
         retry : Retry, optional
             When and how often a failing item is tried again.
         call : str
@@ -202,7 +209,8 @@ class Client(History):
         if self._cluster is not None:
             self._cluster.start()  # a millisecond when all is well; brings back what was killed as a whole
         check_items(items)
-        size = Size.parse(batch_size, max_workers)
+        size = Size.parse(batch_size, max_workers, weighted=weight is not None)
+        weights = None if weight is None else Weights(weight, items)
         check_options(priority, queue or "celery", name, tags, retry, call)
         described = describe(task, self._deployment)
         check_limits(item_time_limit_s, batch_time_limit_s, described.batched)
@@ -218,7 +226,7 @@ class Client(History):
             code_version=described.code_version, sys_path=described.sys_path,
             python=f"{sys.version_info[0]}.{sys.version_info[1]}", toolkit_version=__version__, protocol=PROTOCOL,
             trace=tracing.carrier(), profile=bool(profile),
-            row_schema=METRIC_SCHEMA,
+            row_schema=METRIC_SCHEMA, weighted=weights is not None,
             item_time_limit_s=item_time_limit_s, batch_time_limit_s=batch_time_limit_s, **RunSpec.of_retry(policy),
             **make_spec_limits(self.settings, local=self._cluster is not None),
         )  # fmt: skip
@@ -232,14 +240,14 @@ class Client(History):
         submission = Submission(self._ledger, self._registry, spec, size, send, resumes=earlier is not None)
         self._submitted = True
         grown = "" if inline or earlier is not None else self._grow(spec, size, items)
-        submission.write(items, key, function, encoded_kwargs)
+        submission.write(items, key, weights, function, encoded_kwargs)
         if grown:
             self._ledger.note(spec.run_id, scaling.EVENT, grown)
         if inline:
             assert described.task is not None
             run_inline(self._ledger, spec, described.task, encoded_kwargs)
             self._registry.deactivate(spec.queue, spec.run_id)
-        elif size.auto:
+        elif size.auto and weights is None:  # a plan counts items; workers size weighted batches by themselves
             try:
                 self._plan(spec)
             except Exception:  # the items are submitted: a plan that fails must not look like a failed submission
@@ -314,6 +322,11 @@ class Client(History):
     def cluster(self) -> LocalCluster | None:
         """The LocalCluster behind this client, None on a shared deployment."""
         return self._cluster
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
 
     def restart_workers(self) -> None:
         """Restart the LocalCluster's workers, which picks up edited modules.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
-from toolkit.errors import LedgerUnavailable, WaitTimeout
+from toolkit.errors import LedgerError, LedgerUnavailable, WaitTimeout
 from toolkit.ledger import Reader
 from toolkit.records import Counters, RunEvent, RunStatus
 
@@ -75,6 +76,34 @@ def follow(
         # A final event may be followed by others, and a run that was revived by another final one.
         if status().state.final and not reader.await_events(after, 0.0):
             return
+
+
+class Alarm:
+    """Sleeps between two looks at a run, and wakes when the run has something to tell.
+
+    Made before the first look: what happens between a look and the sleep after it is not missed.
+
+    Parameters
+    ----------
+    reader : Reader
+        The run.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._after = "0-0"
+        with suppress(LedgerError):  # then all events wake once
+            self._after = next((event_id for event_id, _ in reader.latest_events(1)), "0-0")
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep until the next event, at most so long; as long while the server is away."""
+        began = time.monotonic()
+        try:
+            found = self._reader.await_events(self._after, seconds)
+        except LedgerError:  # whoever sleeps asks for the run's state next, and is told what is wrong
+            time.sleep(max(0.0, seconds - (time.monotonic() - began)))
+        else:
+            self._after = found[-1][0] if found else self._after
 
 
 def curve(events: Iterable[RunEvent], status: RunStatus) -> list[Sample]:

@@ -91,19 +91,22 @@ class Handle:
         self._wake()
         return self._fresh()
 
-    def update(self, *, batch_size: int | str | None = None, max_workers: int | str | None = None) -> RunStatus:
+    def update(self, *, batch_size: float | str | None = None, max_workers: int | str | None = None) -> RunStatus:
         """Change batch size or worker cap for what is not yet claimed; ``"auto"`` gives it back to the controller.
+
+        The batch size is in weight where items have weights.
 
         Raises
         ------
         InvalidInput
         """
-        size = Size.parse(batch_size or "auto", max_workers or "auto")
+        size = Size.parse(batch_size or "auto", max_workers or "auto", weighted=self.spec.weighted)
+        wanted = size.batch_size if size.weight_size is None else size.weight_size
         detail = ", ".join(
             f"{k}={v}" for k, v in (("batch_size", batch_size), ("max_workers", max_workers)) if v is not None
         )
         self._ledger.update(
-            self.run_id, batch_size=None if batch_size is None else size.batch_size,
+            self.run_id, batch_size=None if batch_size is None else wanted,
             auto=None if batch_size is None else size.auto,
             max_workers=None if max_workers is None else size.max_workers, detail=detail,
         )  # fmt: skip

@@ -20,6 +20,8 @@ _TELL_AFTER_S = 3.0
 _READY_SHARE = 4
 """The part of the window, a fourth, that may hold untaken input even while workers hold all the rest."""
 _PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.25
+_RANGE_BYTES = 40
+"""About what the server spends, for each byte that names an item alone, on the ranges around it: two of 80 bytes."""
 _FIELD_BYTES = 256
 """About what the server spends on a page beside its items: two or three fields, an entry of the index."""
 
@@ -63,6 +65,7 @@ class Intake:
         self._waiting = Window()  # input that no worker has taken
         self._stored_input = Window()  # with what workers are at: all input there is, where ended items are deleted
         self._release = not spec.keep_results
+        self._weighted = spec.weighted
         self._kept: deque[tuple[float, Page]] = deque()
         self._kept_bytes = 0
 
@@ -140,7 +143,7 @@ class Intake:
         self._patience.start()
         while self.waits(page):
             status = self._ledger.status(self._run_id)
-            self._waiting.drop(status.submitted - status.remaining)
+            self._waiting.drop(self._taken(status))
             self._stored_input.drop(status.done)
             if status.state not in (RunState.RUNNING, RunState.PAUSED):
                 return  # the next append says what happened
@@ -148,6 +151,10 @@ class Intake:
                 self._patience.look(status)
                 time.sleep(pause)
                 pause = min(_LONGEST_PAUSE_S, pause * 1.5)
+
+    def _taken(self, status: RunStatus) -> int:
+        """How many items workers have taken; which of them is known only where they take the first ones first."""
+        return status.submitted - status.remaining - (status.ready if self._weighted else 0)
 
     # ------------------------------------------------------------------ a full server
 
@@ -200,7 +207,9 @@ class Intake:
         """Compare a page with what the run holds in its place; items that ended may be gone from there."""
         if page.stop > self._stored:
             raise self._differs(f"it ends, at {self._stored:,} items so far, inside the page of items", page)
-        items, keys = self._reader.page(page.start)
+        items, keys, weights = self._reader.page(page.start)
+        if items is not None and weights != page.weights:
+            raise self._differs("it holds other weights for items", page)
         if items is not None and (items, keys) != (page.items, page.keys):
             raise self._differs("it holds something else as items", page)
         if items is None and not self._reader.released(page.start):
@@ -278,4 +287,4 @@ def stored_bytes(page: Page) -> int:
     """About the server's memory for a page: its allocator rounds sizes up, in steps of a quarter of a power of two."""
     size = len(page.items) + 32
     step = max(16, 1 << max(0, size.bit_length() - 3))
-    return -(-size // step) * step + len(page.keys) + _FIELD_BYTES
+    return -(-size // step) * step + len(page.keys) + len(page.weights) + _RANGE_BYTES * len(page.alone) + _FIELD_BYTES

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from toolkit.archive import Archive, Archived, Source
-from toolkit.errors import LedgerCorrupt, RunNotFound, ToolkitError
+from toolkit.archive import Archive, Source, ended_runs
+from toolkit.errors import ToolkitError
 from toolkit.ledger import Ledger, Reader, Registry
 
 logger = logging.getLogger(__name__)
-
-
-def archive_runs(ledger: Ledger, registry: Registry, path: Path) -> Archived:
-    """Write every run that has ended into the archive at `path`, as far as it lacks them.
-
-    Raises
-    ------
-    ArchiveError, MissingDependency
-        See `toolkit.archive.Archive.write`.
-    LedgerUnavailable
-        The server does not answer.
-    """
-    unread: list[tuple[str, str]] = []
-    done = Archive(path).write(_sources(ledger, registry, registry.run_ids(), unread))
-    return replace(done, failed=(*done.failed, *unread))
 
 
 def tidy(ledger: Ledger, registry: Registry, path: Path, retention_s: float | None, everything: bool) -> None:
@@ -48,7 +32,7 @@ def tidy(ledger: Ledger, registry: Registry, path: Path, retention_s: float | No
         old = registry.run_ids(before) if before is not None else []
         ids = registry.run_ids() if everything else old
         archive = Archive(path)
-        ended = [run for run in _sources(ledger, registry, ids, []) if run.status.state.final]
+        ended = [run for run in ended_runs(ledger, registry, ids, []) if run.status.state.final]
         due = [run for run in ended if before is not None and run.status.finished_at < before]
         fresh = [run for run in (ended if everything else due) if not archive.holds(run.spec, run.status)]
         if fresh and find_spec("pyarrow") is None:
@@ -62,20 +46,6 @@ def tidy(ledger: Ledger, registry: Registry, path: Path, retention_s: float | No
         _delete(registry, ledger, [run for run in due if archive.holds(run.spec, run.status)])
     except ToolkitError as error:
         logger.warning("ended runs were not archived now, and nothing was deleted: %s", error)
-
-
-def _sources(ledger: Ledger, registry: Registry, ids: Iterable[str], unread: list[tuple[str, str]]) -> Iterator[Source]:
-    gone = []
-    for run_id in ids:
-        try:
-            spec = ledger.spec(run_id)
-            yield Source(spec, ledger.status(run_id, spec), Reader(ledger.connection, run_id))
-        except RunNotFound:
-            gone.append(run_id)
-        except LedgerCorrupt as error:
-            logger.warning("run %s is not archived: %s", run_id, error)
-            unread.append((run_id, str(error)))
-    registry.forget_runs(gone)
 
 
 def _delete(registry: Registry, ledger: Ledger, runs: Iterable[Source]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import chain
@@ -9,6 +10,7 @@ from typing import Any
 
 from toolkit.client.arguments import Size
 from toolkit.client.intake import Intake
+from toolkit.client.weights import Weights
 from toolkit.errors import InvalidInput, RunNotFound, RunStateError, ToolkitError
 from toolkit.ledger import Ledger, Page, Registry, make_pages
 from toolkit.records import INLINE_QUEUE, RunSpec, RunState, RunStatus
@@ -19,7 +21,7 @@ _HEAD_START_S = 0.25
 """How long the first tickets wait for the input of whole batches: a batch cut short there spoils an even split."""
 _CALL_AGAIN_S = 0.05
 """Workers that ran out of input are called again at most so often; beside this, the sweep calls them each second."""
-_SAME = ("task", "path", "kind", "call", "batched", "code_version", "protocol")
+_SAME = ("task", "path", "kind", "call", "batched", "weighted", "code_version", "protocol")
 """What a submission that is given again must have in common with the first one."""
 
 
@@ -91,7 +93,10 @@ class Submission:
         self._resumes = resumes
         self._known = 0
 
-    def write(self, items: Iterable[Any], key: Callable[[Any], Any] | None, function: bytes, kwargs: bytes) -> int:
+    def write(
+        self, items: Iterable[Any], key: Callable[[Any], Any] | None, weights: Weights | None, function: bytes,
+        kwargs: bytes,
+    ) -> int:  # fmt: skip
         """Check and encode items, create the run, append its pages, send its first tickets.
 
         A sequence is encoded before anything is stored (up to 64 MiB of it); a stream page by page, as fast as workers
@@ -107,17 +112,21 @@ class Submission:
         if stored is not None and stored.closed:
             return _check_complete(self._spec.run_id, stored, items)
         limit = self._ledger.settings.max_item_bytes
-        pages = make_pages(items, key=key, max_item_bytes=limit)
-        stream = not isinstance(items, Sized)
-        checked = self._check_ahead(pages, not stream)
         nodes = [n for n in self._registry.nodes() if self._spec.queue in n.queues]
         self._known = sum(n.workers for n in nodes)
+        pages = make_pages(weights.beside(items) if weights else items, key=key, max_item_bytes=limit)
+        if weights is not None:
+            workers = min(self._known or math.inf, self._size.max_workers or math.inf)
+            pages = (weights.lay(page, int(workers) if workers < math.inf else 0) for page in pages)
+        stream = not isinstance(items, Sized)
+        checked = self._check_ahead(pages, not stream)
 
         def create() -> None:
             self._registry.add_run(self._spec)
             self._ledger.create(
                 self._spec, function=function, kwargs=kwargs, batch_size=self._size.batch_size, auto=self._size.auto,
                 max_workers=self._size.max_workers, known_workers=self._known, release=not self._spec.keep_results,
+                weight_size=self._size.weight_size,
             )  # fmt: skip
 
         if stored is None:
@@ -146,9 +155,9 @@ class Submission:
 
     def _append(self, pages: Iterable[Page], intake: Intake, stream: bool) -> int:
         """A sequence is ended in one call with its last page; a stream's page is not held back until the next one."""
-        tickets = Tickets(
-            self._send, max(1, min(self._size.max_workers or 64, self._known or 2)), self._size.batch_size
-        )
+        # Where items have weights, the heaviest one may come last: the first tickets wait for it, for a moment.
+        first = math.inf if self._size.weight_size is not None else self._size.batch_size
+        tickets = Tickets(self._send, max(1, min(self._size.max_workers or 64, self._known or 2)), first)
         pending: Page | None = None
         stop = 0
         for page in pages:
@@ -185,11 +194,11 @@ class Tickets:
         Sends that many tickets.
     n : int
         How many workers to call.
-    batch_size : int
-        Items of a batch; 0 for a size that adapts.
+    batch_size : int or float
+        Items of a batch; 0 for a size that adapts, infinite to wait for all input.
     """
 
-    def __init__(self, send: Callable[[int], Any], n: int, batch_size: int) -> None:
+    def __init__(self, send: Callable[[int], Any], n: int, batch_size: float) -> None:
         self._send = send
         self._n = n
         self._enough = n * batch_size

@@ -9,6 +9,9 @@ constant state; Ljung and Söderström, *Theory and Practice of Recursive Identi
 forgetting of sums would lose the split of alpha and beta as soon as the size settles; the random walk forgets only
 what new batches can teach. Residuals are relative and clipped as in an M-estimator (Huber, Ann. Math. Statist. 35,
 1964), so one slow batch moves little.
+
+Where items are called one by one, their own durations are known, and what a batch costs besides is measured and not
+inferred: heavy-tailed items, some of which happen to come in a small batch, look just like a fixed cost.
 """
 
 from __future__ import annotations
@@ -60,17 +63,17 @@ class Proposal:
 
     Attributes
     ----------
-    want : int
-        Items of the next batch, at least 1.
-    floor : int
-        Smallest batch that tapering toward the end of the run may cut it to; ``1 <= floor <= want``.
+    want : int or float
+        Items of the next batch, at least 1; or its weight, 0 where nothing is known.
+    floor : int or float
+        Smallest batch that tapering toward the end of the run may cut it to, at most `want`; of items, at least 1.
     """
 
-    want: int
-    floor: int
+    want: float
+    floor: float
 
 
-def taken(proposal: Proposal, remaining: int, workers: int) -> int:
+def taken(proposal: Proposal, remaining: int, workers: int) -> float:
     """Items that the ledger grants: tapered toward the end, as in guided self-scheduling.
 
     Half an equal share of what remains, never less than the floor (Polychronopoulos and Kuck, IEEE Trans. Computers
@@ -87,6 +90,8 @@ class Controller:
     ----------
     limits : Limits
         What a good batch is.
+    whole : bool
+        Batches are counted in items. Else in weight: wherever items are spoken of, read weight, in any unit.
     """
 
     __slots__ = (
@@ -96,8 +101,11 @@ class Controller:
         "_b",
         "_beta",
         "_first",
+        "_fixed",
         "_gap",
         "_largest",
+        "_least",
+        "_least_s",
         "_limits",
         "_noise",
         "_smallest",
@@ -105,44 +113,56 @@ class Controller:
         "_updates",
     )
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, *, whole: bool = True) -> None:
         self._limits = limits or Limits()
-        self._first: tuple[int, float] | None = None  # first batch of the process: an upper bound, it may carry imports
+        self._least = 1 if whole else 0  # smallest batch
+        self._least_s = _MIN_ITEM_S  # of an item; of weight, as if the first batch were one
+        # first batch of the process: an upper bound, it may carry imports
+        self._first: tuple[float, float] | None = None
         self._alpha = 0.0  # seconds a batch
         self._beta = 0.0  # seconds an item; 0 until two batches were seen
+        self._fixed: float | None = None  # measured seconds a batch beside its items; then alpha stays 0
         self._a = self._ab = self._b = 0.0  # covariance of alpha and beta
         self._noise = 0.09  # relative variance of a batch
         self._updates = 0
         self._gap = 0.0
-        self._largest = 0
-        self._smallest = 0
+        self._largest = 0.0
+        self._smallest = 0.0
         self._surprises = 0  # batches in a row far from what was predicted: a change, not an outlier
 
     @property
     def per_batch_s(self) -> float:
-        """Estimated fixed cost of a batch in seconds."""
-        return self._alpha
+        """Fixed cost of a batch in seconds: measured where items are called one by one, else estimated."""
+        return self._alpha if self._fixed is None else self._fixed
 
     @property
     def per_item_s(self) -> float:
         """Estimated cost of an item in seconds; 0 until two batches were seen."""
         return self._beta
 
-    def observe(self, items: int, service_s: float, gap_s: float) -> None:
+    def observe(self, items: float, service_s: float, gap_s: float, item_sum_s: float | None = None) -> None:
         """Learn from a batch that ended.
 
         Parameters
         ----------
-        items : int
+        items : int or float
             Items executed.
         service_s : float
             Seconds spent on them.
         gap_s : float
             Seconds between the previous batch and this one, while work was available; NaN when not known.
+        item_sum_s : float, optional
+            The part of `service_s` that the items took by themselves, where they were called one by one.
         """
-        if items < 1 or not math.isfinite(service_s) or service_s < 0:
+        if items < self._least or not items > 0 or not math.isfinite(service_s) or service_s < 0:
             return
-        service_s = max(service_s, _MIN_ITEM_S * items)
+        if item_sum_s is not None:
+            if self._first is not None:  # the first batch of a process may carry its setup
+                self._learn_fixed(max(0.0, service_s - item_sum_s))
+            service_s = item_sum_s
+        if not self._least and self._first is None:
+            self._least_s = _MIN_ITEM_S / items
+        service_s = max(service_s, self._least_s * items)
         if math.isfinite(gap_s) and gap_s >= 0:
             bounded = min(gap_s, 10 * self._gap) if self._gap else gap_s
             self._gap += (_RATE if self._gap else 1.0) * (bounded - self._gap)
@@ -157,7 +177,13 @@ class Controller:
         else:
             self._update(items, service_s)
 
-    def _start(self, items: int, service_s: float) -> None:
+    def _learn_fixed(self, fixed_s: float) -> None:
+        if self._fixed is None:
+            self._fixed = fixed_s
+        else:
+            self._fixed += _RATE * (min(fixed_s, 10 * self._fixed + 1e-4) - self._fixed)
+
+    def _start(self, items: float, service_s: float) -> None:
         """First trusted batch: all of it per item, with a wide prior.
 
         The process's first batch joins where it was no slower than that, so carried no warm-up.
@@ -173,9 +199,11 @@ class Controller:
             self._smallest = min(self._smallest, first_items)
             self._update(first_items, first_s)
 
-    def _update(self, items: int, service_s: float) -> None:
+    def _update(self, items: float, service_s: float) -> None:
         predicted = self._alpha + self._beta * items
         self._walk(items, predicted)
+        if self._fixed is not None:
+            self._a = self._ab = 0.0
         to_alpha = self._a + self._ab * items
         to_beta = self._ab + self._b * items
         variance = to_alpha + to_beta * items + self._noise * predicted * predicted
@@ -184,7 +212,7 @@ class Controller:
         if abs(error) > bound:
             self._surprises += 1
             if self._surprises > 1:  # twice in a row: the costs changed, so what was known is worth little
-                self._a += service_s * service_s / 4
+                self._a += service_s * service_s / 4 if self._fixed is None else 0.0
                 self._b += (service_s / items) ** 2
                 to_alpha = self._a + self._ab * items
                 to_beta = self._ab + self._b * items
@@ -206,7 +234,7 @@ class Controller:
         self._b = max(0.0, self._b - to_beta * to_beta / variance)
         self._clamp(items)
 
-    def _walk(self, items: int, predicted: float) -> None:
+    def _walk(self, items: float, predicted: float) -> None:
         """Let what is known age by one batch, within bounds so that it never winds up."""
         self._a += (_WALK * self._alpha) ** 2 + (0.1 * _WALK * predicted) ** 2
         self._b += (_WALK * self._beta) ** 2
@@ -218,39 +246,39 @@ class Controller:
                 setattr(self, bound, squared)
                 self._ab *= math.sqrt(squared / value)
 
-    def _clamp(self, items: int) -> None:
+    def _clamp(self, items: float) -> None:
         """Keep both costs non-negative without changing what is predicted for `items`."""
         predicted = self._alpha + self._beta * items
         if self._alpha < 0:
             self._alpha = 0.0
             self._beta = predicted / items
-        least = max(_MIN_ITEM_S, 1e-4 * abs(predicted) / items)
+        least = max(self._least_s, 1e-4 * abs(predicted) / items)
         if self._beta < least:
             self._beta = least
-            self._alpha = max(0.0, predicted - least * items)
+            self._alpha = max(0.0, predicted - least * items) if self._fixed is None else 0.0
 
-    def propose(self, hint_item_s: float, last_batch: int, remaining: int, workers: int) -> Proposal:
+    def propose(self, hint_item_s: float, last_batch: float, remaining: float, workers: int) -> Proposal:
         """Return how many items the next batch should hold.
 
         Parameters
         ----------
         hint_item_s : float
             Seconds an item in the run so far, by whichever worker; 0 when unknown.
-        last_batch : int
+        last_batch : int or float
             Items of the run's latest batch; 0 when unknown.
-        remaining : int
+        remaining : int or float
             Items that nobody has taken.
         workers : int
             Workers that share them.
         """
         workers = max(1, workers)
-        remaining = max(1, remaining)
+        remaining, last_batch = max(self._least, remaining), max(self._least, last_batch)
         if self._beta:
             return self._from_costs(last_batch, remaining, workers)
-        if hint_item_s > 0 and math.isfinite(hint_item_s):
-            return self._from_hint(hint_item_s, max(1, last_batch), remaining, workers)
+        if hint_item_s > 0 and math.isfinite(hint_item_s) and last_batch > 0:
+            return self._from_hint(hint_item_s, last_batch, remaining, workers)
         if self._first is None:
-            return Proposal(1, 1)
+            return Proposal(self._least, self._least)
         items, service_s = self._first
         want = items * self._factor(service_s)
         return self._bounded(want, 1.0, remaining, workers)
@@ -260,28 +288,28 @@ class Controller:
         ratio = self._limits.target_s / service_s
         return min(float(self._limits.growth), ratio) if ratio >= 4 else 1.0
 
-    def _from_hint(self, item_s: float, last_batch: int, remaining: int, workers: int) -> Proposal:
+    def _from_hint(self, item_s: float, last_batch: float, remaining: float, workers: int) -> Proposal:
         """Nothing learned here yet: follow the other workers, and correct only what is far off."""
         duration_s = item_s * last_batch
         want = float(last_batch)
         if duration_s > self._limits.max_s:
-            want = max(1.0, self._limits.target_s / item_s)
+            want = max(float(self._least), self._limits.target_s / item_s)
         elif duration_s < self._limits.target_s:
             want = last_batch * min(4.0, self._limits.target_s / duration_s)
         return self._bounded(want, self._limits.floor_s / item_s, remaining, workers)
 
-    def _from_costs(self, last_batch: int, remaining: int, workers: int) -> Proposal:
+    def _from_costs(self, last_batch: float, remaining: float, workers: int) -> Proposal:
         limits = self._limits
         # A fixed cost lengthens batches only as far as it is certain: believing in one that is not there costs balance.
-        alpha = max(0.0, self._alpha - 0.5 * math.sqrt(self._a))
+        alpha = max(0.0, self._alpha - 0.5 * math.sqrt(self._a)) if self._fixed is None else self._fixed
         by_duration = (limits.target_s - alpha) / self._beta
         multiple = 1 / limits.overhead - 1
         longest = max(limits.max_s, multiple * alpha)
         by_overhead = min(multiple * (alpha + self._gap), longest) / self._beta
-        want = max(1.0, by_duration, by_overhead)
+        want = max(float(self._least), by_duration, by_overhead)
         # Where a fixed cost asks for long batches, the end is left to tapering: half as many batches, half the cost.
         share = remaining / ((limits.shares if by_overhead <= by_duration else limits.shares / 2) * workers)
-        one_size = self._largest < 1.5 * self._smallest
+        one_size = self._fixed is None and self._largest < 1.5 * self._smallest
         if one_size and self._alpha + self._beta * 2 * self._largest < 2 * limits.max_s:
             want = max(want, 2.0 * self._largest)  # one size only cannot tell fixed cost from item cost: try another
         want = min(want, max(float(limits.growth * self._largest), float(last_batch)))
@@ -291,8 +319,11 @@ class Controller:
         by_floor = min((1 / limits.floor_overhead - 1) * (alpha + self._gap) / self._beta, even)
         return self._bounded(want, max(floor, by_floor), remaining, workers, share)
 
-    def _bounded(self, want: float, floor: float, remaining: int, workers: int, share: float = 0.0) -> Proposal:
+    def _bounded(self, want: float, floor: float, remaining: float, workers: int, share: float = 0.0) -> Proposal:
         share = share or remaining / (self._limits.shares * workers)
+        if not self._least:
+            floor = min(floor, want, remaining)
+            return Proposal(min(max(min(want, share), floor), remaining), floor)
         whole_floor = max(1, min(math.ceil(floor), math.floor(max(1.0, want)), remaining))
         whole_want = max(1, min(math.floor(want), math.ceil(share)), whole_floor)
         return Proposal(min(whole_want, remaining), whole_floor)

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from toolkit.archive import read_series, readable, series_columns, series_frame, with_archived
 from toolkit.errors import InvalidInput
-from toolkit.ledger import Connection, Segment, SeriesHead, SeriesStore
-from toolkit.records import METRIC_SCHEMA
+from toolkit.ledger import Connection, SeriesStore
 from toolkit.settings import LedgerSettings, ServerAddress, Settings
 
 if TYPE_CHECKING:
@@ -33,9 +34,10 @@ Cursor = Mapping[str, int]
 """Series id to the number of its first row that was not read yet."""
 
 
-def read_instrumented(
+def read_instrumented(  # noqa: PLR0913 - one call says which rows, and where they are
     task: str | None = None, *, since: datetime | str | None = None, until: datetime | str | None = None,
     tags: Mapping[str, str] | None = None, ledger: str | ServerAddress | None = None, queue_wait: bool = False,
+    source: str = "both", archive: Path | str | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Metric rows of instrumented tasks: one row per execution.
 
@@ -52,6 +54,11 @@ def read_instrumented(
     queue_wait : bool
         Add a column ``queue_wait_s``: seconds between publishing (or the wanted moment) and the start, by the clocks
         of the two hosts; NaN where the publisher was not instrumented.
+    source : str
+        ``server``, ``archive`` or ``both``: the server keeps the latest rows of a series, and what is archived
+        (`Client.archive`, ``toolkit archive``, or by nodes with ``TOOLKIT_ARCHIVE``) stays; no row comes twice.
+    archive : path, optional
+        Directory of the archive; by default ``TOOLKIT_ARCHIVE``, and without that the server alone is read.
 
     Returns
     -------
@@ -62,13 +69,25 @@ def read_instrumented(
     Raises
     ------
     InvalidInput
-        No ledger URL, or a moment is none.
+        No ledger URL, a moment is none, or `source` is none or names an archive that is not known.
     LedgerUnavailable, LedgerRefused, LedgerCorrupt
         The server does not answer, refuses the credentials, or holds what does not parse.
+    ArchiveError, MissingDependency
+        The archive cannot be read; pass ``source="server"`` to do without.
     """
-    with open_ledger(ledger) as connection:
-        frame, _ = pull(connection, task, tags=tags, queue_wait=queue_wait)
-    return _between(frame, since, until)
+    if source not in ("both", "server", "archive"):
+        raise InvalidInput(f"source={source!r:.60}: one of both, server, archive")
+    place = Path(archive) if archive is not None else Settings.from_env().archive
+    if source == "archive" and place is None:
+        raise InvalidInput('source="archive": pass archive=... or set TOOLKIT_ARCHIVE')
+    found = []
+    if source != "server" and place is not None and (source == "archive" or place.is_dir()):
+        found.append(read_series(place, task, tags))
+    if source != "archive":
+        with open_ledger(ledger) as connection:
+            found.append(_stored(connection, task, tags, {})[0])
+    frame = found[0] if len(found) == 1 else with_archived(found[1], found[0])
+    return _between(_shaped(frame, queue_wait), since, until)
 
 
 def instrumented(ledger: str | ServerAddress | None = None) -> pd.DataFrame:
@@ -123,19 +142,22 @@ def pull(
     cursor : dict of str to int
         Row numbers by series.
     """
-    from toolkit import frames
+    frame, cursor = _stored(connection, task, tags, after or {})
+    return _shaped(frame, queue_wait), cursor
 
-    store, cursor, found = SeriesStore(connection), dict(after or {}), []
+
+def _stored(
+    connection: Connection, task: str | None, tags: Mapping[str, str] | None, after: Cursor
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Rows of the server in the columns of the archive's table, and the cursor behind them."""
+    from toolkit.frames import schema
+
+    store, cursor = SeriesStore(connection), dict(after)
+    found = [schema.empty(series_columns())]
     for name in store.names():
         if (task is not None and name.task != task) or not (tags or {}).items() <= name.labels().items():
             continue
-        if name.schema != METRIC_SCHEMA:
-            logger.warning(
-                "rows of task %s with schema %d are left out: this version reads %d",
-                name.task,
-                name.schema,
-                METRIC_SCHEMA,
-            )
+        if not readable(name):
             continue
         head = store.head(name)
         first = cursor.get(name.series_id, 0)
@@ -143,50 +165,15 @@ def pull(
             first = 0
         segments = list(store.segments(head, first))
         if segments:
-            found.append(_series_frame(head, segments, queue_wait))
+            found.append(series_frame(head, segments))
         cursor[name.series_id] = head.rows
-    return _concat(found, queue_wait) if found else _concat([frames.empty(frames.METRICS)], queue_wait), cursor
+    return schema.concat(series_columns(), found), cursor
 
 
-def _series_frame(head: SeriesHead, segments: list[Segment], queue_wait: bool) -> pd.DataFrame:
-    """Rows of one series; what the worker could not know (session, neighbours) is put in here."""
-    import numpy as np
-
-    from toolkit import frames
-    from toolkit.frames import schema
-
-    labels = ",".join(f"{k}={v}" for k, v in head.name.labels().items())
-    series = frames.RunInfo(head.name.series_id, head.name.task, labels, 0)
-    frame = frames.concat_metrics([frames.metrics_frame(series, s.rows, s.workers) for s in segments])
-    number = np.concatenate([s.first + np.arange(len(s.waits) // 4, dtype="int64") for s in segments])
-    starts = np.asarray(head.sessions or (0,), dtype="int64")
-    session = np.maximum(np.searchsorted(starts, number, side="right") - 1, 0)
-    present, codes = np.unique(session, return_inverse=True)
-    frame["run_id"] = schema.from_codes(
-        codes.astype("int32"), [f"{head.name.series_id}-{start}" for start in starts[present]]
-    )
-    frame["batch"] = number - np.minimum(starts[session], number)
-    begins = frame["claimed_at"].to_numpy(dtype="datetime64[us]").astype("int64") / 1e6
-    ends = begins + frame["service_s"].to_numpy()
-    frame["active_claims"] = np.searchsorted(np.sort(begins), begins, side="right") - np.searchsorted(
-        np.sort(ends), begins, side="right"
-    )
-    if queue_wait:
-        waits = np.frombuffer(b"".join(s.waits for s in segments), dtype="<f4")
-        frame["queue_wait_s"] = waits.astype("float64")
-    return frame
-
-
-def _concat(found: list[pd.DataFrame], queue_wait: bool) -> pd.DataFrame:
-    import numpy as np
-
+def _shaped(frame: pd.DataFrame, queue_wait: bool) -> pd.DataFrame:
     from toolkit import frames
 
-    frame = frames.concat_metrics(found)
-    if queue_wait:  # beside the declared columns, which stacking keeps
-        waits = [f["queue_wait_s"].to_numpy() for f in found if len(f)]
-        frame["queue_wait_s"] = np.concatenate(waits) if waits else np.zeros(0)
-    return frame
+    return frame[[*(c.name for c in frames.METRICS), *(["queue_wait_s"] if queue_wait else [])]]
 
 
 def _between(frame: pd.DataFrame, since: datetime | str | None, until: datetime | str | None) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from toolkit.ledger.calls import (
     Ask,
     Claim,
     Committed,
+    Contact,
     Death,
     FailedItem,
     NoClaim,
@@ -17,12 +18,13 @@ from toolkit.ledger.calls import (
     Range,
     Renewed,
     Swept,
+    Weighed,
     new_claim_id,
 )
 from toolkit.ledger.checks import check_structure
 from toolkit.ledger.connection import Connection
 from toolkit.ledger.ledger import Ledger
-from toolkit.ledger.pages import Page, PageCache, make_pages, pack_output
+from toolkit.ledger.pages import Page, PageCache, make_pages, pack_output, weigh_page
 from toolkit.ledger.reading import Reader
 from toolkit.ledger.registry import NODE_ALIVE_S, Registry
 from toolkit.ledger.series import Flush, Segment, SeriesHead, SeriesName, SeriesStore
@@ -36,6 +38,7 @@ __all__ = [
     "Claim",
     "Committed",
     "Connection",
+    "Contact",
     "Death",
     "FailedItem",
     "Flush",
@@ -53,8 +56,10 @@ __all__ = [
     "SeriesName",
     "SeriesStore",
     "Swept",
+    "Weighed",
     "check_structure",
     "make_pages",
     "new_claim_id",
     "pack_output",
+    "weigh_page",
 ]

@@ -85,7 +85,7 @@ ROLES: Final = (
         "worker",
         "the ledger URL of the nodes",
         _commands(_CONNECT, _READ, _WRITE),
-        (_RUNS, "~tk:active:*", "~tk:nodes", "~tk:sweeper:*", "%R~tk:queues"),
+        (_RUNS, "~tk:active:*", "~tk:nodes", "~tk:sweeper:*", "%R~tk:queues", "%R~tk:runs"),
     ),
     Role("dashboard", "looks, and changes nothing", _commands(_CONNECT, _READ), ("%R~{tk:*}:*", "%R~tk:*")),
 )

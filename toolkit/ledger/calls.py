@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from toolkit.errors import LedgerCorrupt
@@ -49,6 +49,45 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
+class Weighed:
+    """What a claim says in a run whose items have weights, in their unit.
+
+    Attributes
+    ----------
+    size : float
+        Weight of a batch before tapering.
+    limit : float
+        Of this batch, after tapering; a single item may weigh more.
+    weight : float
+        What its items weigh.
+    left : float
+        Weight that nobody holds, after this claim.
+    last_size : float
+        Size of the latest claim's batch.
+    unit_s : float
+        The run's seconds per unit of weight, 0 when unknown.
+    """
+
+    size: float
+    limit: float
+    weight: float
+    left: float
+    last_size: float
+    unit_s: float
+
+    @classmethod
+    def parse(cls, text: str, head: Sequence[bytes]) -> Weighed | None:
+        """Read what a claim's text and answer say; None where the run has no weights."""
+        if not head:
+            return None
+        try:
+            size, limit, weight = map(float, text.split(":"))
+            return cls(size, limit, weight, *map(float, head))
+        except (TypeError, ValueError) as error:
+            raise LedgerCorrupt(f"the weights of a claim do not parse: {text[:60]!r}, {head!r:.100}") from error
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A batch that this process holds under a lease.
 
@@ -82,6 +121,8 @@ class Claim:
         Start, items, keys of each page touched; empty bytes for the one the claimer has.
     batch_size : int
         The run's own batch size, 0 when the controller chooses.
+    weighed : Weighed or None
+        The same in weight; None where items have none.
     """
 
     claim_id: bytes
@@ -99,6 +140,7 @@ class Claim:
     ranges: tuple[Range, ...]
     pages: tuple[tuple[int, bytes, bytes], ...]
     batch_size: int
+    weighed: Weighed | None = None
 
     def __len__(self) -> int:
         return sum(len(r) for r in self.ranges)
@@ -140,29 +182,32 @@ class Ask:
         Fresh random id; repeat it to repeat the call.
     identity : str
         `WorkerIdentity.encode` of the claimer.
-    want, floor : int
-        Batch size, and the least that tapering may cut it to; 0 means the run's latest.
+    want, floor : int or float
+        Batch size, and the least that tapering may cut it to; 0 means the run's latest. In weight where items have one.
     have : int
         Start of the page that the worker keeps, -1 for none.
     ticket : str
         Id of the ticket that brought it here, empty after the first claim.
     new_ticket : str
         Id for one more ticket, should the run want one.
+    unit_s : float
+        Seconds per unit of weight as this worker sees it, 0 to say nothing.
     """
 
     claim_id: bytes
     identity: str
-    want: int = 0
-    floor: int = 1
+    want: float = 0
+    floor: float = 1
     have: int = -1
     ticket: str = ""
     new_ticket: str = ""
+    unit_s: float = 0.0
 
     def arguments(self) -> tuple[Any, ...]:
         """In the order of the server-side function."""
         return (
             self.claim_id, self.identity, self.want, self.floor, self.have, self.ticket, self.new_ticket,
-            int(TICKET_EXPIRY_S * 1000),
+            int(TICKET_EXPIRY_S * 1000), *([self.unit_s] if self.unit_s > 0 else []),
         )  # fmt: skip
 
 
@@ -311,6 +356,27 @@ class Swept:
     expired: int
     delayed: int
     tickets: int
+    due_s: float | None = field(default=None, compare=False)
+    """Until the next lease ends, None without leases."""
+
+
+SILENCE_S = 2.0
+"""A silence no longer than this is no break, however short a lease: twice the period at which nodes look and sweep."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """From when to when a process has heard from the server without a break, seconds by the server's clock.
+
+    That clock tells what the process's own does not: a machine that slept, and a clock that was set.
+    """
+
+    since: float = 0.0
+    seen: float = 0.0
+
+    def heard(self, now: float) -> Contact:
+        """The contact after the server said what time it is."""
+        return Contact(self.since if 0 <= now - self.seen <= SILENCE_S else now, now)
 
 
 def new_claim_id() -> bytes:

@@ -7,9 +7,11 @@ retention has passed after its end (for ever where retention is None).
 key                         type      content (writer)
 ==========================  ========  ====================================================================
 ``{tk:R}:head``             hash      spec, function, kwargs, state, counters, settings (every transition)
-``{tk:R}:pages``            hash      first index -> encoded items; ``k`` + first index -> keys (append)
+``{tk:R}:pages``            hash      first index -> encoded items; ``k`` + first index -> keys; ``w`` + first index
+                                      -> running sums of weights; ``n`` + first index -> items to end (append)
 ``{tk:R}:page_index``       zset      first index of each page, scored by itself (append)
-``{tk:R}:ready``            list      ranges given back, next at the left (commit, lost, sweep)
+``{tk:R}:ready``            list      ranges given back, next at the left (commit, lost, sweep); where items have
+                                      weights a zset of all ranges, see ``1_weights.lua`` (append, too)
 ``{tk:R}:delayed``          zset      ranges waiting for a retry, scored by due time in ms (commit)
 ``{tk:R}:claims``           hash      claim id -> claim text (claim, commit)
 ``{tk:R}:leases``           zset      claim ids, scored by expiry in ms (claim, renew, commit)

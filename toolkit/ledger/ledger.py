@@ -11,24 +11,24 @@ from toolkit import codec
 from toolkit.errors import LedgerCorrupt, LedgerError, LedgerFull, RunNotFound, RunStateError
 from toolkit.ledger import keys
 from toolkit.ledger.calls import (
+    SILENCE_S,
     TICKET_EXPIRY_S,
     Ask,
     Claim,
     Committed,
+    Contact,
     Death,
     NoClaim,
     Progress,
     Range,
     Renewed,
     Swept,
+    Weighed,
 )
 from toolkit.ledger.connection import Connection
 from toolkit.ledger.pages import Page
 from toolkit.records import CATEGORIES, RunSpec, RunState, RunStatus, check_name, one_line
 from toolkit.settings import LedgerSettings, ServerAddress
-
-_SWEEP_GAP_S = 2.0
-"""Sweeps no further apart are no outage, however short the lease: twice the period at which nodes sweep."""
 
 
 class Ledger:
@@ -59,7 +59,7 @@ class Ledger:
 
     def create(  # noqa: PLR0913 - one argument a field of the head
         self, spec: RunSpec, *, function: bytes = b"", kwargs: bytes = b"", batch_size: int, auto: bool,
-        max_workers: int, known_workers: int = 0, release: bool = False,
+        max_workers: int, known_workers: int = 0, release: bool = False, weight_size: float | None = None,
     ) -> None:  # fmt: skip
         """Write the head of a run.
 
@@ -73,6 +73,8 @@ class Ledger:
             Most batches at a time, 0 for no cap.
         release : bool
             Delete each page of items once all of them ended.
+        weight_size : float, optional
+            Of a run whose items have weights, the weight of a batch, which takes the place of `batch_size`.
 
         Raises
         ------
@@ -83,6 +85,7 @@ class Ledger:
             "create", keys.of_run(spec.run_id), codec.encode(spec.to_dict()), function, kwargs,
             int(spec.lease_s * 1000), int((spec.retention_s or 0) * 1000), batch_size, int(auto), max_workers, 3,
             known_workers, int(release), repr(spec.breaker), spec.breaker_items,
+            "" if weight_size is None else weight_size,
         )  # fmt: skip
         if answer != b"ok":
             raise RunStateError(f"run {spec.run_id} exists already with another description; choose another run_id")
@@ -98,8 +101,9 @@ class Ledger:
             The server is out of memory; nothing was stored.
         """
         n, items, keyed = (page.stop - page.start, page.items, page.keys) if page else (0, b"", b"")
+        weights = (page.weights, page.alone) if page and page.weights else ()
         answer, submitted, taken = self.connection.call(
-            "append", keys.of_run(run_id), expected, n, items, keyed, int(close)
+            "append", keys.of_run(run_id), expected, n, items, keyed, int(close), *weights
         )
         if answer == b"norun":
             raise _not_found(run_id)
@@ -154,24 +158,31 @@ class Ledger:
         return str(state.decode())
 
     def sweep(
-        self, run_id: str, *, known_workers: int, idle_workers: int, lease_s: float, dead_workers: Sequence[int] = ()
-    ) -> Swept:
+        self, run_id: str, *, known_workers: int, idle_workers: int, lease_s: float, dead_workers: Sequence[int] = (),
+        contact: Contact | None = None,
+    ) -> Swept:  # fmt: skip
         """Expire leases, promote due retries, end what is done, count missing tickets.
 
         `dead_workers` are codes of workers (`Reader.workers`) whose processes are known to be dead: their claims expire
-        at once, like those whose lease has run out.
+        at once, like those whose lease has run out. After a time without sweeps each claim gets one more lease, since
+        the server may have been away; unless the caller's `contact` says that it was not.
         """
+        since, seen = (contact.since, contact.seen) if contact else (0.0, 0.0)
         answer = self.connection.call(
-            "sweep", keys.of_run(run_id), int(1000 * max(lease_s / 2, _SWEEP_GAP_S)), known_workers, idle_workers,
-            int(TICKET_EXPIRY_S * 1000), *dead_workers, retry_s=0.0,
+            "sweep", keys.of_run(run_id), int(1000 * max(lease_s / 2, SILENCE_S)), known_workers, idle_workers,
+            int(TICKET_EXPIRY_S * 1000), int(since * 1000), int(seen * 1000), *dead_workers, retry_s=0.0,
         )  # fmt: skip
-        return Swept(answer[0].decode(), *(int(x) for x in answer[1:6]))
+        left, active, expired, delayed, tickets, due_ms = (int(x) for x in answer[1:7])
+        due_s = due_ms / 1000 if due_ms >= 0 else None
+        return Swept(answer[0].decode(), left, active, expired, delayed, tickets, due_s)
 
-    def register_tickets(self, run_id: str, ticket_ids: Sequence[str]) -> int:
-        """Count tickets as outstanding before they are published."""
+    def register_tickets(self, run_id: str, ticket_ids: Sequence[str], *, lacking: bool = False) -> int:
+        """Count tickets as outstanding before they are published; `lacking` takes no more than the run has use for."""
         if not ticket_ids:
             return 0
-        return int(self.connection.call("tickets", keys.of_run(run_id), int(TICKET_EXPIRY_S * 1000), *ticket_ids))
+        return int(
+            self.connection.call("tickets", keys.of_run(run_id), int(TICKET_EXPIRY_S * 1000), int(lacking), *ticket_ids)
+        )
 
     # ------------------------------------------------------------------ commands
 
@@ -187,10 +198,10 @@ class Ledger:
         return str(state)
 
     def update(
-        self, run_id: str, *, batch_size: int | None = None, auto: bool | None = None, max_workers: int | None = None,
-        detail: str = "",
+        self, run_id: str, *, batch_size: float | None = None, auto: bool | None = None,
+        max_workers: int | None = None, detail: str = "",
     ) -> None:  # fmt: skip
-        """Change what has not been claimed yet."""
+        """Change what has not been claimed yet; `batch_size` is in weight where items have one."""
         values = [batch_size, None if auto is None else int(auto), max_workers]
         state = self.connection.call("update", keys.of_run(run_id), *("" if v is None else v for v in values), detail)
         if state == b"norun":
@@ -280,12 +291,13 @@ def _parse_claim(claim_id: bytes, a: Any) -> Claim | NoClaim:
     if a[0] != b"ok":
         return NoClaim(a[0].decode(), int(a[1]))
     pages = a[13]
+    weights, _, ranges = a[12].decode().rpartition(";")
     return Claim(
         claim_id=claim_id, at=int(a[1]) / 1000, worker=int(a[2]), active=int(a[3]), known_workers=int(a[4]),
         left=int(a[5]), spawn=bool(a[6]), item_s=float(a[7] or 0), last_batch=int(a[8]), max_workers=int(a[9]),
-        offset=int(a[10]), asked=int(a[11]), ranges=tuple(Range.parse(r) for r in a[12].decode().split(",")),
+        offset=int(a[10]), asked=int(a[11]), ranges=tuple(Range.parse(r) for r in ranges.split(",")),
         pages=tuple((int(pages[i]), pages[i + 1], pages[i + 2]) for i in range(0, len(pages), 3)),
-        batch_size=int(a[14]),
+        batch_size=int(a[14]), weighed=Weighed.parse(weights, a[15:]),
     )  # fmt: skip
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import accumulate, islice
 from typing import Any
 
 from toolkit import codec
@@ -31,12 +31,18 @@ class Page:
         The items, as `codec.encode_page` writes them.
     keys : bytes
         The user's keys likewise, empty when there are none.
+    weights : bytes
+        Running sums of the items' weights, little-endian 64-bit floats; empty when they have none.
+    alone : bytes
+        Offsets of items so heavy that they begin before the others, ascending, little-endian 32-bit.
     """
 
     start: int
     stop: int
     items: bytes
     keys: bytes = b""
+    weights: bytes = b""
+    alone: bytes = b""
 
 
 def make_pages(items: Iterable[Any], *, start: int = 0, key: Any = None, max_item_bytes: int) -> Iterator[Page]:
@@ -56,6 +62,12 @@ def make_pages(items: Iterable[Any], *, start: int = 0, key: Any = None, max_ite
             yield Page(start, start + count, encoded, keys)
             chunk = chunk[count:]
             start += count
+
+
+def weigh_page(page: Page, weights: Sequence[float], alone: Sequence[int] = ()) -> Page:
+    """Return `page` with the weights of its items, and the offsets of those that begin before the others."""
+    sums = struct.pack(f"<{len(weights)}d", *accumulate(weights))
+    return replace(page, weights=sums, alone=struct.pack(f"<{len(alone)}I", *alone))
 
 
 def decode_items(blob: bytes) -> list[Any]:

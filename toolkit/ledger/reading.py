@@ -181,10 +181,13 @@ class Reader:
             raise LedgerCorrupt(f"{where}: item {index} does not decode ({item})")
         return item, all_keys[index - start] if all_keys else None
 
-    def page(self, start: int) -> tuple[bytes | None, bytes]:
-        """Encoded items and keys of the page that begins at `start`; None when it is not stored (any more)."""
-        items, page_keys = self._command("HMGET", "pages", start, f"k{start}")
-        return items, page_keys or b""
+    def page(self, start: int) -> tuple[bytes | None, bytes, bytes]:
+        """Items, keys and weights of the page that begins at `start`, as a `Page` has them.
+
+        None for the items when it is not stored (any more).
+        """
+        items, page_keys, weights = self._command("HMGET", "pages", start, f"k{start}", f"w{start}")
+        return items, page_keys or b"", weights or b""
 
     def released(self, start: int) -> bool:
         """Whether the page that begins at `start` may be gone because its items ended."""
@@ -254,11 +257,12 @@ class Reader:
         counters = (
             "submitted", "cursor", "ready", "delayed", "claimed", "ok", "dead", "skipped", "finals", "generation",
         )  # fmt: skip
-        state, *values = self._command("HMGET", "head", "state", *counters)
+        state, weights, *values = self._command("HMGET", "head", "state", "weight_size", *counters)
+        ready = "LRANGE" if weights is None else "ZRANGE"
         return {
             "state": _text(state or b""),
             "counters": [self._number("head", field, x) for field, x in zip(counters, values, strict=True)],
-            "ready": [_text(x) for x in self._command("LRANGE", "ready", 0, -1)],
+            "ready": [_text(x) for x in self._command(ready, "ready", 0, -1)],
             "delayed": [_text(x) for x in self._command("ZRANGE", "delayed", 0, -1)],
             "claims": [_text(x) for x in self._command("HVALS", "claims")],
             "leases": int(self._command("ZCARD", "leases")),

@@ -4,14 +4,21 @@
 `escape`        the one place where foreign text is made harmless
 `format`        numbers as people read them
 `view`          what a run looks like at one moment, as plain records
+`trend`         what a watcher learns by looking again and again: pace, time left, history
+`sheet`         the looks of live views, and of what stays of them
 `leaves`        pieces of markup made of a view
 `flame`         the flame graph of a profile
 `html`          static summaries, which survive saving and reopening
-`panel`         the live panel: widgets that show the pieces, and one thread per run that refreshes them
+`live`          what every live view is: one thread that looks and draws, and an end as static HTML
+`panel`         the live panel of a run
+`board`         what all runs look like at one moment; `board_views`: its pieces of markup; `top`: its lines of text
+`dashboard`     the live view of all runs of a client
 `progress`      the progress bar in a terminal
 `heat`          the map of predicted makespans, as values and as an HTML table
 `theme`, `svg`  colours and figures; a figure as inline SVG
 `plots`         display objects of a recommendation and of its predictions; `tradeoffs`: what a choice costs
+`explorers`     opens the metrics explorer (`picking` makes what it shows) or the tuning explorer (`advice`); `beside`
+                leaves static HTML where their widgets were
 `timeline`      display objects of what was measured; more of them in `spread`, `failures` and `relation`
 `report`        the report: as one HTML page, as Markdown, as a notebook
 ==============  ==================================================================================
@@ -28,6 +35,8 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 from toolkit import renderers
 
 if TYPE_CHECKING:
+    from toolkit.notebook.dashboard import Dashboard
+    from toolkit.notebook.explorers import explore
     from toolkit.notebook.failures import ErrorCounts
     from toolkit.notebook.flame import flame_graph, profile_html
     from toolkit.notebook.html import recommendation_html, run_html
@@ -42,6 +51,7 @@ if TYPE_CHECKING:
 
 _HOMES: Final = {
     "ErrorCounts": "failures",
+    "Dashboard": "dashboard",
     "MakespanMap": "plots",
     "ParetoFront": "tradeoffs",
     "PredictedVsMeasured": "plots",
@@ -55,6 +65,7 @@ _HOMES: Final = {
     "ThroughputPlot": "plots",
     "TimeBreakdown": "timeline",
     "Timeline": "timeline",
+    "explore": "explorers",
     "flame_graph": "flame",
     "profile_html": "flame",
     "recommendation_html": "html",
@@ -63,6 +74,7 @@ _HOMES: Final = {
 }
 
 __all__ = [
+    "Dashboard",
     "ErrorCounts",
     "MakespanMap",
     "ParetoFront",
@@ -77,6 +89,7 @@ __all__ = [
     "ThroughputPlot",
     "TimeBreakdown",
     "Timeline",
+    "explore",
     "flame_graph",
     "profile_html",
     "recommendation_html",
@@ -100,16 +113,24 @@ def register() -> None:
     """Register this room's renderers; cheap, because each imports its drawing library only when it is called."""
     renderers.register("run_display", _run_display)
     renderers.register("run_html", _run_html)
+    renderers.register("client_display", _client_display)
     renderers.register("recommendation_html", _recommendation_html)
     renderers.register("profile_html", _profile_html)
     renderers.register("report", _report)
     renderers.register("progress", _progress)
+    renderers.register("explore", _explore)
 
 
 def _run_display(run: Any) -> None:
     from toolkit.notebook.panel import run_display
 
     run_display(run)
+
+
+def _client_display(client: Any, text: str = "", state: str = "all") -> None:
+    from toolkit.notebook.dashboard import client_display
+
+    client_display(client, text, state)
 
 
 def _run_html(run: Any) -> str:
@@ -134,6 +155,12 @@ def _report(path: str | Path, **parts: Any) -> Path:
     from toolkit.notebook.report import Report
 
     return Report.of(**parts).write(path)
+
+
+def _explore(source: Any, task: str | None) -> Any:
+    from toolkit.notebook.explorers import explore
+
+    return explore(source, task)
 
 
 def _progress(stream: TextIO) -> ProgressBar:

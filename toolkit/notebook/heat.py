@@ -202,7 +202,7 @@ class HeatGrid:
         return (
             f'<div style="margin:4px 0;opacity:.8">{self.meaning()} by workers (down) and batch size (across). '
             "★ recommended, ● measured, <i>~ extrapolated</i></div>"
-            '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:12px">'
+            '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:12px;line-height:1.45">'
             f'<thead><tr><th scope="col" style="{edge}">workers</th>{head}</tr></thead>'
             f"<tbody>{body}</tbody></table></div>"
         )

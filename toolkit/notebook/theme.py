@@ -169,7 +169,8 @@ class Display:
         """Return the figure as inline SVG whose ids begin with `ident`; its text takes the colour of the page."""
         return inline_svg(self.figure(), ident, title=self.finding(), description=self.caption())
 
-    def _repr_html_(self) -> str:
+    def html(self) -> str:
+        """Return picture and caption as HTML that survives saving and the sanitiser of an untrusted notebook."""
         # An image element with a data address survives the sanitiser of an untrusted notebook; inline SVG does not.
         picture = base64.b64encode(self.png()).decode("ascii")
         words = escape.html(self.caption(), 2000)
@@ -177,6 +178,9 @@ class Display:
             f'<div style="max-width:760px"><img alt="{words}" style="width:100%" src="data:image/png;base64,{picture}">'
             f'<div style="font-size:12px;opacity:.8">{words}</div></div>'
         )
+
+    def _repr_html_(self) -> str:
+        return self.html()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.finding()}>"

@@ -255,11 +255,12 @@ class TimeBreakdown(theme.Display):
                 linewidth=0.5, label=words,
             )  # fmt: skip
             bottom += self.shares[:, i]
+        separator = "" if len(self.labels) < 7 else "\n"
         for place, item in enumerate(self.item_s):
-            words = f"{fmt.duration(float(item))}/item"
+            words = f"{fmt.duration(float(item))}{separator}/item"
             axes.text(place, 1.02, words, ha="center", va="bottom", fontsize=8, color=theme.INK)
         axes.set_xticks(places, list(self.labels))
         axes.set_xlim(-0.6, len(self.labels) - 0.4)
-        axes.set_ylim(0, 1.12)
+        axes.set_ylim(0, 1.12 if len(self.labels) < 7 else 1.2)
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ["0 %", "25 %", "50 %", "75 %", "100 %"])
         theme.legend(axes)

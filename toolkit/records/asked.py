@@ -144,6 +144,8 @@ class RunSpec:
         The trace that it was submitted in (W3C Trace Context), where there was one.
     profile : bool
         Whether some of its batches are sampled.
+    weighted : bool
+        Whether its items have weights, by which batches are cut.
     """
 
     run_id: str
@@ -180,6 +182,7 @@ class RunSpec:
     trace: Mapping[str, str] = field(default_factory=dict)
     profile: bool = False
     row_schema: int = 1
+    weighted: bool = False
 
     @property
     def retry(self) -> Retry:

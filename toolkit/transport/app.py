@@ -44,6 +44,8 @@ def make_app(broker_url: str, queue: str, name: str = "toolkit") -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # A server that is out of memory refuses what the transport notes of a message: without this the node would end.
+        broker_channel_error_retry=True,
         broker_connection_timeout=4.0,
         broker_heartbeat=0,
         broker_transport_options={

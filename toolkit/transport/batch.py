@@ -117,11 +117,18 @@ class Tally:
         if part.cause is not None:
             self.category = self.category or part.cause.category
 
+    def weight(self, executed: int) -> float:
+        """What so many executed items weigh; of a batch that was not executed whole, their share. 0 without weights."""
+        weighed = self.claim.weighed
+        return weighed.weight * executed / len(self.claim) if weighed else 0.0
+
     def row(self, part: Part) -> bytes:
         """The packed metric row of the batch that ends with `part`."""
         claim, stats = self.claim, part.stats
         flags = FLAG_FIRST if self.context.batches == 1 else 0
-        flags |= FLAG_TAIL if len(claim) < claim.asked else 0
+        weighed = claim.weighed
+        small = weighed.limit < weighed.size or not claim.left if weighed else len(claim) < claim.asked
+        flags |= FLAG_TAIL if small else 0
         flags |= FLAG_CUT_OFF if part.stopped else 0
         flags |= FLAG_BATCHED if self.context.spec.batched else 0
         failed = self.retried + self.dead
@@ -131,8 +138,8 @@ class Tally:
             CATEGORIES.index(self.category) if self.category in CATEGORIES else CATEGORIES.index("fatal"),
             min(max(r.attempts for r in claim.ranges) + 1, 0xFFFF), min(claim.active, 0xFFFF),
             min(claim.known_workers, 0xFFFF), min(claim.asked, _U32), min(part.stop, _U32), self.ok, self.retried,
-            self.dead, 0.0, 0.0, claim.ranges[0].start, claim.at, stats.service_s, self.decode_s, stats.store_s,
-            self.idle_s, stats.cpu_user_s, stats.cpu_system_s, min(stats.peak_rss_kib, _U32),
-            min(self.input_bytes, _U32), min(stats.output_bytes, _U32), stats.item_sum_s, stats.item_sumsq_s2,
-            stats.item_max_s,
+            self.dead, weighed.size if weighed else 0.0, self.weight(part.stop), claim.ranges[0].start, claim.at,
+            stats.service_s, self.decode_s, stats.store_s, self.idle_s, stats.cpu_user_s, stats.cpu_system_s,
+            min(stats.peak_rss_kib, _U32), min(self.input_bytes, _U32), min(stats.output_bytes, _U32),
+            stats.item_sum_s, stats.item_sumsq_s2, stats.item_max_s,
         )  # fmt: skip

@@ -11,6 +11,7 @@ from celery import Celery, bootsteps, signals
 
 from toolkit.errors import InvalidInput
 from toolkit.settings import ServerAddress, Settings
+from toolkit.transport.archivist import Archivist
 from toolkit.transport.node import Keeper
 from toolkit.transport.servant import Installation, Servant
 from toolkit.transport.tickets import TICKET
@@ -24,7 +25,8 @@ def install(
 ) -> None:  # fmt: skip
     """Make the nodes of a Celery application serve runs.
 
-    Put it beside the application's configuration, in a module that both workers and clients import.
+    Put it beside the application's configuration, in a module that both workers and clients import. A node in whose
+    environment ``TOOLKIT_ARCHIVE`` names a directory archives there what ends on the server.
 
     Parameters
     ----------
@@ -60,7 +62,10 @@ def install(
         raise InvalidInput("toolkit.install needs ledger_url=... or TOOLKIT_LEDGER_URL, e.g. redis://127.0.0.1:6379/1")
     address = ServerAddress.of(url)
     key_file = Path(function_key_file) if function_key_file else settings.function_key_file
-    installation = Installation(app, address, function_key_file=key_file, allow_imports=allow_imports)
+    installation = Installation(
+        app, address, function_key_file=key_file, allow_imports=allow_imports,
+        archive=settings.archive if keep_alive is None else None,  # who keeps a local node alive archives by itself
+    )  # fmt: skip
     setattr(app, _ATTRIBUTE, installation)
     servants: dict[int, Servant] = {}
 
@@ -107,15 +112,22 @@ def _keeper_step(installation: Installation, keep_alive: Callable[[bool], None] 
                 return int(workers), tuple(sorted(worker.app.amqp.queues.consume_from))
 
             self.keeper = keeper = Keeper(installation, str(worker.hostname), describe, keep_alive)
+            archivist = (
+                Archivist(installation.address, installation.archive) if installation.archive is not None else None
+            )
 
             def drain(**_: Any) -> None:
                 installation.marker.drain()
 
             def sign_off(**_: Any) -> None:
+                if archivist is not None:
+                    archivist.stop()
                 keeper.stop()
 
             signals.worker_shutting_down.connect(drain, weak=False)
             signals.worker_shutdown.connect(sign_off, weak=False)
             keeper.start()
+            if archivist is not None:
+                archivist.start()
 
     return KeeperStep

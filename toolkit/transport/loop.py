@@ -88,7 +88,7 @@ def make_context(
         raise LedgerCorrupt(f"key head, field kwargs: {error}") from error
     runner = Runner(task, spec, values, guards=default_guards(spec, passthrough=passthrough))
     identity = WorkerIdentity(host, node, os.getpid(), code_version(task), __version__)
-    return RunContext(spec, runner, identity.encode(), Controller(), PageCache())
+    return RunContext(spec, runner, identity.encode(), Controller(whole=not spec.weighted), PageCache())
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,18 +177,22 @@ class BatchLoop:
 
     # ------------------------------------------------------------------ one batch
 
-    def _ask(self, claim: Claim | None, ticket: str = "") -> Ask:
+    def _ask(self, claim: Claim | None, ticket: str = "", unit_s: float = 0.0) -> Ask:
         context = self.context
-        hint, last, left, workers = (
-            (claim.item_s, claim.last_batch, claim.left, claim.known_workers) if claim else (0.0, 0, 0, 1)
-        )
-        want, floor = 0, 1
+        want: float = 0
+        floor: float = 0 if context.spec.weighted else 1
         if claim is not None:
-            proposal = context.controller.propose(hint, last, left, max(workers, claim.active))
+            weighed = claim.weighed
+            hint, last, left = (
+                (weighed.unit_s, weighed.last_size, weighed.left)
+                if weighed
+                else (claim.item_s, claim.last_batch, claim.left)
+            )
+            proposal = context.controller.propose(hint, last, left, max(claim.known_workers, claim.active))
             want, floor = proposal.want, proposal.floor
         claim_id = self._asked = new_claim_id()
         self.hooks.marker.ask(self.hooks.slot, context.spec.run_id, claim_id)
-        return Ask(claim_id, context.identity, want, floor, context.pages.have, ticket, self._new_ticket_id())
+        return Ask(claim_id, context.identity, want, floor, context.pages.have, ticket, self._new_ticket_id(), unit_s)
 
     def _batch(self, claim: Claim) -> tuple[Committed, Ask]:
         """Execute one claim to its end and commit it, asking for the next one in the same call."""
@@ -221,9 +225,11 @@ class BatchLoop:
             if part.last:
                 self._idle_since = time.perf_counter()
                 service_s = part.stats.service_s
+                amount = part.stop if claim.weighed is None else tally.weight(part.stop)
                 if part.stop:
-                    context.controller.observe(part.stop, service_s, idle_s)
-                ask = self._ask(claim)
+                    items_s = None if context.spec.batched else part.stats.item_sum_s
+                    context.controller.observe(amount, service_s, idle_s, items_s)
+                ask = self._ask(claim, unit_s=service_s / amount if claim.weighed and amount else 0.0)
                 go_on = not part.stopped and not self._must_leave()
                 committed = self.ledger.commit(context.spec.run_id, progress, ask if go_on else None)
                 return committed, ask

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import socket
 import sys
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from toolkit import codec
 from toolkit._version import PROTOCOL, __version__
 from toolkit.errors import LedgerCorrupt, LedgerError, RunNotFound, TimeLimitExceeded, TransportError
 from toolkit.execution.failures import judge
-from toolkit.ledger import NOBODY, Death, Ledger, Registry, Renewed
+from toolkit.ledger import NOBODY, Contact, Death, Ledger, Registry, Renewed
 from toolkit.ledger.registry import NODE_ALIVE_S
 from toolkit.records import INLINE_QUEUE, NodeInfo, RunSpec
 from toolkit.transport import tracing
@@ -79,6 +81,8 @@ class Keeper:
         self._place = place()
         self._neighbours = Neighbours(self._ledger, self._registry, self._place)
         self._started_at = 0.0
+        self._contact = Contact()
+        self._due = math.inf
         self._stop = threading.Event()
         self._silent = False
         self._thread = threading.Thread(target=self._run, name="toolkit-keeper", daemon=True)
@@ -123,8 +127,10 @@ class Keeper:
         self._neighbours.bury(self._mend)
         if tick % _RENEW_TICKS == 0:
             self._renew([w for w in works if w.claim_id])
-        if tick % _REPORT_TICKS == 0 and self._registry.elect_sweeper(self._node, _SWEEPER_LEASE_S):
-            self._sweep()
+        if tick % _REPORT_TICKS == 0 or time.monotonic() >= self._due:
+            self._due = math.inf
+            if self._registry.elect_sweeper(self._node, _SWEEPER_LEASE_S):
+                self._sweep()
 
     # ------------------------------------------------------------------ leases and deaths
 
@@ -185,7 +191,7 @@ class Keeper:
                 tracing.lost_with(self._ledger, spec, dead_workers)
             swept = self._ledger.sweep(
                 run_id, known_workers=self._known.get(spec.queue, 0), idle_workers=len(dead_workers),
-                lease_s=spec.lease_s, dead_workers=dead_workers,
+                lease_s=spec.lease_s, dead_workers=dead_workers, contact=self._contact,
             )  # fmt: skip
             if swept.tickets:
                 self._issue(spec, swept.tickets)
@@ -218,6 +224,7 @@ class Keeper:
         """See who else is there."""
         nodes = self._registry.nodes(retry_s=0.0, alive_only=False)
         now = self._registry.now()
+        self._contact = self._contact.heard(now)
         self._neighbours.meet(nodes)
         workers, queues = self._describe()
         known = dict.fromkeys(queues, workers)
@@ -244,7 +251,8 @@ class Keeper:
         )  # fmt: skip
 
     def _sweep(self) -> None:
-        unfinished = sweep_all(self._ledger, self._registry, self._spec, self._known, self._issue)
+        unfinished, due_s = sweep_all(self._ledger, self._registry, self._spec, self._known, self._issue, self._contact)
+        self._due = time.monotonic() + due_s
         if self._keep_alive is not None:
             self._keep_alive(unfinished > 0)
 
@@ -262,8 +270,8 @@ class Keeper:
 
 def sweep_all(
     ledger: Ledger, registry: Registry, spec_of: Callable[[str], RunSpec], known: dict[str, int],
-    send: Callable[[RunSpec, int], Any],
-) -> int:  # fmt: skip
+    send: Callable[[RunSpec, int], Any], contact: Contact,
+) -> tuple[int, float]:  # fmt: skip
     """Sweep every unfinished run once, and send the tickets they lack.
 
     Parameters
@@ -274,14 +282,19 @@ def sweep_all(
         Known workers by queue; updated here.
     send : callable
         Sends a number of tickets of a run.
+    contact : Contact
+        Since when this process has been in touch with the server.
 
     Returns
     -------
     int
         Unfinished runs.
+    float
+        Seconds until the first of their leases ends. Those who live renew theirs long before, so that a sweep at that
+        moment finds a claim of the dead.
     """
     nodes = registry.nodes(retry_s=0.0, forget=True)
-    unfinished = 0
+    unfinished, due_s = 0, math.inf
     for queue in registry.queues():
         listening = [n for n in nodes if queue in n.queues and n.protocol == PROTOCOL]
         known[queue] = sum(n.workers for n in listening)
@@ -289,7 +302,9 @@ def sweep_all(
         for run_id, _ in registry.active_runs(queue):
             try:
                 spec = spec_of(run_id)
-                swept = ledger.sweep(run_id, known_workers=known[queue], idle_workers=idle, lease_s=spec.lease_s)
+                swept = ledger.sweep(
+                    run_id, known_workers=known[queue], idle_workers=idle, lease_s=spec.lease_s, contact=contact
+                )
             except RunNotFound:
                 registry.deactivate(queue, run_id)
                 continue
@@ -302,6 +317,7 @@ def sweep_all(
             if queue == INLINE_QUEUE:  # its own process executes it: it keeps no node alive
                 continue
             unfinished += 1
+            due_s = min(due_s, math.inf if swept.due_s is None else swept.due_s)
             if swept.tickets and known[queue]:  # where nobody listens, messages would only pile up
                 send(spec, swept.tickets)
-    return unfinished
+    return unfinished, due_s

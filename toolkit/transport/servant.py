@@ -58,6 +58,8 @@ class Installation:
         Key for functions typed in a cell; None refuses them.
     allow_imports : bool
         Whether a task's module may be imported because a run names it.
+    archive : pathlib.Path or None
+        Where the node keeps what ends on the server; None leaves that to others.
     """
 
     app: Celery
@@ -65,6 +67,7 @@ class Installation:
     marker: Marker = field(default_factory=Marker)
     function_key_file: Path | None = None
     allow_imports: bool = False
+    archive: Path | None = None
 
 
 class Declined(ToolkitError):
@@ -137,7 +140,7 @@ class Servant:
             self.registry.deactivate(context.spec.queue, run_id)
             self._contexts.pop(run_id, None)
         elif ended.reason == "yield" and ended.left > 0:
-            self._spawn(context.spec, new_ticket_id(), register=True)
+            self._spawn(context.spec, new_ticket_id(), leaving=True)
 
     # ------------------------------------------------------------------ surroundings
 
@@ -160,9 +163,9 @@ class Servant:
         except LedgerError:
             return False
 
-    def _spawn(self, spec: RunSpec, ticket_id: str, *, register: bool = False) -> None:
+    def _spawn(self, spec: RunSpec, ticket_id: str, *, leaving: bool = False) -> None:
         try:
-            if not register or self.ledger.register_tickets(spec.run_id, [ticket_id]):
+            if not leaving or self.ledger.register_tickets(spec.run_id, [ticket_id], lacking=True):
                 publish(self._installation.app, spec, [ticket_id])
         except (TransportError, LedgerError) as error:
             logger.warning("run %s: a ticket was not sent (%s); a sweeper will", spec.run_id, error)

@@ -13,6 +13,8 @@
 -- A claim is the text off;asked;at;worker;active;ok;retried;dead;range,range,...
 --   off items already committed from its start; asked batch size; at milliseconds; worker identity code;
 --   active claims of the run at that moment, this one included; ok, retried, dead among the committed ones.
+--
+-- A run whose items have weights is told by the field weight_size of its head, see 1_weights.lua.
 
 local CLOSED_KEPT = 4096      -- closed claim ids remembered, so that a repeated call finds its answer
 local GATHERED = 64           -- ready ranges in one claim at most
@@ -27,6 +29,9 @@ local function open_keys(K)
   return { h = K[1], p = K[2], pi = K[3], q = K[4], d = K[5], c = K[6], l = K[7], x = K[8], o = K[9],
            m = K[10], w = K[11], e = K[12], z = K[13], t = K[14] }
 end
+
+-- Whole numbers are given to redis.call as they are: the server writes them out exactly, up to 2^53, and in a tenth of
+-- the time of string.format. Only what is joined to a text is formatted first, since `..` keeps 14 digits.
 
 -- The server's time, which stands still during a call.
 local function now_ms(k)
@@ -57,7 +62,7 @@ local function nums(k, ...)
 end
 
 local function add(k, field, n)
-  if n ~= 0 then redis.call('HINCRBY', k.h, field, string.format('%d', n)) end
+  if n ~= 0 then redis.call('HINCRBY', k.h, field, n) end
 end
 
 local function range_text(a, b, att, sus, solo)
@@ -70,6 +75,8 @@ local function range_parse(s, key)
   return { a = tonumber(a), b = tonumber(b), att = tonumber(att), sus = tonumber(sus), solo = tonumber(solo) }
 end
 
+local claim_weights, weight_of  -- of runs whose items have weights, see 1_weights.lua
+
 local function claim_parse(k, s)
   local off, asked, at, who, active, ok, retried, dead, rest =
     string.match(s, '^(%d+);(%d+);(%d+);(%d+);(%d+);(%d+);(%d+);(%d+);(.+)$')
@@ -77,7 +84,8 @@ local function claim_parse(k, s)
   local c = { off = tonumber(off), asked = tonumber(asked), at = tonumber(at), who = tonumber(who),
               active = tonumber(active), ok = tonumber(ok), retried = tonumber(retried), dead = tonumber(dead),
               ranges = {}, total = 0, rest = rest }
-  for r in string.gmatch(rest, '[^,]+') do
+  local ranges = string.find(rest, ';', 1, true) and claim_weights(k, c) or rest
+  for r in string.gmatch(ranges, '[^,]+') do
     local g = range_parse(r, k.c)
     c.ranges[#c.ranges + 1] = g
     c.total = c.total + g.b - g.a
@@ -122,17 +130,40 @@ local function available(k)
   return submitted - cursor + ready
 end
 
--- Back to the ready list, or to the delayed set when `delay` milliseconds are given.
+-- Whether the items of the run have weights.
+local function weighted(k)
+  if k.weighted == nil then k.weighted = redis.call('HEXISTS', k.h, 'weight_size') == 1 end
+  return k.weighted
+end
+
+local function add_weight(k, weight)
+  redis.call('HSET', k.h, 'weight_left', string.format('%.17g', math.max(0, num(k, 'weight_left') + weight)))
+end
+
+-- Among the ready ranges, uncounted. Where items have weights, single ones by weight, the heaviest first; then longer
+-- ranges in the order of the input. Returns the weight, 0 where there are none.
+local function push_ready(k, r, front)
+  local text, weight = range_text(r.a, r.b, r.att, r.sus, r.solo), 0
+  if weighted(k) then
+    weight = weight_of(k, r)
+    redis.call('ZADD', k.q, r.b - r.a == 1 and string.format('%.17g', -weight) or string.format('%d', r.a), text)
+  else
+    redis.call(front and 'LPUSH' or 'RPUSH', k.q, text)
+  end
+  return weight
+end
+
+-- Back to the ready ranges, or to the delayed set when `delay` milliseconds are given.
 local function give_back(k, r, delay, front)
   local n = r.b - r.a
   if n <= 0 then return end
-  local text = range_text(r.a, r.b, r.att, r.sus, r.solo)
   if delay and delay > 0 then
-    redis.call('ZADD', k.d, now_ms(k) + delay, text)
+    redis.call('ZADD', k.d, now_ms(k) + delay, range_text(r.a, r.b, r.att, r.sus, r.solo))
     add(k, 'delayed', n)
   else
-    redis.call(front and 'LPUSH' or 'RPUSH', k.q, text)
+    local weight = push_ready(k, r, front)
     add(k, 'ready', n)
+    if weight > 0 then add_weight(k, weight) end
   end
 end
 
@@ -149,7 +180,15 @@ end
 
 -- Starts of the pages that a range touches.
 local function page_starts(k, r)
-  local first = redis.call('ZREVRANGEBYSCORE', k.pi, string.format('%d', r.a), '-inf', 'LIMIT', 0, 1)[1]
+  -- Mostly they are one or two: the last three up to the range's end hold them all once one of these begins at or
+  -- before it, which saves the second call.
+  local last = redis.call('ZREVRANGEBYSCORE', k.pi, '(' .. string.format('%d', r.b), '-inf', 'LIMIT', 0, 3)
+  local starts = {}
+  for j = 1, #last do
+    table.insert(starts, 1, last[j])
+    if tonumber(last[j]) <= r.a then return starts end
+  end
+  local first = redis.call('ZREVRANGEBYSCORE', k.pi, r.a, '-inf', 'LIMIT', 0, 1)[1]
   if not first then corrupt(k.pi, string.format('no page for item %d', r.a)) end
   return redis.call('ZRANGEBYSCORE', k.pi, first, '(' .. string.format('%d', r.b))
 end
@@ -159,16 +198,16 @@ local function ended(k, a, b, by)
   local starts = page_starts(k, { a = a, b = b })
   for j, start in ipairs(starts) do
     local low, high = math.max(a, tonumber(start)), tonumber(starts[j + 1] or b)
-    local left = redis.call('HINCRBY', k.p, 'n' .. start, string.format('%d', by * (low - high)))
+    local left = redis.call('HINCRBY', k.p, 'n' .. start, by * (low - high))
     if left == 0 then
-      redis.call('HDEL', k.p, start, 'k' .. start, 'n' .. start)
+      redis.call('HDEL', k.p, start, 'k' .. start, 'n' .. start, 'w' .. start)
       redis.call('ZREM', k.pi, start)
     end
   end
 end
 
--- What was skipped needs its pages no more; those of dead letters stay until these are dropped. Takes as long as there
--- are dead letters, however many pages go.
+-- What was skipped needs its pages no more; those of dead letters stay until these are dropped, without the weights,
+-- since nothing of a cancelled run is executed. Takes as long as there are dead letters, however many pages go.
 local function keep_dead_pages(k)
   local left, kept = {}, {}
   for _, index in ipairs(redis.call('HKEYS', k.x)) do
@@ -245,7 +284,7 @@ end
 
 -- Ends the run when nothing is left to do; returns the state.
 local function settle(k)
-  local v = redis.call('HMGET', k.h, 'state', 'closed', 'submitted', 'ok', 'dead', 'skipped', 'release')
+  local v = redis.call('HMGET', k.h, 'state', 'closed', 'submitted', 'ok', 'dead', 'skipped', 'release', 'weight_left')
   local state = v[1]
   if state ~= 'running' and state ~= 'paused' and state ~= 'cancelling' then return check_state(k, state or 'missing') end
   if redis.call('HLEN', k.c) > 0 then return state end
@@ -253,6 +292,7 @@ local function settle(k)
   if state == 'cancelling' then
     redis.call('DEL', k.q, k.d, k.t)
     redis.call('HSET', k.h, 'ready', 0, 'delayed', 0, 'cursor', submitted, 'closed', 1)
+    if v[8] then redis.call('HSET', k.h, 'weight_left', 0) end
     add(k, 'skipped', submitted - ended)
     if v[7] == '1' then keep_dead_pages(k) end
     finish(k, 'cancelled', now_ms(k))
@@ -276,11 +316,11 @@ local function close_claim(k, id, c, how)
   redis.call('HDEL', k.c, id)
   redis.call('ZREM', k.l, id)
   add(k, 'claimed', -(c.total - c.off))
-  redis.call('ZADD', k.z, string.format('%d', now_ms(k) * 2 + how), id)
+  redis.call('ZADD', k.z, now_ms(k) * 2 + how, id)
   redis.call('ZREMRANGEBYRANK', k.z, 0, -CLOSED_KEPT - 1)
 end
 
 local function bury(k, index, blob)
-  redis.call('HSET', k.x, string.format('%d', index), blob)
+  redis.call('HSET', k.x, index, blob)
   add(k, 'dead', 1)
 end

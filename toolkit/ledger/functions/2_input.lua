@@ -1,6 +1,7 @@
 -- create spec function kwargs lease_ms retention_ms batch_size auto max_workers max_suspect known_workers release
---   breaker breaker_items -> 'ok' | 'conflict'
+--   breaker breaker_items weight_size -> 'ok' | 'conflict'
 --   release: 1 deletes a page once all its items ended; breaker: share of failed items that pauses the run, 0 for none
+--   weight_size: of a run whose items have weights, the weight of a batch, 0 for one that adapts; else empty
 local function create(K, A)
   local k = open_keys(K)
   local old = redis.call('HGET', k.h, 'spec')
@@ -12,33 +13,47 @@ local function create(K, A)
     'ok', 0, 'dead', 0, 'skipped', 0, 'retried', 0, 'rows', 0, 'lost', 0, 'generation', 0,
     'finals', 0, 'last_batch', 0, 'item_s', '0', 'created_at', now_ms(k), 'started_at', 0, 'finished_at', 0,
     'swept_at', now_ms(k), 'workers_n', 0)
+  if A[14] ~= '' then redis.call('HSET', k.h, 'weight_size', A[14], 'weight_left', 0, 'weight_last', 0, 'weight_s', 0) end
   event(k, 'created', '')
   return 'ok'
 end
 
--- append expected n page keys close -> {'ok' | 'conflict' | 'closed' | state, submitted, cursor}
+-- append expected n page keys close [sums alone] -> {'ok' | 'conflict' | 'closed' | state, submitted, taken}
+--   sums: running sums of the weights of the items; alone: offsets of those that are ranges of their own
 local function append(K, A)
   local k = open_keys(K)
   local expected, n, close = tonumber(A[1]), tonumber(A[2]), A[5]
-  local state = redis.call('HGET', k.h, 'state')
+  local v = redis.call('HMGET', k.h, 'state', 'weight_size')
+  local state, weights = v[1], v[2] ~= false
   if not state then return { 'norun', 0, 0 } end
-  local submitted, cursor, closed, release = nums(k, 'submitted', 'cursor', 'closed', 'release')
+  local submitted, cursor, closed, release, ready = nums(k, 'submitted', 'cursor', 'closed', 'release', 'ready')
+  local taken = weights and cursor - ready or cursor
   if submitted == expected + n and (n > 0 or closed == 1) and (close ~= '1' or closed == 1) then
-    return { 'ok', submitted, cursor }
+    return { 'ok', submitted, taken }
   end
-  if state ~= 'running' and state ~= 'paused' then return { check_state(k, state), submitted, cursor } end
-  if closed == 1 then return { 'closed', submitted, cursor } end
-  if submitted ~= expected then return { 'conflict', submitted, cursor } end
+  if state ~= 'running' and state ~= 'paused' then return { check_state(k, state), submitted, taken } end
+  if closed == 1 then return { 'closed', submitted, taken } end
+  if submitted ~= expected then return { 'conflict', submitted, taken } end
+  local ranges = n > 0 and weights and cut_page(expected, n, A[6] or '', A[7] or '')
+  if n > 0 and (weights and not ranges or not weights and A[6]) then return redis.error_reply('ERR append: bad weights') end
   if n > 0 then
     redis.call('HSET', k.p, A[1], A[3])
     if A[4] ~= '' then redis.call('HSET', k.p, 'k' .. A[1], A[4]) end
     if release == 1 then redis.call('HSET', k.p, 'n' .. A[1], n) end
     redis.call('ZADD', k.pi, expected, A[1])
     add(k, 'submitted', n)
+    if ranges then
+      k.weighted = true
+      redis.call('HSET', k.p, 'w' .. A[1], A[6])
+      redis.call('HSET', k.h, 'cursor', string.format('%d', expected + n))
+      for _, r in ipairs(ranges) do push_ready(k, r) end
+      add(k, 'ready', n)
+      add_weight(k, sum_to(A[6], n))
+    end
   end
   if close == '1' then
     redis.call('HSET', k.h, 'closed', 1)
     settle(k)
   end
-  return { 'ok', expected + n, cursor }
+  return { 'ok', expected + n, taken }
 end

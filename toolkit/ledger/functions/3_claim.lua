@@ -6,22 +6,38 @@ local function worker_code(k, identity)
   return code
 end
 
+-- Workers that share what is left with the claimer.
+local function sharers(head, active)
+  local workers, cap = math.max(head.known_workers, active + 1, 1), head.max_workers
+  return cap > 0 and math.min(workers, cap) or workers
+end
+
 -- How many items a claim may take: the batch size, tapered towards the end when it is automatic.
 local function batch_limit(head, want, floor, left, active)
   local size = head.batch_size
   if head.auto ~= 1 then return math.max(1, size), math.max(1, size) end
   if size == 0 then size = want > 0 and want or math.max(1, head.last_batch) end
-  local workers, cap = math.max(head.known_workers, active + 1, 1), head.max_workers
-  if cap > 0 then workers = math.min(workers, cap) end
-  local taper = math.max(floor, math.ceil(left / (2 * workers)))
+  local taper = math.max(floor, math.ceil(left / (2 * sharers(head, active))))
   return math.max(1, math.min(size, taper)), size
 end
 
--- Ranges from the left of the ready list -> ranges, items, bytes of their pages, whether nothing may join them.
+-- The same in weight; nothing, as long as nobody knows what a unit takes.
+local function weight_limit(head, want, floor, _, active)
+  local size = head.weight_size
+  if head.auto ~= 1 then return size, size end
+  if size == 0 then size = want > 0 and want or head.weight_last end
+  return math.min(size, math.max(floor, head.weight_left / (2 * sharers(head, active)))), size
+end
+
+-- The first of the ready ranges -> ranges, items, bytes of their pages, whether nothing may join them, weight.
+--   limit: items, or weight where items have one, which does not keep the first item out
 local function take_ready(k, limit)
-  local taken, n, bytes, seen, full, rest = {}, 0, 0, {}, false, nil
-  for _, s in ipairs(redis.call('LRANGE', k.q, 0, math.min(limit, GATHERED) - 1)) do
-    if n >= limit or full then break end
+  local taken, n, bytes, seen, full, rest, weight = {}, 0, 0, {}, false, nil, 0
+  local heavy = weighted(k)
+  local stored = heavy and redis.call('ZRANGE', k.q, 0, GATHERED - 1)
+    or redis.call('LRANGE', k.q, 0, math.min(limit, GATHERED) - 1)
+  for _, s in ipairs(stored) do
+    if full or n > 0 and (heavy and weight or n) >= limit then break end
     local r = range_parse(s, k.q)
     local alone, more = r.sus > 0 or r.solo > 0, bytes
     if alone and n > 0 then break end
@@ -32,21 +48,32 @@ local function take_ready(k, limit)
     end
     full = alone or more > CLAIM_BYTES
     if n > 0 and full then break end
+    local some, more_weight = math.min(r.b - r.a, limit - n), 0
+    if heavy then some, more_weight = fit(k, r, limit - weight, n == 0) end
+    if some == 0 then break end
     bytes = more
-    if r.b - r.a > limit - n then
-      rest = { a = r.a + limit - n, b = r.b, att = r.att, sus = r.sus, solo = r.solo }
+    if some < r.b - r.a then
+      rest = { a = r.a + some, b = r.b, att = r.att, sus = r.sus, solo = r.solo }
       r.b = rest.a
     end
     taken[#taken + 1] = r
-    n = n + r.b - r.a
+    n, weight = n + some, weight + more_weight
+    if rest then break end
   end
   -- everything is parsed; writes from here on
   if #taken > 0 then
-    redis.call('LTRIM', k.q, #taken, -1)
-    add(k, 'ready', -n - (rest and rest.b - rest.a or 0))
-    if rest then give_back(k, rest, 0, true) end
+    if heavy then redis.call('ZREMRANGEBYRANK', k.q, 0, #taken - 1) else redis.call('LTRIM', k.q, #taken, -1) end
+    add(k, 'ready', -n)
+    if rest then push_ready(k, rest, true) end
   end
-  return taken, n, bytes, full
+  return taken, n, bytes, full, weight
+end
+
+-- Items and keys of the page that begins at `start`, read once a call.
+local function read_page(k, start)
+  k.read = k.read or {}
+  k.read[start] = k.read[start] or redis.call('HMGET', k.p, start, 'k' .. start)
+  return k.read[start]
 end
 
 -- Next items from the cursor, cut where their pages, beside the `bytes` taken already, would exceed one answer.
@@ -56,7 +83,7 @@ local function take_fresh(k, head, limit, bytes)
   local r = { a = a, b = math.min(head.submitted, a + limit), att = 0, sus = 0, solo = 0 }
   r.starts = page_starts(k, r)
   for j = 2, #r.starts do
-    bytes = bytes + redis.call('HSTRLEN', k.p, r.starts[j])
+    bytes = bytes + #(read_page(k, r.starts[j])[1] or '')
     if bytes > CLAIM_BYTES then r.b = tonumber(r.starts[j]) break end
   end
   head.cursor = r.b
@@ -69,7 +96,7 @@ local function pages_of(k, c, have)
     for _, start in ipairs(r.starts or page_starts(k, r)) do
       if tonumber(start) < r.b and not seen[start] then  -- a range may have been cut since its pages were looked up
         seen[start] = true
-        local page = start == have and { '', '' } or redis.call('HMGET', k.p, start, 'k' .. start)
+        local page = start == have and { '', '' } or read_page(k, start)
         out[#out + 1] = tonumber(start)
         out[#out + 1] = page[1] or corrupt(k.p .. ', field ' .. start, 'missing')
         out[#out + 1] = page[2] or ''
@@ -79,12 +106,17 @@ local function pages_of(k, c, have)
   return out
 end
 
+-- How many workers a run wants: all that there are, up to its cap.
+local function wanted_workers(cap, known)
+  local desired = math.max(1, known)
+  if cap > 0 then desired = known > 0 and math.min(cap, desired) or cap end
+  return desired
+end
+
 -- Whether this claimer should publish one more ticket; registers it when so.
 local function spawn_ticket(k, head, left, active, ticket, expiry_ms, t)
   if ticket == '' or left <= 0 then return 0 end
-  local cap, known = head.max_workers, head.known_workers
-  local desired = math.max(1, known)
-  if cap > 0 then desired = known > 0 and math.min(cap, desired) or cap end
+  local desired = wanted_workers(head.max_workers, head.known_workers)
   if active >= desired then return 0 end
   redis.call('ZREMRANGEBYSCORE', k.t, '-inf', t)
   if active + redis.call('ZCARD', k.t) >= desired then return 0 end
@@ -93,26 +125,47 @@ local function spawn_ticket(k, head, left, active, ticket, expiry_ms, t)
 end
 
 local function claim_answer(k, head, c, have, left, spawn)
-  return { 'ok', c.at, c.who, c.active, head.known_workers, left, spawn, head.item_s, head.last_batch,
-           head.max_workers, c.off, c.asked, c.rest, pages_of(k, c, have), head.batch_size }
+  local answer = { 'ok', c.at, c.who, c.active, head.known_workers, left, spawn, head.item_s, head.last_batch,
+                   head.max_workers, c.off, c.asked, c.rest, pages_of(k, c, have), head.batch_size }
+  if weighted(k) then  -- as text: an answer has whole numbers only
+    for j, name in ipairs({ 'weight_left', 'weight_last', 'weight_s' }) do
+      answer[15 + j] = string.format('%.17g', head[name])
+    end
+  end
+  return answer
+end
+
+-- Writes down the weight that a claim takes -> what the claim's text says of it.
+local function take_weight(k, head, c, left, weight_s)
+  if c.size == 0 then c.size, c.limit = c.weight, c.weight end  -- nobody knew better
+  head.weight_left = left > 0 and math.max(0, head.weight_left - c.weight) or 0
+  head.weight_last = c.size
+  head.weight_s = tonumber(weight_s or 0) > 0 and tonumber(weight_s) or head.weight_s
+  redis.call('HSET', k.h, 'weight_left', string.format('%.17g', head.weight_left), 'weight_last',
+    string.format('%.17g', c.size), 'weight_s', string.format('%.17g', head.weight_s))
+  return string.format('%.17g:%.17g:%.17g;', c.size, c.limit, c.weight)
 end
 
 -- What a claim and a commit need of the head, nil when the run is gone.
 local HEAD = { 'submitted', 'cursor', 'ready', 'claimed', 'batch_size', 'auto', 'max_workers', 'known_workers',
-  'last_batch', 'lease_ms', 'started_at', 'delayed', 'ok', 'rows', 'release', 'breaker', 'state', 'item_s' }
+  'last_batch', 'lease_ms', 'started_at', 'delayed', 'ok', 'rows', 'release', 'breaker', 'weight_size', 'weight_left', 'weight_last', 'weight_s',
+  'state', 'item_s' }
 local NUMBERS = #HEAD - 2
 
 local function read_head(k)
   local v, head = redis.call('HMGET', k.h, unpack(HEAD)), {}
   if not v[NUMBERS + 1] then return nil end
   for j = 1, NUMBERS do head[HEAD[j]] = tonumber(v[j] or 0) or corrupt(k.h .. ', field ' .. HEAD[j], v[j]) end
+  k.weighted = v[NUMBERS - 3] ~= false
   head.state, head.item_s = v[NUMBERS + 1], v[NUMBERS + 2] or '0'
   if not tonumber(head.item_s) then corrupt(k.h .. ', field item_s', head.item_s) end
   return head
 end
 
--- claim id identity want floor have ticket new_ticket ticket_expiry_ms
--- -> {'ok', at, worker, active, known, left, spawn, item_s, last_batch, max_workers, off, asked, ranges, pages, batch_size}
+-- claim id identity want floor have ticket new_ticket ticket_expiry_ms [weight_s]
+--   weight_s: seconds of a unit of weight, as the claimer measured them; 0 when it does not know
+-- -> {'ok', at, worker, active, known, left, spawn, item_s, last_batch, max_workers, off, asked, ranges, pages, batch_size
+--     [, weight_left, weight_last, weight_s]}
 --    | {state | 'busy' | 'empty' | 'gone' | 'norun', left}
 -- beside a claim, the state of its run: a repeated call may find it paused
 -- head: as read by this call; fresh: nobody can have used this id, since the call just closed the claim before it
@@ -129,9 +182,9 @@ local function do_claim(k, A, i, head, fresh)
   local active, cap = redis.call('HLEN', k.c), head.max_workers
   if left <= 0 then return { 'empty', head.delayed } end
   if cap > 0 and active >= cap then return { 'busy', left } end
-  local limit, asked = batch_limit(head, want, floor, left, active)
-  local taken, n, bytes, full = {}, 0, 0, false
-  if head.ready > 0 then taken, n, bytes, full = take_ready(k, limit) end
+  local limit, asked = (weighted(k) and weight_limit or batch_limit)(head, want, floor, left, active)
+  local taken, n, bytes, full, weight = {}, 0, 0, false, 0
+  if head.ready > 0 then taken, n, bytes, full, weight = take_ready(k, limit) end
   if not full and n < limit then
     local fresh = take_fresh(k, head, limit - n, bytes)
     if fresh then taken[#taken + 1] = fresh n = n + fresh.b - fresh.a end
@@ -140,14 +193,15 @@ local function do_claim(k, A, i, head, fresh)
   for j, r in ipairs(taken) do parts[j] = range_text(r.a, r.b, r.att, r.sus, r.solo) end
   local t = now_ms(k)
   left = left - n
+  local weights = ''
+  if weighted(k) then asked, weights = n, take_weight(k, head, { size = asked, limit = limit, weight = weight }, left, A[i + 8]) end
   local c = { off = 0, asked = asked, at = t, who = worker_code(k, A[i + 1]), active = active + 1,
-              ok = 0, retried = 0, dead = 0, ranges = taken, total = n, rest = table.concat(parts, ',') }
+              ok = 0, retried = 0, dead = 0, ranges = taken, total = n, rest = weights .. table.concat(parts, ',') }
   claim_store(k, id, c)
   redis.call('ZADD', k.l, t + head.lease_ms, id)
   head.last_batch = asked
-  redis.call('HSET', k.h, 'cursor', string.format('%d', head.cursor), 'claimed',
-    string.format('%d', head.claimed + n), 'last_batch', asked,
-    'started_at', string.format('%d', head.started_at == 0 and t or head.started_at))
+  redis.call('HSET', k.h, 'cursor', head.cursor, 'claimed', head.claimed + n, 'last_batch', asked,
+    'started_at', head.started_at == 0 and t or head.started_at)
   local spawn = spawn_ticket(k, head, left, active + 1, A[i + 6], tonumber(A[i + 7]), t)
   return claim_answer(k, head, c, have, left, spawn), 'running'
 end

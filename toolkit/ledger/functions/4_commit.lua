@@ -76,7 +76,7 @@ local function commit(K, A)
       local row = last and A[7] ~= ''
       if row then head.rows = head.rows + 1 end
       head.claimed = head.claimed - (upto - from)
-      local said = { 'ok', string.format('%d', head.ok + good), 'claimed', string.format('%d', head.claimed), 'rows', head.rows }
+      local said = { 'ok', head.ok + good, 'claimed', head.claimed, 'rows', head.rows }
       if A[6] ~= '' then
         head.item_s = A[6]
         said[#said + 1] = 'item_s'

@@ -21,7 +21,7 @@ local function cut_row(c, outcome_at, category)
   local att = 0
   for _, r in ipairs(c.ranges) do att = math.max(att, r.att + 1) end
   return struct.pack('__ROW_FORMAT__', c.who, __FLAG_CUT_OFF__, __OUTCOME_LOST__, CODES[category], att, c.active, 0,
-    c.asked, c.total, c.ok, c.retried, c.dead, 0, 0, c.ranges[1].a, c.at / 1000, (outcome_at - c.at) / 1000, 0, 0, 0 / 0,
+    c.asked, c.total, c.ok, c.retried, c.dead, c.size or 0, c.weight or 0, c.ranges[1].a, c.at / 1000, (outcome_at - c.at) / 1000, 0, 0, 0 / 0,
     0, 0, 0, 0, 0, 0, 0, 0)
 end
 
@@ -113,22 +113,31 @@ local function sample(k)
   if more > 0 then event(k, 'item_dead', string.format('%d more', more)) else event(k, 'progress', '') end
 end
 
--- sweep grace_ms known_workers idle_workers ticket_expiry_ms dead_worker...
+-- Whether the leases tell who lives, `gap` being the longest time of silence that says nothing. They do not when nobody
+-- swept for longer: the server or every node may have been away, and who lives could not renew. Unless whoever sweeps
+-- now was itself in touch all the while: then the server was there, and it was the sweeper that died.
+local function leases_tell(k, t, last, gap, since, seen)
+  if last == 0 or (t >= last and t - last <= gap) then return true end
+  if t < last or t - seen > gap then return false end
+  return since <= math.max(last, t - num(k, 'lease_ms'))
+end
+
+-- sweep grace_ms known_workers idle_workers ticket_expiry_ms since seen dead_worker...
+--   since, seen: from when to when the caller has heard from the server without a break, 0 when it does not say
 --   dead_worker: codes of workers known to be dead; their claims expire now
--- -> {state, left, active, expired, delayed, tickets wanted}
+-- -> {state, left, active, expired, delayed, tickets wanted, ms until the next lease ends, -1 for none}
 local function sweep(K, A)
   local k = open_keys(K)
-  if redis.call('EXISTS', k.h) == 0 then return { 'norun', 0, 0, 0, 0, 0 } end
+  if redis.call('EXISTS', k.h) == 0 then return { 'norun', 0, 0, 0, 0, 0, -1 } end
   local t, last, gap, known, idle = now_ms(k), num(k, 'swept_at'), tonumber(A[1]), tonumber(A[2]), tonumber(A[3])
   redis.call('HSET', k.h, 'swept_at', t, 'known_workers', known)
-  if last > 0 and (t - last > gap or t < last) then
-    -- nobody swept for so long that the server or every node was away: the leases say nothing, grant one more
+  if not leases_tell(k, t, last, gap, tonumber(A[5]), tonumber(A[6])) then  -- grant one more
     local lease = num(k, 'lease_ms')
     for _, id in ipairs(redis.call('ZRANGE', k.l, 0, -1)) do redis.call('ZADD', k.l, t + lease, id) end
   end
-  if #A > 4 then
+  if #A > 6 then
     local dead, claims = {}, redis.call('HGETALL', k.c)
-    for j = 5, #A do dead[tonumber(A[j])] = true end
+    for j = 7, #A do dead[tonumber(A[j])] = true end
     for j = 1, #claims, 2 do
       if dead[claim_parse(k, claims[j + 1]).who] then redis.call('ZADD', k.l, 0, claims[j]) end
     end
@@ -153,14 +162,28 @@ local function sweep(K, A)
     if cap > 0 then desired = math.min(desired, cap) end
     wanted = math.max(0, math.min(desired, left) - active - redis.call('ZCARD', k.t))
   end
-  return { state, left, active, expired, num(k, 'delayed'), wanted }
+  local due = redis.call('ZRANGE', k.l, 0, 0, 'WITHSCORES')[2]
+  return { state, left, active, expired, num(k, 'delayed'), wanted, due and math.max(0, tonumber(due) - t) or -1 }
 end
 
--- tickets expiry_ms id... -> number added; they count as outstanding until they arrive or expire
+-- tickets expiry_ms lacking id... -> number of them that count as outstanding now, until they arrive or expire
+--   lacking: 1 counts no more of them than the run lacks. So does a worker that leaves its run for another one. While it
+--   is neither on the run nor waiting for it, others may have sent a ticket in its place: counting its own as well, a
+--   run would gather tickets, and with them shares of the workers, as long as it goes on
 local function tickets(K, A)
   local k = open_keys(K)
   if redis.call('HGET', k.h, 'state') ~= 'running' then return 0 end
-  local t = now_ms(k) + tonumber(A[1])
-  for j = 2, #A do redis.call('ZADD', k.t, t, A[j]) end
-  return #A - 1
+  local t, n, room = now_ms(k), 0, #A
+  if A[2] == '1' then
+    local cap, known = nums(k, 'max_workers', 'known_workers')
+    redis.call('ZREMRANGEBYSCORE', k.t, '-inf', t)
+    room = math.min(wanted_workers(cap, known), available(k)) - redis.call('HLEN', k.c) - redis.call('ZCARD', k.t)
+  end
+  for j = 3, #A do
+    if room > 0 or redis.call('ZSCORE', k.t, A[j]) then  -- the answer to an earlier call may have been lost
+      redis.call('ZADD', k.t, t + tonumber(A[1]), A[j])
+      n, room = n + 1, room - 1
+    end
+  end
+  return n
 end

@@ -17,12 +17,14 @@ local function steer(K, A)
 end
 
 -- update batch_size auto max_workers detail ('' leaves a value alone) -> state; an event only where one changed
+--   batch_size: in weight where items have one
 local function update(K, A)
   local k = open_keys(K)
-  local state = redis.call('HGET', k.h, 'state')
+  local v = redis.call('HMGET', k.h, 'state', 'weight_size')
+  local state = v[1]
   if not state then return 'norun' end
   local changed = false
-  for j, field in ipairs({ 'batch_size', 'auto', 'max_workers' }) do
+  for j, field in ipairs({ v[2] and 'weight_size' or 'batch_size', 'auto', 'max_workers' }) do
     if A[j] ~= '' and redis.call('HGET', k.h, field) ~= A[j] then
       redis.call('HSET', k.h, field, A[j])
       changed = true
@@ -92,6 +94,7 @@ local WHOLE = { 'lease_ms', 'retention_ms', 'batch_size', 'auto', 'max_workers',
   'ok', 'dead', 'skipped', 'retried', 'rows', 'lost', 'generation', 'finals', 'last_batch', 'created_at',
   'started_at', 'finished_at', 'swept_at', 'workers_n' }
 local DECIMAL = { 'breaker', 'item_s' }
+local WEIGHTS = { 'weight_size', 'weight_left', 'weight_last', 'weight_s' }  -- there only where items have weights
 local COUNTED = { 'recent', __ERROR_FIELDS__, __RECENT_FIELDS__ }  -- there only once something was counted
 
 -- A call failed halfway: names the key or field that made it fail, where one does not hold what it should.
@@ -99,6 +102,7 @@ local function diagnose(K)
   local k = open_keys(K)
   for j, wanted in ipairs(TYPES) do
     local key = j == 10 and k.m .. ':0' or K[j]
+    if key == k.q and weighted(k) then wanted = 'zset' end
     local found = redis.call('TYPE', key).ok
     if found ~= 'none' and found ~= wanted then corrupt(key, 'a ' .. found .. ', expected: ' .. wanted) end
   end
@@ -112,6 +116,7 @@ local function diagnose(K)
     local v = redis.call('HGET', k.h, field)
     if v then check(k.h, field, v, true) end
   end
+  for _, field in ipairs(weighted(k) and WEIGHTS or {}) do check(k.h, field, redis.call('HGET', k.h, field)) end
   for _, start in ipairs(redis.call('ZRANGE', k.pi, 0, -1)) do
     local v = redis.call('HGET', k.p, 'n' .. start)
     if v then check(k.p, 'n' .. start, v, true) end

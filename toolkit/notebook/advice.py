@@ -205,7 +205,7 @@ def mistakes(recommendation: Recommendation) -> tuple[Mistake, ...]:
 
 
 def _nearest(
-    what: str, cells: list[tuple[int, int, float, bool]], varied: int, wanted: float, expected: float
+    what: str, cells: list[tuple[float, int, float, bool]], varied: int, wanted: float, expected: float
 ) -> Mistake | None:
     """Return the cell that is nearest to the wanted batch size (0) or worker count (1), by ratio."""
     if not cells:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 
@@ -105,10 +106,11 @@ def test_batches_shrink_with_the_weight_that_is_left(ledger: Ledger) -> None:
 
 def test_where_no_item_is_left_no_weight_is_left_either(ledger: Ledger) -> None:
     run = Run(ledger, weight_size=0.15)
-    weights = [0.1, 0.2, 0.3]
-    assert sum(weights) - 0.3 - 0.2 - 0.1 != 0  # binary fractions leave something
+    weights = [0.3, 0.5, 0.1]
+    sums = list(accumulate(weights))
+    assert sums[2] - (sums[1] - sums[0]) - sums[0] - (sums[2] - sums[1]) > 0  # binary fractions leave something
     ledger.append(run.run_id, weigh_page(page_of(0, 3), weights, [0, 1, 2]), expected=0, close=True)
-    assert taken(run, 3) == [[2], [1], [0]]
+    assert taken(run, 3) == [[1], [0], [2]]
     assert left(run) == 0
 
 

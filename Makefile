@@ -4,6 +4,7 @@
 # make check   only lint, types and imports
 # make chaos   kill workers, nodes and the server by the hundred, and count (long)
 # make bench   how fast it is on this machine, beside what others take for the same: a quarter of an hour
+# make evaluate  how good predictions and advice are, beside others, on public data and simulated (long)
 # make mutants every mutant of the ledger's functions, which the tests must kill: 10 minutes
 # make faults  every pair of faults at every ledger call, its log cut at every byte: half an hour
 # make clean   remove everything that make made
@@ -32,7 +33,7 @@ endif
 
 SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: chaos help demo test check lab bench mutants faults clean requirements
+.PHONY: chaos help demo test check lab bench evaluate mutants faults clean requirements
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -55,6 +56,13 @@ lab: $(DEV)
 # BENCH="cpu sleep --rounds 3" measures less.
 bench: $(DEV)
 	$(BIN)/python -m tests.benchmarks $(BENCH)
+
+# EVALUATE=--short takes a fraction of the draws. Public data are looked for in TOOLKIT_PUBLIC_DATA and in shared/data beside
+# or above the checkout.
+evaluate: $(DEV)
+	$(BIN)/python -m tests.evaluation.bell --final $(EVALUATE)
+	$(BIN)/python -m tests.evaluation.pollux --final $(EVALUATE)
+	$(BIN)/python -m tests.evaluation.simulator $(EVALUATE)
 
 # SEED=2 picks another campaign, CHAOS="--minutes 2" a shorter one; CHAOS=--control runs plain Celery instead.
 chaos: $(DEV)

@@ -6,6 +6,7 @@
 # make chaos   kill workers, nodes and the server by the hundred, and count (long)
 # make bench   how fast it is on this machine, beside what others take for the same: a quarter of an hour
 # make peers   add to make bench what it compares with and nothing else here needs (Dask)
+# make evaluate  how good predictions and advice are, beside others, on public data and simulated (long)
 # make mutants every mutant of the ledger's functions, which the tests must kill: 10 minutes
 # make faults  every pair of faults at every ledger call, its log cut at every byte: half an hour
 # make clean   remove everything that make made
@@ -34,7 +35,7 @@ endif
 
 SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: chaos help demo test check lab notebooks bench peers mutants faults clean requirements
+.PHONY: chaos help demo test check lab notebooks bench peers evaluate mutants faults clean requirements
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -64,6 +65,13 @@ bench: $(DEV)
 
 peers: $(DEV)
 	$(INSTALL) --no-build-isolation --editable '.[bench]'
+
+# EVALUATE=--short takes a fraction of the draws. Public data are looked for in TOOLKIT_PUBLIC_DATA and in shared/data beside
+# or above the checkout.
+evaluate: $(DEV)
+	$(BIN)/python -m tests.evaluation.bell --final $(EVALUATE)
+	$(BIN)/python -m tests.evaluation.pollux --final $(EVALUATE)
+	$(BIN)/python -m tests.evaluation.simulator $(EVALUATE)
 
 # SEED=2 picks another campaign, CHAOS="--minutes 2" a shorter one; CHAOS=--control runs plain Celery instead.
 chaos: $(DEV)

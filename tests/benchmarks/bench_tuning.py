@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from toolkit.tuning import Recommender, Workload, replan, simulate_runs
+from toolkit.tuning import Recommender, RuntimeRegressor, Workload, replan, simulate_runs
 
 WARM_ITEMS = 200
 
@@ -166,10 +166,27 @@ def speed() -> None:
     print(f"replan over {len(rows):,} rows: {1e3 * np.median(times):.2f} ms")
 
 
+def regression_speed() -> None:
+    """Seconds of `RuntimeRegressor` for a few rows, many, and a million; milliseconds of a small prediction."""
+    rng = np.random.default_rng(0)
+    for n_rows in (15, 5_000, 1_000_000):
+        x = np.column_stack([rng.integers(1, 33, n_rows), rng.integers(1, 1000, n_rows)]).astype(float)
+        y = (1 + x[:, 1] / x[:, 0]) * np.exp(rng.normal(0, 0.05, n_rows))
+        begun = time.perf_counter()
+        model = RuntimeRegressor(size=("n_items",)).fit(x, y)
+        took, asked = time.perf_counter() - begun, []
+        for _ in range(20):
+            at = time.perf_counter()
+            model.predict(x[:12])
+            asked.append(time.perf_counter() - at)
+        print(f"RuntimeRegressor, {n_rows:,} rows: fit {took:.3f} s, predict 12 rows {1e3 * np.median(asked):.2f} ms")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one repeat of the grid instead of three")
     options = parser.parse_args()
     speed()
+    regression_speed()
     for one_task in TASKS:
         judge(one_task, repeats=1 if options.quick else 3)

@@ -7,18 +7,31 @@ measurement that may have been trained on. Beside it stands the stricter protoco
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 import pandas as pd
 
-from tests.evaluation.common import METHODS, SLOW, Array, Goal, Problem, in_parallel, judge, public_data, seeds, table
+from tests.evaluation.common import (
+    METHODS,
+    SLOW,
+    Array,
+    Goal,
+    Problem,
+    command,
+    in_parallel,
+    judge,
+    public_data,
+    seeds,
+    table,
+)
 
 SIZES = (3, 5, 9, 15)
 GOALS = {3: 5.0, 5: 3.9, 9: 3.3, 15: 2.4}
 STRICT_GOAL = 2.8
-DRAWS, SHORT_DRAWS, SLOW_SHARE = 2_000, 100, 10
+DRAWS, SHORT_DRAWS, SLOW_SHARE = 2_000, 200, 20
 Job = dict[float, Array]
 
 
@@ -56,7 +69,7 @@ def measure(name: str, n: int, draws: int, seed: int) -> dict[str, tuple[float, 
     for i in range(draws):
         x, y, at, tested, other = draw(job, n, rng)
         for method, function in METHODS.items():
-            if method not in SLOW or i < max(draws // SLOW_SHARE, 20):
+            if method not in SLOW or i < max(draws // SLOW_SHARE, 10):
                 found = float(function(x, y, np.array([[at]]), Problem(seed=seed))[0])
                 errors[method].append((abs(found / tested - 1), abs(found / other - 1)))
     return {method: tuple(100 * np.mean(pairs, axis=0)) for method, pairs in errors.items()}
@@ -68,7 +81,7 @@ def main(final: bool, short: bool, processes: int) -> list[Goal]:
     tasks = [(name, n, draws, seed) for n in SIZES for name in jobs()]
     found = dict(zip([task[:2] for task in tasks], in_parallel(measure, tasks, processes), strict=True))
     columns = [f"n = {n}" for n in SIZES]
-    print(f"Bell, seed {seed}, {draws} draws a job (tree methods: {max(draws // SLOW_SHARE, 20)}); percent\n")
+    print(f"Bell, seed {seed}, {draws} draws a job (tree methods: {max(draws // SLOW_SHARE, 10)}); percent\n")
     reached: dict[tuple[int, str], list[float]] = {}
     for which, title in enumerate(("the paper's protocol", "never trained on")):
         for method in METHODS:
@@ -83,3 +96,7 @@ def main(final: bool, short: bool, processes: int) -> list[Goal]:
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, "bell", __doc__))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,19 +51,22 @@ class Goal:
 
 
 def public_data(name: str) -> Path:
-    """Directory of a public data set: `TOOLKIT_PUBLIC_DATA`, or ``../shared/data`` beside the checkout.
+    """Directory of a public data set: in `TOOLKIT_PUBLIC_DATA`, or ``shared/data`` beside the checkout or above it.
 
     Raises
     ------
     NoData
-        It is in neither place.
+        It is in none of these places.
     """
     checkout = Path(__file__).resolve().parents[2]
     given = os.environ.get(ENVIRONMENT)
-    base = Path(given) if given else checkout.parent / "shared" / "data"
-    if not any((base / name).glob("*.csv")):
-        raise NoData(f"no {name}/*.csv under {base}: set {ENVIRONMENT} to the directory that holds them")
-    return base / name
+    above = [folder / "shared" / "data" for folder in checkout.parents[:2]]
+    places = [Path(given)] if given else above
+    for base in places:
+        if any((base / name).glob("*.csv")):
+            return base / name
+    looked = " or ".join(str(base) for base in places)
+    raise NoData(f"no {name}/*.csv in {looked}; set {ENVIRONMENT} to the directory that holds {name}/")
 
 
 def seeds(count: int, final: bool) -> range:
@@ -157,11 +161,26 @@ METHODS: dict[str, Method] = {
     "Ernest-style NNLS": ernest,
     "gradient boosting": boosting,
     "random forest": forest,
+    "C3O-style": c3o,
     "log-log interpolation": interpolation,
 }
 SLOW = ("gradient boosting", "random forest", "C3O-style")
 
 # --------------------------------------------------------------------------- running and printing
+
+
+def command(main: Callable[[bool, bool, int], object], name: str, about: str | None) -> int:
+    """Run an evaluation as a command; without its data it says so and is no failure."""
+    parser = argparse.ArgumentParser(prog=f"python -m tests.evaluation.{name}", description=about)
+    parser.add_argument("--final", action="store_true", help="the seeds of the final table; others are for development")
+    parser.add_argument("--short", action="store_true", help="a fraction of the draws")
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    try:
+        main(options.final, options.short, options.processes)
+    except NoData as exc:
+        print(f"skipped: {exc}")
+    return 0
 
 
 def in_parallel(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], processes: int) -> list[Any]:

@@ -6,16 +6,28 @@ over applications and seeds. A placement is written as digits, one a node, each 
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 
 import numpy as np
 import pandas as pd
 
-from tests.evaluation.common import METHODS, Array, Goal, Problem, in_parallel, judge, public_data, seeds, table
+from tests.evaluation.common import (
+    METHODS,
+    Array,
+    Goal,
+    Problem,
+    command,
+    in_parallel,
+    judge,
+    public_data,
+    seeds,
+    table,
+)
 
 SIZES: dict[str, int | None] = {"90/10": None, "16 points": 16, "32 points": 32}
 GOALS = {"90/10": 4.3, "16 points": 9.0, "32 points": 7.0}
-SEEDS, SHORT_SEEDS = 20, 3
+SEEDS, SHORT_SEEDS = 20, 5
 
 
 @cache
@@ -60,3 +72,7 @@ def main(final: bool, short: bool, processes: int) -> list[Goal]:
     goals = [Goal(f"Pollux, {n}", v, GOALS[n]) for n, v in zip(SIZES, rows["ours"], strict=True)]
     judge(goals)
     return goals
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, "pollux", __doc__))

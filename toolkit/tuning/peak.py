@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from toolkit.errors import MissingDependency
 from toolkit.tuning.nonneg import weighted_nonneg
 from toolkit.tuning.regress.rows import Array
-from toolkit.tuning.runtime import FEWEST_ROWS, UnusableInput
+from toolkit.tuning.runtime import UnusableInput, read_asked, read_training, refuse_few
 
 try:
     from scipy.stats import t as student
     from sklearn.base import BaseEstimator, RegressorMixin
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.validation import check_is_fitted
 except ImportError as exc:
     raise MissingDependency("scikit-learn", "tuning", "PeakMemoryRegressor") from exc
 
@@ -68,7 +68,6 @@ class PeakMemoryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc] 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.positive_only = True
-        tags.input_tags.allow_nan = True
         tags.target_tags.positive_only = True
         tags.regressor_tags.poor_score = True  # an upper quantile is no mean
         return tags
@@ -100,18 +99,13 @@ class PeakMemoryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc] 
         """
         if not 0.5 <= self.quantile < 1:
             raise UnusableInput(f"quantile={self.quantile!r}: give a share of at least 0.5 and below 1, such as 0.99")
-        x, peak = validate_data(
-            self, X, y, dtype=np.float64, ensure_all_finite=False, y_numeric=True, ensure_min_samples=FEWEST_ROWS
-        )
+        x, peak = read_training(self, X, y)
         with np.errstate(invalid="ignore"):
             good = np.isfinite(x).all(axis=1) & (x >= 0).all(axis=1) & np.isfinite(peak) & (peak > 0)
         self.flagged_: NDArray[np.int64] = np.flatnonzero(~good)
-        if good.sum() < FEWEST_ROWS:
-            raise UnusableInput(
-                f"{int(good.sum())} usable rows of {len(peak)}, at least {FEWEST_ROWS} are needed; "
-                f"the first bad one is row {int(self.flagged_[0]) if len(self.flagged_) else 0}: repair or add rows"
-            )
-        self._learn(x[good], np.asarray(peak[good], dtype=np.float64))
+        first = f"the first bad one is row {int(self.flagged_[0])}" if len(self.flagged_) else "none was bad"
+        refuse_few(type(self).__name__, x, int(good.sum()), first)
+        self._learn(x[good], peak[good])
         if len(self.flagged_):
             text = f"{len(self.flagged_)} of {len(peak)} rows were left out (not finite, not positive); see flagged_"
             warnings.warn(text, UserWarning, stacklevel=2)
@@ -131,7 +125,7 @@ class PeakMemoryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc] 
         self._coefficients = found / size
         self._lift(x, np.log(peak / np.maximum(values @ self._coefficients, 1e-300)))
         above = np.log(peak / self._middle(x))
-        self.factor_ = math.exp(max(0.0, _upper(above, self.quantile, len(self._coefficients))))
+        self.factor_ = math.exp(max(0.0, _upper(above, self.quantile, int((self._coefficients > 0).sum()))))
         self.base_bytes_ = float(self._coefficients[0])
         top = x[np.argmax(x[:, 0])]
         self.per_unit_bytes_ = float((_terms(top[None])[0, 1:] @ self._coefficients[1:]) / max(top[0], 1e-300))
@@ -150,16 +144,12 @@ class PeakMemoryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc] 
     def _middle(self, x: Array) -> Array:
         """Middle of the peaks, monotone by construction: the linear part, and the highest lifted knot so far."""
         base = _terms(x) @ self._coefficients
-        knots = np.column_stack(
-            [self._knots, *(np.full(len(self._knots), self._floor_of(j)) for j in range(1, x.shape[1]))]
-        )
+        knots = np.zeros((len(self._knots), x.shape[1]))  # whatever else memory grows with counts from nothing
+        knots[:, 0] = self._knots
         lifted = np.maximum.accumulate(_terms(knots) @ self._coefficients * np.exp(self._lifts))
         place = np.searchsorted(self._knots, x[:, 0], side="right") - 1
         reached = np.where(place >= 0, lifted[np.maximum(place, 0)], 0.0)
         return np.asarray(np.maximum(np.maximum(base, reached), 1e-300))
-
-    def _floor_of(self, column: int) -> float:  # noqa: ARG002 - every other feature counts from nothing
-        return 0.0
 
     def predict(self, X: Any) -> Array:  # noqa: N803
         """Memory that a share `quantile` of batches stays below.
@@ -180,13 +170,7 @@ class PeakMemoryRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc] 
             A value is missing, infinite or negative, or columns are not those of `fit`.
         """
         check_is_fitted(self, "factor_")
-        x = np.asarray(validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=False))
-        sound = np.isfinite(x) & (x >= 0)
-        if not sound.all():
-            row, column = (int(i) for i in np.argwhere(~sound)[0])
-            raise UnusableInput(
-                f"row {row}, column {column}: {x[row, column]!r}; batch sizes are finite and not negative"
-            )
+        x = read_asked(self, X)
         return np.asarray(self._middle(x) * self.factor_)
 
 
@@ -196,10 +180,15 @@ def _terms(x: Array) -> Array:
 
 def _upper(above: Array, quantile: float, used: int) -> float:
     """Upper quantile of logarithmic errors for a new row, honest about how few there are."""
+    # Rows lie nearer to what was fitted to them than a new one will.
+    above = above / (1 - min(used / len(above), 0.5))
     rank = math.ceil((len(above) + 1) * quantile - 1e-9)
     if rank <= len(above):
         return float(np.sort(above)[rank - 1])
-    free = max(len(above) - min(used, 2), 1)
-    sd = max(float(np.sqrt((above**2).sum() / free)), _LEAST_SPREAD)
-    # A t quantile with one degree of freedom would be the 32-fold: three rows count as if others like them were known.
-    return max(float(above.max()), float(student.ppf(quantile, free + 2)) * sd * math.sqrt(1 + 1 / len(above)))
+    # Peaks are skewed: what is above the middle is farther from it than what is below.
+    upper = np.maximum(above, 0.0)
+    upper = upper[upper > 0] if (upper > 0).any() else above
+    sd = max(float(np.sqrt((above**2).mean())), float(np.sqrt((upper**2).mean())), _LEAST_SPREAD)
+    # A t quantile with one degree of freedom would be the 32-fold: three rows count as if another like them were known.
+    free = max(len(above) - used, 2)
+    return max(float(above.max()), float(student.ppf(quantile, free)) * sd * math.sqrt(1 + used / len(above)))

@@ -10,15 +10,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolkit.errors import MissingDependency, TuningError
-from toolkit.tuning.regress.mixture import Mixture, fit_mixture
-from toolkit.tuning.regress.rows import Array, Index, Mask, condense, logarithms, places, repeated, stray, unusable
-from toolkit.tuning.regress.structure import Roles, Sum, term_names, terms
+from toolkit.tuning.regress.mixture import Mixture, exceeding, fit_mixture
+from toolkit.tuning.regress.rows import (
+    Array,
+    Cells,
+    Index,
+    Mask,
+    condense,
+    logarithms,
+    nearest_other,
+    numbered,
+    places,
+    repeated,
+    stray,
+    unusable,
+)
+from toolkit.tuning.regress.structure import Powers, Roles, term_names
 
 try:
-    from scipy.stats import norm
-    from scipy.stats import t as student
     from sklearn.base import BaseEstimator, RegressorMixin
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 except ImportError as exc:
     raise MissingDependency("scikit-learn", "tuning", "RuntimeRegressor") from exc
 
@@ -40,9 +51,9 @@ class UnusableInput(TuningError, ValueError):
 class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """Predicts a runtime or service time from who shares the work, how much there is, and other positive features.
 
-    A sum of non-negative scale-out terms and a product of powers give the structure, which is what predictions
-    far from the data rest on. Many small Gaussian processes correct it near the data. All are weighted by how they
-    predict settings that were left out; repeats of one setting are always left out together.
+    Sums of non-negative scale-out terms and products of powers give the structure, which is what predictions
+    far from the data rest on. Gaussian processes correct it near the data. All are weighted by how they predict groups
+    of rows that were left out; repeats of one setting are always left out together.
 
     Parameters
     ----------
@@ -52,7 +63,7 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
     size : sequence of (str or int), default=()
         Columns that say how much work there is. Columns that are neither are features of unknown meaning.
     random_state : int, default=0
-        Seed of what is drawn where the rows are many.
+        Seed of hyper-parameters, and of what is drawn where the rows are many.
 
     Attributes
     ----------
@@ -62,14 +73,18 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
         Columns ``row`` (position), ``reason`` and ``used``: every row that is suspect, and whether
         it was used nevertheless.
     n_cells_ : int
-        Distinct settings that were used.
+        Distinct settings that were used (of each group).
     error_ : float
         Mean absolute relative error of the cells when left out.
+    baseline_error_ : float
+        The same of the dumb baseline: what the nearest other setting took. A model whose `error_` is not smaller
+        has learnt nothing that would be worth its trouble.
 
     Notes
     -----
     Zeros count as half of the smallest positive value of their column. Rows with NaN, infinite or negative values are
-    flagged and left out, and so are exact copies of a row and rows that are off by a factor of 8 or more.
+    flagged and left out, and so are exact copies of a row and rows that are off by a factor of 8 or more. `predict`
+    refuses rows that have such values.
 
     Examples
     --------
@@ -88,14 +103,13 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.positive_only = True
-        tags.input_tags.allow_nan = True
         tags.target_tags.positive_only = True
         tags.regressor_tags.poor_score = True  # the common checks score targets that have nothing to do with scaling
         return tags
 
     # ------------------------------------------------------------------ learning
 
-    def fit(self, X: Any, y: Any, censored: Any = None) -> Self:  # noqa: N803 - the contract's name
+    def fit(self, X: Any, y: Any, groups: Any = None, censored: Any = None) -> Self:  # noqa: N803 - the contract's name
         """Learn from measurements.
 
         Parameters
@@ -104,6 +118,9 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
             Features, >= 0.
         y : array-like of shape (n_rows,)
             Measured durations, > 0, in any unit; predictions have the same.
+        groups : array-like of shape (n_rows,), optional
+            Rows of one group, such as a run, are left out together when models are weighed. By default
+            each setting is a group.
         censored : array-like of bool of shape (n_rows,), optional
             Rows that were cut off: their `y` is only known to be exceeded.
 
@@ -122,23 +139,21 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
         UserWarning
             Rows were left out; `flagged_` lists them.
         """
-        x, target = validate_data(
-            self, X, y, dtype=np.float64, ensure_all_finite=False, y_numeric=True, ensure_min_samples=FEWEST_ROWS
-        )
-        target = np.asarray(target, dtype=np.float64)
-        cut = _mask(censored, len(target))
+        x, target = read_training(self, X, y)
+        cut, group = _mask(censored, len(target)), _codes(groups, len(target))
         self._roles = self._read_roles()
         left = self._flag(x, target)
-        if left.sum() < FEWEST_ROWS:
-            raise UnusableInput(
-                f"{int(left.sum())} usable rows of {len(target)}, at least {FEWEST_ROWS} are needed: "
-                f"{_summary(self._reasons)}; repair or add rows"
-            )
+        refuse_few(type(self).__name__, x, int(left.sum()), _summary(self._reasons))
         if cut[left].all():
             raise UnusableInput("every usable row is censored: nothing says how long it takes; add rows that ended")
         positive = np.where(x[left] > 0, x[left], np.inf).min(axis=0)
         self._floor = np.where(np.isfinite(positive), positive / 2, 1.0)
-        self._learn(np.flatnonzero(left), x[left], np.log(target[left]), cut[left])
+        index = np.flatnonzero(left)
+        logs, t = logarithms(x[index], self._floor), np.log(target[index])
+        place = places(logs)
+        stay = self._without_strays(index, logs, t, cut[index], place)
+        index = index[stay]
+        self._learn((logs[stay], t[stay], place[stay]), cut[index], None if group is None else group[index])
         self._tell(len(target))
         return self
 
@@ -180,50 +195,49 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
             left[copies] = False
         return left
 
-    def _learn(self, index: Index, x: Array, t: Array, cut: Mask) -> None:
-        logs = logarithms(x, self._floor)
-        rng = np.random.default_rng(self.random_state)
-        good = ~cut
-        logs, t, cut, index = (
-            self._without_strays(index, logs, t, cut) if good.sum() > 2 * FEWEST_ROWS else (logs, t, cut, index)
-        )
-        good = ~cut
-        if good.sum() >= FEWEST_ROWS:
-            self._mixture = self._fit(logs[good], t[good], rng)
-        else:
-            self._mixture = self._fit(logs, t, rng)
+    def _learn(self, rows: tuple[Array, Array, Index], cut: Mask, group: Index | None) -> None:
+        x, t, place = rows
+        good = ~cut if (~cut).sum() >= FEWEST_ROWS else np.ones(len(t), dtype=bool)
+        self._mixture = self._fit(x, t, place, group, good)
         for _ in range(_CENSORED_ROUNDS if cut.any() else 0):
+            sd = np.hypot(self._mixture.spread(x[cut]), self._mixture.noise(x[cut]))
             filled = t.copy()
-            filled[cut] = _exceeding(self._mixture.log_mean(logs[cut]), self._mixture.spread(logs[cut]), t[cut])
-            self._mixture = self._fit(logs, filled, np.random.default_rng(self.random_state))
-        self.error_ = float(np.abs(np.expm1(np.clip(-self._mixture.left_out, -50, 50))).mean())
-
-    def _without_strays(self, index: Index, x: Array, t: Array, cut: Mask) -> tuple[Array, Array, Mask, Index]:
-        """Leave out rows that are off by a large factor: from their repeats, then from what the others predict."""
-        good = np.flatnonzero(~cut)
-        off = np.zeros(len(t), dtype=bool)
-        off[good[stray(places(x[good]), t[good])]] = True
-        good = np.flatnonzero(~cut & ~off)
-        place = places(x[good])
-        cells = condense(x[good], t[good], place)
-        if len(cells.t) > 2 * FEWEST_ROWS:
-            mixture = fit_mixture(cells, self._roles, np.random.default_rng(self.random_state))
-            typical = 1.4826 * float(np.median(np.abs(mixture.left_out)))
-            bound = max(_FAR, _SIGMAS * min(typical, 0.5))
-            apart = np.abs(_smoothed(cells.x, cells.t) - cells.t)
-            # Off both from the model of the others and from the nearest settings, and not measured often.
-            odd = (np.abs(mixture.left_out) > bound) & (apart > bound)
-            odd &= cells.n <= 2
-            if odd.sum() <= 0.2 * len(odd):
-                off[good[odd[place]]] = True
-        if off.any():
-            self._reasons.append(("off by a factor of 8 or more", index[off]))
-        return x[~off], t[~off], cut[~off], index[~off]
-
-    def _fit(self, x: Array, t: Array, rng: np.random.Generator) -> Mixture:
-        cells = condense(x, t, places(x))
+            filled[cut] = exceeding(self._mixture.log_mean(x[cut]), sd, t[cut])
+            self._mixture = self._fit(x, filled, place, group, np.ones(len(t), dtype=bool))
+        cells = self._mixture.cells
         self.n_cells_ = len(cells.t)
-        return fit_mixture(cells, self._roles, rng)
+        self.error_ = _relative(self._mixture.left_out)
+        self.baseline_error_ = _relative(cells.t - nearest_other(cells))
+
+    def _fit(self, x: Array, t: Array, place: Index, group: Index | None, rows: Mask) -> Mixture:
+        cells = condense(x[rows], t[rows], numbered(place[rows]), None if group is None else group[rows])
+        return fit_mixture(cells, self._roles, self.random_state)
+
+    def _without_strays(self, index: Index, x: Array, t: Array, cut: Mask, place: Index) -> Mask:
+        """Leave out rows that are off by a large factor: from their repeats, then from what the others predict."""
+        stay = np.ones(len(t), dtype=bool)
+        good = np.flatnonzero(~cut)
+        if len(good) <= 2 * FEWEST_ROWS:
+            return stay
+        stay[good[stray(place[good], t[good])]] = False
+        good = good[stay[good]]
+        place = numbered(place[good])
+        cells = condense(x[good], t[good], place)
+        # Off both from the nearest settings and from the model of the others, and not measured often.
+        near = nearest_other(cells, 4)
+        odd = (np.abs(cells.t - near) > _FAR) & (cells.n <= 2)
+        if odd.any() and len(cells.t) > 2 * FEWEST_ROWS:
+            odd &= self._unexplained(cells)
+            if odd.sum() <= 0.2 * len(odd):
+                stay[good[odd[place] & (np.abs(t[good] - near[place]) > _FAR)]] = False
+        if not stay.all():
+            self._reasons.append(("off by a factor of 8 or more", index[~stay]))
+        return stay
+
+    def _unexplained(self, cells: Cells) -> Mask:
+        mixture = fit_mixture(cells, self._roles, self.random_state)
+        typical = 1.4826 * float(np.median(np.abs(mixture.left_out)))
+        return np.asarray(np.abs(mixture.left_out) > max(_FAR, _SIGMAS * min(typical, 0.5)))
 
     def _tell(self, n_rows: int) -> None:
         import pandas as pd
@@ -263,9 +277,8 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> Array:  # noqa: N803
         """Interval in which a new measurement lies with a given probability.
 
-        The half width is the model's spread at each row, times the quantile of the left-out errors in that unit
-        (jackknife+ of Barber et al., Ann. Statist. 49, 2021, with the normalised score of Lei et al., JASA 113, 2018).
-        With too few cells for the quantile, that of a t distribution takes its place.
+        Made of how uncertain the model is there, scaled by how left-out settings fared, and of how single measurements
+        vary; `Mixture.half_width` says how.
 
         Parameters
         ----------
@@ -287,7 +300,7 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
         if not 0 < coverage < 1:
             raise UnusableInput(f"coverage={coverage!r}: give a probability between 0 and 1, such as 0.9")
         x, mixture = self._read(X), self._mixture_of()
-        middle, half = mixture.log_mean(x), mixture.spread(x) * _quantile(mixture, coverage)
+        middle, half = mixture.log_mean(x), mixture.half_width(x, coverage)
         ends = np.clip(np.stack([middle - half, middle + half], axis=1), -700, 700)
         return np.asarray(np.exp(ends))
 
@@ -298,27 +311,31 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
         -------
         DataFrame
             One row per term: ``term``, ``coefficient``, ``unit`` (of the coefficient; `target` is the unit of `y`),
-            ``kind`` ("sum", "power" or "residual") and ``share``. Shares of terms add up to 1; the share
-            of the residual is the mean size of its correction, beside that.
+            ``kind`` and ``share``. Terms of kind "sum" add up, those of kind "power" multiply (their shares say
+            how much each varies); together their shares are 1. A "factor" multiplies the sums and has no share of
+            its own, and that of the "residual" is the mean size of its correction.
         """
         import pandas as pd
 
         mixture = self._mixture_of()
-        cells = mixture.x / mixture.stretch
+        x = mixture.cells.x
         rows: list[tuple[str, float, str, str, float]] = []
-        for share, structure in zip(mixture.shares, mixture.structures, strict=True):
-            if isinstance(structure, Sum):
-                parts = terms(cells, self._roles) * structure.coefficients
-                parts = (parts / np.maximum(parts.sum(axis=1, keepdims=True), 1e-300)).mean(axis=0)
-                for (name, unit), c, part in zip(term_names(self._roles), structure.coefficients, parts, strict=True):
-                    rows.append((name, float(c), unit, "sum", float(share * part)))
-            else:
-                size = np.abs(structure.exponents) * cells.std(axis=0)
-                size = size / size.sum() if size.sum() > 0 else np.full(len(size), 1 / len(size))
-                for name, g, part in zip(self._roles.names, structure.exponents, size, strict=True):
-                    rows.append((f"{name} ** g", float(g), "1", "power", float(share * part)))
-        correction = np.abs(np.expm1(np.clip(mixture.log_mean(cells) - mixture.structure_mean(cells), -50, 50))).mean()
-        rows.append(("residual", math.nan, "1", "residual", float(correction)))
+        for part in mixture.parts:
+            structure, weight = part.structure, float(part.weights.sum())
+            if isinstance(structure, Powers):
+                exponents = structure.learnt(mixture.learnt(part) / weight)
+                rows += _factors(self._roles.names, exponents, x, "power", weight)
+                continue
+            names = term_names(self._roles, structure.factors)
+            values = structure.parts(x)
+            shares = (values / np.maximum(values.sum(axis=1, keepdims=True), 1e-300)).mean(axis=0)
+            for (name, unit), c, share in zip(names, structure.coefficients, shares, strict=True):
+                if c > 0:
+                    rows.append((name, float(c), unit, "sum", weight * float(share)))
+            factors = [self._roles.names[i] for i in structure.factors]
+            rows += _factors(factors, structure.exponents, x[:, structure.factors], "factor", 0.0)
+        correction = _relative(mixture.structure_mean(x) - mixture.log_mean(x))
+        rows.append(("residual", math.nan, "1", "residual", correction))
         frame = pd.DataFrame(rows, columns=["term", "coefficient", "unit", "kind", "share"])
         return frame.sort_values("share", ascending=False, kind="stable", ignore_index=True)
 
@@ -328,15 +345,68 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
 
     def _read(self, X: Any) -> Array:  # noqa: N803
         check_is_fitted(self, "n_cells_")
-        x = np.asarray(validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=False))
-        sound = np.isfinite(x) & (x >= 0)
-        if not sound.all():
-            row, column = (int(i) for i in np.argwhere(~sound)[0])
-            raise UnusableInput(
-                f"row {row}, column {self._roles.names[column]!r}: {x[row, column]!r} cannot be predicted for; "
-                "features are finite and not negative"
-            )
-        return logarithms(x, self._floor)
+        return logarithms(read_asked(self, X), self._floor)
+
+
+def read_training(estimator: Any, X: Any, y: Any) -> tuple[Array, Array]:  # noqa: N803
+    """Features and targets as arrays; values may still be unusable."""
+    # Each row is judged by itself, a missing target like a missing feature: neither is refused here.
+    x = validate_data(estimator, X, dtype=np.float64, ensure_all_finite=False, ensure_min_samples=FEWEST_ROWS)
+    if y is None:
+        raise UnusableInput("requires y to be passed, but the target y is None; give one duration or peak for each row")
+    target = column_or_1d(y, warn=True)
+    check_consistent_length(x, target)
+    return x, np.asarray(target, dtype=np.float64)
+
+
+def refuse_few(name: str, x: Array, usable: int, reasons: str) -> None:
+    """Raise if fewer than three rows are left."""
+    if usable < FEWEST_ROWS:
+        with np.errstate(invalid="ignore"):
+            negative = f"Negative values in data passed to {name}. " if (x < 0).any() else ""
+        raise UnusableInput(
+            f"{negative}{usable} usable rows of {len(x)}, at least {FEWEST_ROWS} are needed: {reasons}; "
+            "repair or add rows"
+        )
+
+
+def read_asked(estimator: Any, X: Any) -> Array:  # noqa: N803
+    """Features to predict for, all of them usable."""
+    x = np.asarray(validate_data(estimator, X, reset=False, dtype=np.float64, ensure_all_finite=False))
+    sound = np.isfinite(x) & (x >= 0)
+    if not sound.all():
+        row, column = (int(i) for i in np.argwhere(~sound)[0])
+        name = str(estimator.feature_names_in_[column]) if hasattr(estimator, "feature_names_in_") else column
+        raise UnusableInput(
+            f"row {row}, column {name!r} is {float(x[row, column])}, which nothing can be predicted for; "
+            "features are neither NaN, nor infinite, nor negative"
+        )
+    return x
+
+
+def _codes(groups: Any, n_rows: int) -> Index | None:
+    if groups is None:
+        return None
+    given = np.asarray(groups)
+    if given.shape != (n_rows,):
+        raise UnusableInput(f"groups has shape {given.shape}; give one label for each of the {n_rows} rows")
+    return np.asarray(np.unique(given, return_inverse=True)[1], dtype=np.int64)
+
+
+def _relative(logs: Array) -> float:
+    """Mean absolute relative error, for logarithms of measured over predicted."""
+    return float(np.abs(np.expm1(np.clip(-logs, -50, 50))).mean())
+
+
+def _factors(
+    names: Sequence[str], exponents: Array, x: Array, kind: str, weight: float
+) -> list[tuple[str, float, str, str, float]]:
+    size = np.abs(exponents) * x.std(axis=0)
+    shares = size / size.sum() if size.sum() > 0 else np.full(len(size), 1 / max(len(size), 1))
+    return [
+        (f"{name} ** g", float(g), "1", kind, weight * float(share))
+        for name, g, share in zip(names, exponents, shares, strict=True)
+    ]
 
 
 def _mask(censored: Any, n_rows: int) -> Mask:
@@ -352,31 +422,3 @@ def _mask(censored: Any, n_rows: int) -> Mask:
 
 def _summary(reasons: list[tuple[str, Index]]) -> str:
     return ", ".join(f"{reason}: {len(rows)} (first row {int(rows[0])})" for reason, rows in reasons) or "none was bad"
-
-
-def _exceeding(mean: Array, sd: Array, bound: Array) -> Array:
-    """Expected value of a normal variable that is known to exceed a bound."""
-    z = (bound - mean) / sd
-    # Beyond 30 the ratio of density and tail is the argument itself.
-    ratio = np.where(z > 30, z, np.exp(norm.logpdf(np.minimum(z, 30)) - norm.logsf(np.minimum(z, 30))))
-    return np.asarray(mean + sd * ratio)
-
-
-def _smoothed(x: Array, t: Array, neighbours: int = 4) -> Array:
-    """Median over the nearest other cells."""
-    spread = x.std(axis=0) + 1e-12
-    apart = (((x[:, None, :] - x[None, :, :]) / spread) ** 2).sum(axis=2)
-    np.fill_diagonal(apart, np.inf)
-    nearest = np.argsort(apart, axis=1)[:, :neighbours]
-    return np.asarray(np.median(t[nearest], axis=1))
-
-
-def _quantile(mixture: Mixture, coverage: float) -> float:
-    ratios = np.sort(np.abs(mixture.left_out) / mixture.left_out_sd)
-    count = len(ratios)
-    rank = math.ceil((count + 1) * coverage - 1e-9)
-    if rank <= count:
-        return float(ratios[rank - 1])
-    # The t quantile alone trusts the model's spread; what the few left-out errors say may only widen it.
-    size = max(1.0, float(np.sqrt((ratios**2).mean())))
-    return float(student.ppf((1 + coverage) / 2, max(count - 1, 1))) * size

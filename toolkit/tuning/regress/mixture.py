@@ -1,41 +1,46 @@
-"""Structures and processes together: one prediction in logarithms, its spread, and how left-out cells fared."""
+"""Structures and processes together: one prediction in logarithms, its spread, and how what was left out fared."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm
+from scipy.stats import t as student
 
-from toolkit.tuning.regress.process import (
-    AMPLITUDES,
-    NOISES,
-    PATTERNS,
-    Family,
-    Spectra,
-    doubt,
-    kernel,
-    prior,
-    reaches,
-    thin,
-)
-from toolkit.tuning.regress.rows import Array, Cells
-from toolkit.tuning.regress.structure import Powers, Roles, Sum, fit_powers, fit_sum
+from toolkit.tuning.regress.process import FIRST, Hyper, Members, Space, distances, fit_members, sample
+from toolkit.tuning.regress.rows import Array, Cells, Index
+from toolkit.tuning.regress.structure import Powers, Roles, Sum, structures
 
-_SEARCHED = 120  # cells on which members are weighted; with more cells, the best of them are fitted again to all
-_KEPT = 3  # members that are then fitted again
-_SPREAD = 12  # members whose spread is computed
+_SEARCHED = 100  # cells on which members are weighted; with more cells, the best of them are fitted again to all
+_REFITTED = 2  # members that are then fitted again
+_COST = 0.5  # of a coefficient without prior, in logarithms of a weight: it was fitted to what is then left out
+_HOPELESS = 0.03  # structures that weigh less after the first sample get no second
+_CHUNK = 512
+_MANY = 40  # repeats that show the distribution of deviations
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """One member as it predicts: which structure it corrects, its kernel, its weight and its fit."""
+class Part:
+    """One structure, and the members on it with their weights in the mixture.
 
-    structure: int
-    pattern: int
-    amplitude: float
-    weight: float
-    alpha: Array
-    inverse: Array
+    `hyper`, `features` and `basis` are those of the members and of the cells, kept because each prediction needs them.
+    """
+
+    structure: Powers | Sum
+    members: Members
+    weights: Array
+    hyper: Hyper
+    features: Array
+    basis: Array
+
+    @classmethod
+    def of(cls, structure: Powers | Sum, members: Members, weights: Array, cells: Cells, space: Space) -> Part:
+        """Part for members that were fitted to the cells."""
+        return cls(
+            structure, members, weights, Hyper.of(members.z, space), space.features(cells.x), structure.basis(cells.x)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,162 +49,178 @@ class Mixture:
 
     Attributes
     ----------
-    structures : tuple of Sum or Powers
-        What extrapolates.
-    shares : ndarray of shape (n_structures,)
-        Weight of each.
-    stretch : ndarray of shape (n_features,)
-        Scaling of the features before kernels.
-    x : ndarray of shape (n_cells, n_features)
-        Stretched cells.
-    duals : dict of int to ndarray of shape (n_cells,)
-        Dual coefficients of all members of a kernel, summed.
-    members : tuple of Member
-        The heaviest, for the spread.
-    noise : float
-        Standard deviation of a single row around its expectation, in logarithms.
+    parts : tuple of Part
+        Structures with what corrects them.
+    space : Space
+        Of the hyper-parameters.
+    cells : Cells
+        What was learnt from.
     left_out : ndarray of shape (n_cells,)
-        Measured minus predicted logarithm, of each cell from the others.
+        Measured minus predicted logarithm, of each cell from the other groups.
     left_out_sd : ndarray of shape (n_cells,)
         What the model expected of these.
     """
 
-    structures: tuple[Sum | Powers, ...]
-    shares: Array
-    stretch: Array
-    x: Array
-    duals: dict[int, Array]
-    members: tuple[Member, ...]
-    noise: float
+    parts: tuple[Part, ...]
+    space: Space
+    cells: Cells
     left_out: Array
     left_out_sd: Array
 
     def log_mean(self, x: Array) -> Array:
         """Expected logarithm for logarithms of features, shape (n_rows,)."""
         out = np.zeros(len(x))
-        for share, structure in zip(self.shares, self.structures, strict=True):
-            if share > 1e-9:
-                out += share * structure.log_mean(x)
-        near = x * self.stretch
-        for start in range(0, len(x), 4096):
-            part = slice(start, start + 4096)
-            for pattern, dual in self.duals.items():
-                out[part] += kernel(near[part], self.x, *PATTERNS[pattern]) @ dual
+        for part in self.parts:
+            out += part.weights.sum() * part.structure.log_mean(x)
+            for rows, cross, _ in self._covariances(part, x):
+                out[rows] += np.einsum("m,mij,mj->i", part.weights, cross, part.members.alpha, optimize=True)
         return out
 
     def structure_mean(self, x: Array) -> Array:
-        """The same by structure alone."""
-        return np.asarray(
-            sum(share * s.log_mean(x) for share, s in zip(self.shares, self.structures, strict=True) if share > 1e-9)
-        )
+        """The same by structure alone, its coefficients as they were learnt together with the rest."""
+        out = np.zeros(len(x))
+        for part in self.parts:
+            out += part.weights.sum() * part.structure.log_mean(x)
+            out += part.structure.basis(x) @ self.learnt(part)
+        return out
+
+    def learnt(self, part: Part) -> Array:
+        """Coefficients of a structure's basis, averaged over the members and times the part's weight."""
+        return np.asarray(part.basis.T @ (part.weights @ part.members.alpha))
 
     def spread(self, x: Array) -> Array:
-        """Standard deviation of the logarithm of a new row, shape (n_rows,)."""
+        """Standard deviation of the expected logarithm, shape (n_rows,), without that of a single measurement."""
         means, variances = [], []
-        near = x * self.stretch
-        weights = np.array([m.weight for m in self.members])
-        weights = weights / weights.sum()
-        for member in self.members:
-            cross = kernel(near, self.x, *PATTERNS[member.pattern]) * member.amplitude**2
-            means.append(self.structures[member.structure].log_mean(x) + cross @ member.alpha)
-            explained = np.einsum("ij,jk,ik->i", cross, member.inverse, cross, optimize=True)
-            variances.append(np.maximum(member.amplitude**2 - explained, 0.0))
-        stacked = np.stack(means)
-        middle = weights @ stacked
-        return np.asarray(np.sqrt(weights @ (np.stack(variances) + (stacked - middle) ** 2) + self.noise**2))
+        for part in self.parts:
+            mean = np.tile(part.structure.log_mean(x), (len(part.weights), 1))
+            variance = np.empty_like(mean)
+            for rows, cross, before in self._covariances(part, x):
+                mean[:, rows] += np.einsum("mij,mj->mi", cross, part.members.alpha)
+                explained = ((cross @ part.members.inverse) * cross).sum(axis=2)
+                variance[:, rows] = np.maximum(before - explained, 0.0)
+            means.append(mean)
+            variances.append(variance)
+        stacked, weights = np.concatenate(means), np.concatenate([part.weights for part in self.parts])
+        return np.asarray(np.sqrt(weights @ (np.concatenate(variances) + (stacked - weights @ stacked) ** 2)))
+
+    def noise(self, x: Array) -> Array:
+        """Standard deviation of a single measurement around its expectation, shape (n_rows,).
+
+        Repeats near a setting count most.
+        """
+        typical = sum(float(p.weights @ p.hyper.noise**2) for p in self.parts)
+        free = self.cells.n - 1
+        if free.sum() < 2:
+            return np.full(len(x), np.sqrt(typical))
+        ours, theirs = self.space.features(self.cells.x[free > 0]), self.space.features(x)
+        reach = ours.std(axis=0) + 1e-9
+        out = np.empty(len(x))
+        for start in range(0, len(x), _CHUNK):
+            apart = distances(theirs[start : start + _CHUNK] / reach, ours / reach)
+            near = np.exp(-4 * (apart**2).sum(axis=0))
+            squares, count = near @ self.cells.squares[free > 0], near @ free[free > 0]
+            out[start : start + _CHUNK] = np.sqrt((4 * typical + squares) / (4 + count))
+        return out
+
+    def half_width(self, x: Array, coverage: float) -> Array:
+        """Half of the interval that holds a new measurement's logarithm, shape (n_rows,).
+
+        The model's part is its spread times the quantile of the left-out errors in that unit (jackknife+ of Barber et
+        al., Ann. Statist. 49, 2021, with the normalised score of Lei et al., JASA 113, 2018); the part of a single
+        measurement is the quantile of what repeats differ by. With too few for a quantile, a t distribution's stands
+        in its place.
+        """
+        model = _quantile(np.sort(np.abs(self.left_out) / self.left_out_sd), coverage)
+        free = float((self.cells.n - 1).sum())
+        if len(self.cells.deviations) >= _MANY:
+            single = float(np.quantile(self.cells.deviations, coverage))
+        elif free >= 2:
+            single = float(student.ppf((1 + coverage) / 2, free))
+        else:
+            single = model
+        return np.asarray(np.hypot(model * self.spread(x), single * self.noise(x)))
+
+    def _covariances(self, part: Part, x: Array) -> Iterator[tuple[slice, Array, Array]]:
+        """For rows at a time: their covariance with the cells, for each member, and their own before any data."""
+        hyper = part.hyper
+        amplitude, nugget = hyper.amplitude[:, None, None] ** 2, hyper.nugget**2
+        for start in range(0, len(x), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            own = part.structure.basis(x[rows])
+            cross = (
+                hyper.kernel(distances(self.space.features(x[rows]), part.features)) * amplitude + own @ part.basis.T
+            )
+            if self.space.shared:
+                same = (x[rows][:, None, :] == self.cells.x[None, :, :]).all(axis=2)
+                if same.any():
+                    cross += nugget[:, None, None] * same
+            yield rows, cross, amplitude[:, :, 0] + nugget[:, None] + (own**2).sum(axis=1)
 
 
-def fit_mixture(cells: Cells, roles: Roles, rng: np.random.Generator) -> Mixture:
-    """Fit structures to cells, and processes to what they leave."""
-    fitted = [fit(cells.x, cells.t, cells.n, roles) for fit in (fit_sum, fit_powers)]
-    structures = tuple(structure for structure, _ in fitted)
-    residuals = [cells.t - s.log_mean(cells.x) for s in structures]
-    shifts = [s.log_mean(cells.x) - left_out for s, left_out in fitted]
-    errors = [float(np.abs(cells.t - left_out).mean()) for _, left_out in fitted]
-    stretch = reaches(cells.x, residuals[int(np.argmin(errors))], cells.n, rng)
-    x = cells.x * stretch
-    noise = 1 / np.minimum(cells.n, 20.0)
-    some = thin(x, _SEARCHED, rng)
-    families = _families(x[some], noise[some], [r[some] for r in residuals], [s[some] for s in shifts])
-    scores = np.stack([f.score + prior() for _, _, f in families])
-    weights = np.exp(scores - scores.max())
-    weights /= weights.sum()
-    if len(some) < len(x):
-        return _refit(cells, structures, (stretch, x, noise), (residuals, shifts), (families, weights))
-    return _collect(structures, stretch, x, families, weights)
+def fit_mixture(cells: Cells, roles: Roles, seed: int) -> Mixture:
+    """Fit structures to cells, and processes to what they leave; weigh all by what was left out."""
+    space = Space.of(cells, roles)
+    some = thin(cells, _SEARCHED, np.random.default_rng(seed))
+    searched = cells.taken(some) if len(some) < len(cells.t) else cells
+    found = structures(cells, roles)
+    z = space.draw(FIRST, seed)
+    firsts = [fit_members(z, searched, structure, space) for structure in found]
+    heard = np.array([np.logaddexp.reduce(f.score) - _COST * s.used for f, s in zip(firsts, found, strict=True)])
+    kept = np.flatnonzero(heard > np.logaddexp.reduce(heard) + np.log(_HOPELESS))
+    drawn = []
+    for i in kept:
+        members, weights = sample(firsts[i], searched, found[i], space, seed)
+        drawn.append((members, weights - _COST * found[i].used))
+    top = max(float(weights.max()) for _, weights in drawn)
+    total = sum(float(np.exp(weights - top).sum()) for _, weights in drawn)
+    parts = [
+        Part.of(found[i], members, np.exp(weights - top) / total, searched, space)
+        for i, (members, weights) in zip(kept, drawn, strict=True)
+    ]
+    if searched is not cells:
+        parts = _refitted(parts, cells, space)
+    left_out = sum((p.weights @ p.members.left_out for p in parts), np.zeros(len(cells.t)))
+    second = sum(
+        (p.weights @ (p.members.variance + (p.members.left_out - left_out) ** 2) for p in parts), np.zeros(len(cells.t))
+    )
+    return Mixture(tuple(parts), space, cells, left_out, np.sqrt(second))
 
 
-_Labelled = tuple[int, Spectra, Family]
-
-
-def _families(x: Array, noise: Array, residuals: list[Array], shifts: list[Array]) -> list[_Labelled]:
-    """For each structure the members that trust every cell and those that doubt some."""
-    plain = Spectra.of(x, noise)
+def _refitted(parts: list[Part], cells: Cells, space: Space) -> list[Part]:
+    """Fit the best members to all cells; the search used some of them."""
+    bound = np.sort(np.concatenate([part.weights for part in parts]))[-_REFITTED:][0]
+    total = sum(float(part.weights[part.weights >= bound].sum()) for part in parts)
     out = []
-    for i, (t, shift) in enumerate(zip(residuals, shifts, strict=True)):
-        trusting = plain.family(t, shift)
-        out.append((i, plain, trusting))
-        careful = Spectra.of(x, doubt(trusting, noise))
-        out.append((i, careful, careful.family(t, shift)))
+    for part in parts:
+        best = np.flatnonzero(part.weights >= bound)
+        if len(best):
+            members = fit_members(part.members.z[best], cells, part.structure, space)
+            out.append(Part.of(part.structure, members, part.weights[best] / total, cells, space))
     return out
 
 
-def _collect(
-    structures: tuple[Sum | Powers, ...], stretch: Array, x: Array, families: list[_Labelled], weights: Array
-) -> Mixture:
-    shares = np.zeros(len(structures))
-    duals: dict[int, Array] = {}
-    left_out, second, noise = np.zeros(len(x)), np.zeros(len(x)), 0.0
-    for (i, _, family), weight in zip(families, weights, strict=True):
-        shares[i] += weight.sum()
-        part = np.einsum("pm,m,pmi->pi", weight, AMPLITUDES**2, family.alpha)
-        for p, dual in enumerate(part):
-            duals[p] = duals[p] + dual if p in duals else dual
-        left_out += np.einsum("pm,pmi->i", weight, family.left_out)
-        second += np.einsum("pm,pmi->i", weight, family.variance)
-        noise += float(weight.sum(axis=0) @ NOISES**2)
-    heaviest = np.argsort(weights.ravel())[::-1][:_SPREAD]
-    members = []
-    for f, p, m in zip(*np.unravel_index(heaviest, weights.shape), strict=True):
-        i, spectra, family = families[f]
-        root = 1 / np.sqrt(spectra.noise)
-        vectors = spectra.vectors[p] * root[:, None]
-        inverse = (vectors * spectra.inverse_spectrum()[p, m]) @ vectors.T
-        members.append(Member(i, int(p), float(AMPLITUDES[m]), float(weights[f, p, m]), family.alpha[p, m], inverse))
-    return Mixture(
-        structures, shares, stretch, x, duals, tuple(members), float(np.sqrt(noise)), left_out, np.sqrt(second)
-    )
+def thin(cells: Cells, most: int, rng: np.random.Generator) -> Index:
+    """Indices of at most `most` cells, the extremes of each feature among them where they have room."""
+    if len(cells.t) <= most:
+        return np.arange(len(cells.t))
+    ends = np.unique([*cells.x.argmin(axis=0), *cells.x.argmax(axis=0)])[: most // 2]
+    rest = np.setdiff1d(np.arange(len(cells.t)), ends)
+    return np.sort(np.concatenate([ends, rng.choice(rest, most - len(ends), replace=False)]))
 
 
-def _refit(
-    cells: Cells,
-    structures: tuple[Sum | Powers, ...],
-    place: tuple[Array, Array, Array],
-    parts: tuple[list[Array], list[Array]],
-    found: tuple[list[_Labelled], Array],
-) -> Mixture:
-    """Fit the best members to all cells; the search used some of them."""
-    stretch, x, noise = place
-    families, weights = found
-    best = np.argsort(weights.ravel())[::-1][:_KEPT]
-    kept = weights.ravel()[best] / weights.ravel()[best].sum()
-    shares, members = np.zeros(len(structures)), []
-    duals: dict[int, Array] = {}
-    left_out, second, noisy = np.zeros(len(x)), np.zeros(len(x)), 0.0
-    for weight, (f, p, m) in zip(kept, zip(*np.unravel_index(best, weights.shape), strict=True), strict=True):
-        i = families[f][0]
-        amplitude, sd = float(AMPLITUDES[m]), float(NOISES[m])
-        gram = kernel(x, x, *PATTERNS[p]) * amplitude**2
-        inverse: Array = np.asarray(np.linalg.inv(gram + np.diag(sd**2 * noise)), dtype=np.float64)
-        alpha, diagonal = inverse @ parts[0][i], np.diagonal(inverse)
-        shares[i] += weight
-        dual = weight * amplitude**2 * alpha
-        duals[int(p)] = duals[int(p)] + dual if int(p) in duals else dual
-        left_out += weight * (alpha + inverse.sum(axis=1) * parts[1][i]) / diagonal
-        second += weight / diagonal
-        noisy += weight * sd**2
-        members.append(Member(i, int(p), amplitude, float(weight), alpha, inverse))
-    noisy = max(noisy, cells.within**2) if np.isfinite(cells.within) else noisy
-    return Mixture(
-        structures, shares, stretch, x, duals, tuple(members), float(np.sqrt(noisy)), left_out, np.sqrt(second)
-    )
+def _quantile(ratios: Array, coverage: float) -> float:
+    count = len(ratios)
+    rank = int(np.ceil((count + 1) * coverage - 1e-9))
+    if rank <= count:
+        return float(ratios[rank - 1])
+    # The t quantile alone trusts the model's spread; what the few left-out errors say may only widen it.
+    size = max(1.0, float(np.sqrt((ratios**2).mean())))
+    return float(student.ppf((1 + coverage) / 2, max(count - 1, 1))) * size
+
+
+def exceeding(mean: Array, sd: Array, bound: Array) -> Array:
+    """Expected value of a normal variable that is known to exceed a bound."""
+    z = (bound - mean) / sd
+    # Beyond 30 the ratio of density and tail is the argument itself.
+    ratio = np.where(z > 30, z, np.exp(norm.logpdf(np.minimum(z, 30)) - norm.logsf(np.minimum(z, 30))))
+    return np.asarray(mean + sd * ratio)

@@ -1,8 +1,12 @@
-"""Gaussian processes on what the structure leaves, many at a time, weighted by how they predict left-out cells.
+"""Gaussian processes on what the structure leaves: many of them, weighted by how they predict what is left out.
 
-Each member is one kernel, length, amplitude and noise. A kernel's members share one eigendecomposition, from which
-their left-out residuals follow in closed form (Rasmussen and Williams, *Gaussian Processes for Machine Learning*, 2006,
-section 5.4.2). Members are averaged, not chosen: with a handful of cells none of them can be told to be right.
+With a handful of cells no hyper-parameter can be told to be right, so they are averaged, not chosen: a first sample is
+drawn from their prior, a second around the best of the first, all weighted by importance (Cappé et al., *Population
+Monte Carlo*, J. Comput. Graph. Stat. 13, 2004). Left-out predictions follow in closed form (Rasmussen and Williams,
+*Gaussian Processes for Machine Learning*, 2006, section 5.4.2).
+
+A measurement deviates from a smooth curve for two reasons. Repeats of one setting differ from each other (`noise`), and
+a setting differs from its neighbours each time it is measured (`nugget`): 41 tasks on 40 workers take two rounds.
 """
 
 from __future__ import annotations
@@ -10,144 +14,207 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm, qmc
 
-from toolkit.tuning.regress.rows import Array, Index
+from toolkit.tuning.regress.rows import Array, Cells, Index, Mask
+from toolkit.tuning.regress.structure import Roles, Structure
 
-LENGTHS = (0.3, 1.0, 3.0)
-PATTERNS = tuple((rough, length) for rough in (True, False) for length in LENGTHS)
-_AMPLITUDES = np.array([0.01, 0.03, 0.1, 0.3, 1.0])
-_NOISES = np.array([0.003, 0.01, 0.03, 0.1])
-AMPLITUDES = np.repeat(_AMPLITUDES, len(_NOISES))
-NOISES = np.tile(_NOISES, len(_AMPLITUDES))
-_INTERPOLATING = (2, 16)  # rough, the longest length, the largest amplitude, the least noise: joins the points
-_INTERPOLATING_SHARE = 0.5  # of the weight before any cell was left out
-_RESOLUTION = 0.003  # differences in mean left-out error below this say nothing
-_FREEDOM = 4.0  # of the t distribution that noise of robust members has
-_REACHES = (0.25, 0.5, 2.0, 4.0, 16.0)  # how a feature's length may differ from the others
+FIRST, SECOND = 5, 6  # binary logarithms of how many hyper-parameters each sample has
+_NEGLIGIBLE = 0.02  # members this much lighter than the heaviest are dropped
+
+# Medians and standard deviations of logarithms: all are shares of a runtime, lengths are in e-foldings of a feature.
+_LENGTH = (0.0, 0.9)
+_AMPLITUDE = (float(np.log(0.15)), 1.0)
+_NUGGET = (float(np.log(0.01)), 1.2)
+_NOISE = (float(np.log(0.015)), 1.0)
+_LEAST_NOISE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """Members of all kernels on one residual: arrays of shape (patterns, members of a pattern, cells).
+class Space:
+    """Where the hyper-parameters of one data set live.
 
     Attributes
     ----------
-    alpha : ndarray
-        Dual coefficients, without the amplitude.
-    left_out : ndarray
-        Measured minus predicted, in logarithms, of each cell from the others.
-    variance : ndarray
-        Of these.
-    score : ndarray of shape (patterns, members of a pattern)
-        Logarithm of the weight, up to a constant.
+    roles : Roles
+        Meaning of the columns.
+    moving : ndarray of int
+        Directions in which the cells differ.
+    noise : (mean, sd)
+        Logarithm of the noise: what repeats say of it, drawn toward the prior.
+    shared : bool
+        Whether a setting's deviation is the same each time it is measured; not so between groups.
     """
 
-    alpha: Array
-    left_out: Array
-    variance: Array
-    score: Array
+    roles: Roles
+    moving: Index
+    noise: tuple[float, float]
+    shared: bool
 
+    @classmethod
+    def of(cls, cells: Cells, roles: Roles) -> Space:
+        """Space for cells."""
+        lines = directions(cells.x, roles)
+        (mean, sd), free = _NOISE, float((cells.n - 1).sum())
+        if free > 0:
+            prior, data = 1 / sd**2, 2 * free  # a logarithm of an estimate with k degrees of freedom has variance 1/2k
+            measured = np.log(max(cells.within, _LEAST_NOISE))
+            mean, sd = (mean * prior + measured * data) / (prior + data), (prior + data) ** -0.5
+        return cls(roles, np.flatnonzero(np.ptp(lines, axis=0) > 1e-9), (float(mean), float(sd)), cells.single)
 
-def kernel(a: Array, b: Array, rough: bool, length: float) -> Array:
-    """Correlation of rows of `a` with rows of `b`: exponential along each feature if `rough`, else Matérn 5/2."""
-    apart = np.abs(a[:, None, :] - b[None, :, :]) / length
-    if rough:
-        return np.asarray(np.exp(-apart.sum(axis=2)))
-    far = np.sqrt(5.0 * (apart**2).sum(axis=2))
-    return np.asarray((1 + far + far * far / 3) * np.exp(-far))
+    def features(self, x: Array) -> Array:
+        """Coordinates that kernels measure distances in."""
+        return directions(x, self.roles)[:, self.moving]
+
+    @property
+    def dimensions(self) -> int:
+        """Of the standard normal vectors that stand for hyper-parameters."""
+        return 2 * len(self.moving) + 4
+
+    def draw(self, power: int, seed: int) -> Array:
+        """Standard normal vectors, evenly spread, shape (2**power, dimensions)."""
+        uniform = qmc.Sobol(self.dimensions, seed=np.random.default_rng([seed, power])).random_base2(power)
+        return np.asarray(norm.ppf(np.clip(uniform, 1e-4, 1 - 1e-4)))
 
 
 @dataclass(frozen=True, slots=True)
-class Spectra:
-    """Eigendecompositions of the kernels over one set of cells, whitened by relative noise variances."""
+class Hyper:
+    """Hyper-parameters, one member a row: kernel lengths, which of them are rough, and standard deviations."""
 
-    values: Array
-    vectors: Array
+    length: Array
+    rough: Mask
+    joint: Array
+    amplitude: Array
+    nugget: Array
     noise: Array
 
     @classmethod
-    def of(cls, x: Array, noise: Array) -> Spectra:
-        """Decompose the kernels of all patterns over cells `x` with relative noise variances `noise`."""
-        grams = np.stack([kernel(x, x, rough, length) for rough, length in PATTERNS])
-        root = 1 / np.sqrt(noise)
-        values, vectors = np.linalg.eigh(grams * root[:, None] * root[None, :])
-        return cls(np.maximum(values, 0.0), vectors, noise)
+    def of(cls, z: Array, space: Space) -> Hyper:
+        """Read standard normal vectors."""
+        k = len(space.moving)
 
-    def inverse_spectrum(self) -> Array:
-        """Eigenvalues of the inverse covariance: shape (patterns, members, cells)."""
-        return np.asarray(1 / (AMPLITUDES[:, None] ** 2 * self.values[:, None, :] + NOISES[:, None] ** 2))
+        def scaled(prior: tuple[float, float], column: Array) -> Array:
+            return np.asarray(np.exp(prior[0] + prior[1] * column))
 
-    def family(self, t: Array, shift: Array) -> Family:
-        """Members for residuals `t`; `shift` is by how much the structure moves when a cell is left out."""
-        root = 1 / np.sqrt(self.noise)
-        inverse = self.inverse_spectrum()
-        both = np.stack([t * root, root], axis=1)
-        projected = np.swapaxes(self.vectors, 1, 2) @ both
-        solved = np.einsum("pij,pmj,pjk->kpmi", self.vectors, inverse, projected, optimize=True)
-        diagonal = np.einsum("pij,pmj->pmi", self.vectors**2, inverse, optimize=True)
-        # The process makes good for a part of what the structure loses: what its weights do not sum to is left.
-        left_out = (solved[0] + np.asarray(solved[1]) * shift) / diagonal / root
-        score = _score(left_out, 1 / np.sqrt(self.noise))
-        return Family(np.asarray(solved[0] * root), left_out, 1 / diagonal * self.noise, score)
+        joint = norm.cdf(z[:, 2 * k + 3]) if k > 1 else np.ones(len(z))
+        return cls(
+            scaled(_LENGTH, z[:, :k]), z[:, k : 2 * k] > 0, joint, scaled(_AMPLITUDE, z[:, 2 * k]),
+            scaled(_NUGGET, z[:, 2 * k + 1]), scaled(space.noise, z[:, 2 * k + 2]),
+        )  # fmt: skip
 
+    def kernel(self, apart: Array) -> Array:
+        """Correlations for distances of shape (features, a, b): shape (members, a, b).
 
-def prior() -> Array:
-    """Logarithms of the members' weights before any data, shape (patterns, members of a pattern)."""
-    count = len(PATTERNS) * len(AMPLITUDES)
-    weights = np.full((len(PATTERNS), len(AMPLITUDES)), (1 - _INTERPOLATING_SHARE) / (count - 1))
-    weights[_INTERPOLATING] = _INTERPOLATING_SHARE
-    return np.asarray(np.log(weights))
-
-
-def doubt(family: Family, noise: Array) -> Array:
-    """Relative noise variances for robust members: cells that the best member cannot predict count as noisier."""
-    p, m = np.unravel_index(int(np.argmax(family.score)), family.score.shape)
-    ratio = family.left_out[p, m] ** 2 / family.variance[p, m]
-    typical = max(float(np.median(ratio)) / 0.455, 1e-12)  # 0.455: median of a squared standard normal
-    return np.asarray(noise * np.maximum((_FREEDOM + ratio / typical) / (_FREEDOM + 1), 1.0))
+        Exponential along rough features, Matérn 5/2 along others. A part of each is the product over the features, the
+        rest the mean: effects that depend on each other and effects that do not.
+        """
+        if not len(apart):
+            return np.ones((len(self.joint), *apart.shape[1:]))
+        product = np.ones((len(self.joint), *apart.shape[1:]))
+        total = np.zeros_like(product)
+        for distance, length, rough in zip(apart, self.length.T, self.rough.T, strict=True):
+            each = np.empty_like(product)
+            far = distance[None] / length[:, None, None]
+            each[rough] = np.exp(-far[rough])
+            smooth = np.sqrt(5.0) * far[~rough]
+            each[~rough] = (1 + smooth + smooth * smooth / 3) * np.exp(-smooth)
+            product *= each
+            total += each
+        joint = self.joint[:, None, None]
+        return np.asarray(joint * product + (1 - joint) * total / len(apart))
 
 
-def reaches(x: Array, t: Array, n: Array, rng: np.random.Generator) -> Array:
-    """Factor by which to stretch each feature, so that one length serves them all: coordinate search.
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Members on one structure, fitted to the cells.
 
-    Stays at 1 for a single feature or with fewer than eight cells.
+    Attributes
+    ----------
+    z : ndarray of shape (members, dimensions)
+        Hyper-parameters as standard normal vectors.
+    score : ndarray of shape (members,)
+        Logarithm of the density of what was left out.
+    alpha : ndarray of shape (members, cells)
+        Dual coefficients.
+    inverse : ndarray of shape (members, cells, cells)
+        Inverse covariances.
+    left_out, variance : ndarray of shape (members, cells)
+        Measured minus predicted logarithm of each cell when its group is left out, and the variance of that.
     """
-    out = np.ones(x.shape[1])
-    if x.shape[1] < 2 or len(t) < 8:
-        return out
-    some = rng.choice(len(t), 64, replace=False) if len(t) > 64 else np.arange(len(t))
-    x, t, n = x[some], t[some], n[some]
-    best = _best_error(x, t, n)
-    margin = 1 - 1.0 / (len(t) + 10)
-    for _ in range(2):
-        before = out.copy()
-        for j in range(x.shape[1]):
-            for reach in _REACHES:
-                trial = out.copy()
-                trial[j] = 1 / reach
-                error = _best_error(x * trial, t, n)
-                if error < best * margin:
-                    best, out = error, trial
-        if np.array_equal(before, out):
-            break
-    return out
+
+    z: Array
+    score: Array
+    alpha: Array
+    inverse: Array
+    left_out: Array
+    variance: Array
+
+    def taken(self, which: Index | Mask) -> Members:
+        """Some of them."""
+        parts = (self.z, self.score, self.alpha, self.inverse, self.left_out, self.variance)
+        return Members(*(part[which] for part in parts))
+
+    def joined(self, other: Members) -> Members:
+        """These and others."""
+        names = ("z", "score", "alpha", "inverse", "left_out", "variance")
+        return Members(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
 
 
-def _best_error(x: Array, t: Array, n: Array) -> float:
-    family = Spectra.of(x, 1 / np.minimum(n, 20.0)).family(t, np.zeros_like(t))
-    errors = np.sort(np.abs(family.left_out).mean(axis=2).ravel())
-    return float(errors[:5].mean())
+def directions(x: Array, roles: Roles) -> Array:
+    """Logarithms of the features, and of each size per unit of scale: limits of memory are met along these."""
+    return np.column_stack([x, *(x[:, i] - x[:, roles.scale] for i in roles.sizes)])
 
 
-def _score(left_out: Array, weight: Array) -> Array:
-    error = (np.abs(left_out) * weight).sum(axis=-1) / weight.sum()
-    return np.asarray(-0.5 * left_out.shape[-1] * np.log(error + _RESOLUTION))
+def distances(a: Array, b: Array) -> Array:
+    """Along each feature between rows of `a` and of `b`, shape (features, a, b)."""
+    return np.abs(a.T[:, :, None] - b.T[:, None, :])
 
 
-def thin(x: Array, most: int, rng: np.random.Generator) -> Index:
-    """Indices of at most `most` cells, the extremes of each feature among them."""
-    if len(x) <= most:
-        return np.arange(len(x))
-    ends = np.unique([*x.argmin(axis=0), *x.argmax(axis=0)])
-    rest = np.setdiff1d(np.arange(len(x)), ends)
-    return np.sort(np.concatenate([ends, rng.choice(rest, max(most - len(ends), 0), replace=False)]))
+def fit_members(z: Array, cells: Cells, structure: Structure, space: Space) -> Members:
+    """Fit members to what the structure leaves of the cells; its own uncertainty is a part of their covariance."""
+    hyper = Hyper.of(z, space)
+    residual = cells.t - structure.log_mean(cells.x)
+    features, basis = space.features(cells.x), structure.basis(cells.x)
+    covariance = hyper.kernel(distances(features, features)) * hyper.amplitude[:, None, None] ** 2
+    covariance += basis @ basis.T
+    own = np.arange(len(residual))
+    covariance[:, own, own] += hyper.nugget[:, None] ** 2 + hyper.noise[:, None] ** 2 * cells.doubt / cells.n + 1e-10
+    inverse: Array = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
+    alpha = inverse @ residual
+    return Members(z, *_left_out(inverse, alpha, cells))
+
+
+def _left_out(inverse: Array, alpha: Array, cells: Cells) -> tuple[Array, Array, Array, Array, Array]:
+    if cells.single:
+        diagonal = np.einsum("mii->mi", inverse)
+        left_out, variance = alpha / diagonal, 1 / diagonal
+        score = 0.5 * (np.log(diagonal) - left_out * alpha).sum(axis=1)
+        return score, alpha, inverse, left_out, variance
+    left_out, variance, score = np.empty_like(alpha), np.empty_like(alpha), np.zeros(len(alpha))
+    for group in np.unique(cells.group):
+        own = np.flatnonzero(cells.group == group)
+        block = inverse[:, own[:, None], own[None, :]]
+        spread = np.linalg.inv(block)
+        left_out[:, own] = np.einsum("mij,mj->mi", spread, alpha[:, own])
+        variance[:, own] = np.einsum("mii->mi", spread)
+        score += 0.5 * (np.linalg.slogdet(block)[1] - (left_out[:, own] * alpha[:, own]).sum(axis=1))
+    return score, alpha, inverse, left_out, variance
+
+
+def sample(first: Members, cells: Cells, structure: Structure, space: Space, seed: int) -> tuple[Members, Array]:
+    """Add members near the best of the first; returns the ones that matter and logarithms of their weights."""
+    weight = np.exp(first.score - first.score.max())
+    weight /= weight.sum()
+    effective = 1 / (weight**2).sum()
+    mean = weight @ first.z
+    sd = np.maximum(1.2 * np.sqrt(weight @ (first.z - mean) ** 2), 0.5)
+    # Of a few effective members the mean is uncertain: it is drawn back toward the prior's.
+    mean *= 1 - 0.3 * (3 / (effective + 3))
+    z = mean + sd * space.draw(SECOND, seed)
+    both = first.joined(fit_members(z, cells, structure, space))
+    share = len(first.z) / len(both.z)
+    prior = norm.logpdf(both.z).sum(axis=1)
+    drawn = np.logaddexp(np.log(share) + prior, np.log1p(-share) + norm.logpdf(both.z, mean, sd).sum(axis=1))
+    weights = both.score + prior - drawn - np.log(len(both.z))
+    kept = weights > weights.max() + np.log(_NEGLIGIBLE)
+    return both.taken(kept), weights[kept]

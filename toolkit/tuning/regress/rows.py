@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,14 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-MOST_CELLS = 900  # cells beyond this are merged with their neighbours: a Gaussian process costs their cube
+MOST_CELLS = 600  # cells beyond this are merged with their neighbours: a Gaussian process costs their cube
 _FARTHEST = np.log(8.0)  # a repeat this far from the others of its setting is no measurement of the same thing
 _SIGMAS = 8.0
+_FREEDOM = 4.0  # how many repeats the noise of other cells counts for
+_MOST_DEVIATIONS = 4096
+_MOST_BINS = 4_000_000
+_SAME = 1e-10  # rounding of a mean of equal logarithms
+_DIGITS = 5  # measurements with fewer significant digits agree by chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,32 +33,69 @@ class Cells:
         Mean logarithm of the target.
     n : ndarray of shape (n_cells,)
         Rows behind each cell.
-    within : float
-        Standard deviation of the logarithm between rows of one cell; NaN where no cell has two.
+    group : ndarray of shape (n_cells,)
+        Cells of one group are left out together.
+    squares : ndarray of shape (n_cells,)
+        Sum of squared deviations of the rows' logarithms from `t`.
+    deviations : ndarray
+        Absolute deviations of rows from repeats of theirs, in standard deviations of their cell, sorted; a sample.
     """
 
     x: Array
     t: Array
     n: Array
-    within: float
+    group: Index
+    squares: Array
+    deviations: Array
+
+    @property
+    def single(self) -> bool:
+        """Whether each cell is a group of its own."""
+        return len(np.unique(self.group)) == len(self.group)
+
+    @property
+    def within(self) -> float:
+        """Standard deviation of the logarithm between rows of one cell; NaN where no cell has two."""
+        free = float((self.n - 1).sum())
+        return float(np.sqrt(self.squares.sum() / free)) if free > 0 else float("nan")
+
+    @property
+    def doubt(self) -> Array:
+        """Variance between rows of each cell over that of all cells, drawn toward 1: shape (n_cells,)."""
+        variance = self.within**2
+        if not variance > 0:
+            return np.ones_like(self.n)
+        return np.asarray((_FREEDOM * variance + self.squares) / (_FREEDOM + self.n - 1) / variance)
+
+    def taken(self, which: Index) -> Cells:
+        """Some of the cells."""
+        return Cells(
+            self.x[which], self.t[which], self.n[which], self.group[which], self.squares[which], self.deviations
+        )
 
 
 def unusable(x: Array, y: Array) -> list[tuple[str, Mask]]:
     """Reasons why rows cannot be used, with the rows that each of them applies to."""
     with np.errstate(invalid="ignore"):
         return [
-            ("feature missing or infinite", np.asarray(~np.isfinite(x).all(axis=1))),
-            ("feature negative", np.asarray((x < 0).any(axis=1))),
-            ("target missing or infinite", ~np.isfinite(y)),
+            ("missing or infinite feature", np.asarray(~np.isfinite(x).all(axis=1))),
+            ("negative feature", np.asarray((x < 0).any(axis=1))),
+            ("missing or infinite target", ~np.isfinite(y)),
             ("target not positive", y <= 0),
         ]
 
 
 def repeated(x: Array, y: Array) -> Mask:
-    """Rows that are, to the last bit, a copy of an earlier one: one measurement that was written twice."""
+    """Rows that are, to the last bit, a copy of an earlier one: one measurement that was written twice.
+
+    Only where the target has enough digits: what a coarse clock measures agrees by chance.
+    """
     _, first = np.unique(_hashes(np.column_stack([x, y])), return_index=True)
     copy = np.ones(len(y), dtype=bool)
     copy[first] = False
+    rows = np.flatnonzero(copy)
+    digits = y[rows] / 10.0 ** (np.floor(np.log10(y[rows])) - (_DIGITS - 2))
+    copy[rows] = np.abs(digits - np.round(digits)) > 1e-6
     return copy
 
 
@@ -64,15 +106,17 @@ def logarithms(x: Array, floor: Array) -> Array:
 
 def stray(place: Index, t: Array) -> Mask:
     """Rows far from the median of their cell, of at least three rows: another unit, a skewed clock, a typing error."""
-    order = np.lexsort((t, place))
+    place = numbered(place)
     counts = np.bincount(place)
+    several = counts[place] >= 3
+    centre = np.bincount(place, weights=t) / counts
+    if not several.any() or np.abs(t - centre[place])[several].max() <= _FARTHEST / 2:
+        return np.zeros(len(t), dtype=bool)
+    order = np.lexsort((t, place))
     ends = np.cumsum(counts)
     middle = t[order[ends - counts + counts // 2]]
     lower = t[order[ends - counts + (counts - 1) // 2]]
     apart = np.abs(t - ((middle + lower) / 2)[place])
-    several = counts[place] >= 3
-    if not several.any():
-        return np.zeros(len(t), dtype=bool)
     typical = 1.4826 * float(np.median(apart[several]))
     return np.asarray(several & (apart > max(_FARTHEST, _SIGMAS * typical)))
 
@@ -80,23 +124,84 @@ def stray(place: Index, t: Array) -> Mask:
 def places(x: Array, most: int = MOST_CELLS) -> Index:
     """Cell of each row: rows of equal features share one; with too many, rows whose features nearly agree."""
     place = _codes(x)
+    low = x.min(axis=0)
+    spread = np.maximum(x.max(axis=0) - low, 1e-12)
     step = 1 / 64
-    spread = np.maximum(x.max(axis=0) - x.min(axis=0), 1e-12)
     while place.max() >= most:
         # Steps are shares of each feature's range, so that no feature is merged away before the others.
-        place = _codes(np.floor((x - x.min(axis=0)) / (spread * step) + 0.5))
+        place = _ranked(np.floor((x - low) / (spread * step) + 0.5).astype(np.int64))
         step *= 1.4
     return place
 
 
-def condense(x: Array, t: Array, place: Index) -> Cells:
-    """Average the rows of each cell."""
+def condense(x: Array, t: Array, place: Index, groups: Index | None = None) -> Cells:
+    """Average the rows of each cell; with groups (a number for each row), those of one cell and group."""
+    if groups is not None:
+        _, place = np.unique(place * (int(groups.max()) + 1) + groups, return_inverse=True)
     n = np.bincount(place).astype(np.float64)
     mean = np.bincount(place, weights=t) / n
+    centres = _centres(x, place, n)
+    apart = t - mean[place]
+    if MOST_CELLS // 2 < len(n) < len(t):
+        apart = _level(apart, x - centres[place])
+    squares = np.bincount(place, weights=apart**2).astype(np.float64)
+    group = np.arange(len(n), dtype=np.int64)
+    if groups is not None:
+        group[place] = groups
+    several = np.flatnonzero(n[place] > 1)[:: max(len(t) // _MOST_DEVIATIONS, 1)]
+    cells = Cells(centres, mean, n, group, squares, np.empty(0))
+    if not len(several) or not cells.within > 0:
+        return cells
+    # A row's own part in its mean makes its deviation smaller than that of a new row.
+    at = place[several]
+    sd = cells.within * np.sqrt(cells.doubt[at] * (1 - 1 / n[at]))
+    return replace(cells, deviations=np.sort(np.abs(apart[several]) / sd))
+
+
+def _centres(x: Array, place: Index, n: Array) -> Array:
+    """Mean features of the rows of each cell: exactly theirs, where they agree, so that the setting is known again."""
     centres = np.stack([np.bincount(place, weights=column) / n for column in x.T], axis=1)
-    free = float((n - 1).sum())
-    within = float(np.sqrt(((t - mean[place]) ** 2).sum() / free)) if free > 0 else float("nan")
-    return Cells(centres, mean, n, within)
+    one = np.empty(len(n), dtype=np.int64)
+    one[place] = np.arange(len(place))
+    return np.where(np.abs(x[one] - centres) < _SAME, x[one], centres)
+
+
+def _level(apart: Array, x: Array) -> Array:
+    """Deviations without what features explain that differ between the rows of merged cells."""
+    moments = x.T @ x
+    size = np.trace(moments)
+    if size <= 1e-12 * len(x):
+        return apart
+    slopes = np.linalg.solve(moments + 1e-9 * size * np.eye(x.shape[1]), x.T @ apart)
+    return np.asarray(apart - x @ slopes)
+
+
+def nearest_other(cells: Cells, neighbours: int = 1) -> Array:
+    """Logarithm that the nearest cells of other groups had: their median, shape (n_cells,)."""
+    spread = cells.x.std(axis=0) + 1e-12
+    scaled = cells.x / spread
+    apart = sum(((column[:, None] - column[None, :]) ** 2 for column in scaled.T), np.zeros((len(cells.t),) * 2))
+    apart[cells.group[:, None] == cells.group[None, :]] = np.inf
+    count = min(neighbours, len(cells.t) - 1)
+    if count < 1:
+        return cells.t.copy()
+    nearest = np.argpartition(apart, count - 1, axis=1)[:, :count]
+    return np.asarray(np.median(cells.t[nearest], axis=1))
+
+
+def _ranked(bins: Index) -> Index:
+    """Numbers from 0 for distinct rows of small integers."""
+    wide = bins.max(axis=0) + 1
+    if np.prod(wide.astype(np.float64)) > _MOST_BINS:
+        return _codes(bins.astype(np.float64))
+    code = np.ravel_multi_index(tuple(bins.T), tuple(wide))
+    return numbered(code)
+
+
+def numbered(place: Index) -> Index:
+    """Cells numbered from 0 without gaps, for small numbers."""
+    used = np.bincount(place) > 0
+    return np.asarray((np.cumsum(used) - 1)[place], dtype=np.int64)
 
 
 def _codes(x: Array) -> Index:

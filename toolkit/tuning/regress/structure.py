@@ -1,22 +1,29 @@
 """Structure: sums of non-negative terms and products of powers. It is what predictions fall back to far from data.
 
-The sums are those of Ernest (Venkataraman et al., NSDI 2016) with a root term, fitted to relative errors: with rows
-divided by their target, a short measurement counts as much as a long one. Absolute errors in place of squares keep a
-few wrong rows from deciding.
+The sums are those of Ernest (Venkataraman et al., NSDI 2016) with terms for contention as in the universal scalability
+law (Gunther, *Guerrilla Capacity Planning*, 2007), fitted to relative errors: with rows divided by their target, a
+short measurement counts as much as a long one. Absolute errors in place of squares keep a few wrong rows from deciding.
+
+Each structure also gives a basis: by how much its logarithm moves with its coefficients, times how uncertain those are.
+A Gaussian process with the inner products of the basis in its covariance knows that the structure is itself estimated.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from toolkit.tuning.nonneg import weighted_nonneg
-from toolkit.tuning.regress.rows import Array
+from toolkit.tuning.regress.rows import Array, Cells
 
 _RIDGE = 1e-6
-_ROUNDS = 4  # of reweighting toward absolute errors
+_ROUNDS = 5  # of reweighting toward absolute errors
 _POWER_RIDGE = 0.05
+_EXPONENT_SD = 0.4  # of the exponents of `Powers` around their prior
+_OTHER_SD = 0.3  # of exponents that were fitted already
+_MOST_REPEATS = 20.0  # repeats beyond these say nothing more about the curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +50,55 @@ class Roles:
         return tuple(i for i in range(len(self.names)) if i != self.scale and i not in self.sizes)
 
 
-@dataclass(frozen=True, slots=True)
-class Sum:
-    """``sum_k c_k term_k(x)``, every ``c_k >= 0``."""
-
-    roles: Roles
-    coefficients: Array
-    floor: float
+class Structure(Protocol):
+    """What extrapolates."""
 
     def log_mean(self, x: Array) -> Array:
         """Logarithm of the expected target, for logarithms of features."""
-        return np.asarray(np.log(np.maximum(terms(x, self.roles) @ self.coefficients, self.floor)))
+
+    def basis(self, x: Array) -> Array:
+        """Directions in which the logarithm is uncertain, shape (n_rows, n_directions)."""
+
+    @property
+    def used(self) -> int:
+        """Coefficients that were fitted without a prior."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """``sum_k c_k term_k(x) * prod_j x_j ** g_j``, every ``c_k >= 0``; the features of the product are in no term."""
+
+    roles: Roles
+    factors: tuple[int, ...]
+    coefficients: Array
+    centre: Array
+    exponents: Array
+    floor: float
+
+    def parts(self, x: Array) -> Array:
+        """Terms times their coefficients, shape (n_rows, n_terms)."""
+        return np.asarray(terms(x, self.roles, self.factors) * self.coefficients)
+
+    def log_mean(self, x: Array) -> Array:
+        """Logarithm of the expected target, for logarithms of features."""
+        flat = np.log(np.maximum(self.parts(x).sum(axis=1), self.floor))
+        return np.asarray(flat + (x - self.centre)[:, self.factors] @ self.exponents)
+
+    def basis(self, x: Array) -> Array:
+        """Shares of the terms in use: each coefficient is known up to a factor."""
+        parts = self.parts(x)[:, self.coefficients > 0]
+        shares = parts / np.maximum(parts.sum(axis=1, keepdims=True), self.floor)
+        return np.column_stack([shares, _OTHER_SD * (x - self.centre)[:, self.factors]])
+
+    @property
+    def used(self) -> int:
+        """Coefficients above zero, and exponents."""
+        return int((self.coefficients > 0).sum()) + len(self.exponents)
 
 
 @dataclass(frozen=True, slots=True)
 class Powers:
-    """``exp(a) * prod_j x_j ** g_j``, the exponents drawn toward their prior."""
+    """``exp(level) * prod_j x_j ** g_j``; as a structure the prior alone, its exponents are learnt as its basis."""
 
     centre: Array
     level: float
@@ -68,8 +108,21 @@ class Powers:
         """Logarithm of the expected target, for logarithms of features."""
         return np.asarray(self.level + (x - self.centre) @ self.exponents)
 
+    def basis(self, x: Array) -> Array:
+        """Level and exponents."""
+        return np.column_stack([np.ones(len(x)), _EXPONENT_SD * (x - self.centre)])
 
-def term_names(roles: Roles) -> tuple[tuple[str, str], ...]:
+    @property
+    def used(self) -> int:
+        """None: all of it has a prior."""
+        return 0
+
+    def learnt(self, coefficients: Array) -> Array:
+        """Exponents after coefficients of the basis were learnt."""
+        return np.asarray(self.exponents + _EXPONENT_SD * coefficients[1:])
+
+
+def term_names(roles: Roles, factors: tuple[int, ...] = ()) -> tuple[tuple[str, str], ...]:
     """Name of each term and the unit of its coefficient, in the order of `terms`."""
     s = roles.names[roles.scale]
     out = [
@@ -84,82 +137,70 @@ def term_names(roles: Roles) -> tuple[tuple[str, str], ...]:
             (f"{name}/{s}", f"target * {s} / {name}"),
             (f"{name}/sqrt({s})", f"target * sqrt({s}) / {name}"),
             (name, f"target / {name}"),
+            (f"{name}*{s}", f"target / ({name} * {s})"),
         ]
-    for name in (roles.names[i] for i in roles.others):
+    for name in (roles.names[i] for i in roles.others if i not in factors):
         out += [(name, f"target / {name}"), (f"1/{name}", f"target * {name}")]
     return tuple(out)
 
 
-def terms(x: Array, roles: Roles) -> Array:
-    """Values of the terms, shape (n_rows, n_terms), for logarithms of features."""
+def terms(x: Array, roles: Roles, factors: tuple[int, ...] = ()) -> Array:
+    """Values of the terms, shape (n_rows, n_terms), for logarithms of features; features in `factors` have none."""
     s = x[:, roles.scale]
     flat = np.exp(np.clip(x, -300, 300))
     scale, inverse, root = flat[:, roles.scale], np.exp(-s), np.exp(-s / 2)
     columns = [np.ones(len(x)), inverse, root, np.log1p(scale), scale]
     for i in roles.sizes:
-        columns += [flat[:, i] * inverse, flat[:, i] * root, flat[:, i]]
+        columns += [flat[:, i] * inverse, flat[:, i] * root, flat[:, i], flat[:, i] * scale]
     for i in roles.others:
-        columns += [flat[:, i], 1 / flat[:, i]]
+        if i not in factors:
+            columns += [flat[:, i], 1 / flat[:, i]]
     return np.stack(columns, axis=1)
 
 
-def fit_sum(x: Array, t: Array, n: Array, roles: Roles) -> tuple[Sum, Array]:
-    """Fit the sum to cells, and say what it predicts for each of them when left out.
-
-    Parameters
-    ----------
-    x, t, n
-        As in `Cells`.
-    roles : Roles
-        Meaning of the columns.
-
-    Returns
-    -------
-    Sum
-    ndarray of shape (n_cells,)
-        Logarithm of the prediction for each cell from the others; from all, where there are more than 200.
-    """
-    level = float(np.median(t))
-    values = terms(x, roles)
-    design = values * np.exp(np.clip(level - t, -50, 50))[:, None]
-    size = np.sqrt((design**2).mean(axis=0)) + 1e-300
-    design = design / size
-    weights = np.minimum(n, 20.0) / np.minimum(n, 20.0).mean()
-    ridge = np.full((1, design.shape[1]), _RIDGE * len(t))
-    ones = np.ones((1, len(t)))
-    now = weights
-    for _ in range(_ROUNDS):
-        found = weighted_nonneg(design[None], ones, now[None], ridge)[0]
-        miss = np.abs(np.log(np.maximum(design @ found, 1e-3)))
-        now = weights / np.maximum(miss, max(0.02, float(np.median(miss))))
-        now = now / now.mean()
-    # Left out one at a time, all in one solve.
-    fitted = Sum(roles, found / size * np.exp(level), np.exp(level - 30))
-    if len(t) > 200:
-        return fitted, fitted.log_mean(x)
-    without = np.broadcast_to(now, (len(t), len(t))) * (1 - np.eye(len(t)))
-    each = weighted_nonneg(design[None], ones, without, ridge)
-    left_out = np.log(np.maximum(np.einsum("ij,ij->i", values / size, each), np.exp(-30.0))) + level
-    return fitted, np.asarray(left_out)
+def structures(cells: Cells, roles: Roles) -> list[Powers | Sum]:
+    """Fit to the cells what may explain them."""
+    sums = [fit_sum(cells, roles, ())]
+    if roles.others:
+        sums.append(fit_sum(cells, roles, roles.others))
+    return [powers(cells, roles), *sums]
 
 
-def fit_powers(x: Array, t: Array, n: Array, roles: Roles) -> tuple[Powers, Array]:
-    """Fit a product of powers to cells by ridge regression of logarithms; returns as `fit_sum`."""
-    prior = np.zeros(x.shape[1])
+def powers(cells: Cells, roles: Roles) -> Powers:
+    """Powers with the exponents that work which is half shared would have."""
+    prior = np.zeros(cells.x.shape[1])
     prior[roles.scale] = -0.5
     prior[list(roles.sizes)] = 0.5
-    centre = np.average(x, axis=0, weights=n)
-    inside = np.column_stack([np.ones(len(t)), x - centre])
-    ridge = np.diag([1e-9, *np.full(x.shape[1], _POWER_RIDGE)])
-    weights = np.minimum(n, 20.0)
-    now = weights
-    goal = t - (x - centre) @ prior
+    centre = np.average(cells.x, axis=0, weights=cells.n)
+    return Powers(centre, float(np.median(cells.t - (cells.x - centre) @ prior)), prior)
+
+
+def fit_sum(cells: Cells, roles: Roles, factors: tuple[int, ...]) -> Sum:
+    """Fit a sum, and in turn the exponents of what multiplies it."""
+    x, t = cells.x, cells.t
+    level, centre = float(np.median(t)), x.mean(axis=0)
+    values, outside = terms(x, roles, factors), (x - centre)[:, factors]
+    weights = np.minimum(cells.n, _MOST_REPEATS)
+    now = weights = weights / weights.mean()
+    exponents = np.zeros(len(factors))
     for _ in range(_ROUNDS):
-        inverse = np.linalg.inv((inside * now[:, None]).T @ inside + ridge)
-        found = inverse @ (inside * now[:, None]).T @ goal
-        miss = np.abs(goal - inside @ found)
-        typical = max(0.02, float(np.median(miss)))
-        last, now = now, weights * np.minimum(1.0, 2 * typical / np.maximum(miss, 1e-12))
-    leverage = np.minimum(np.einsum("ij,jk,ik->i", inside, inverse, inside) * last, 0.95)
-    left_out = t - (goal - inside @ found) / (1 - leverage)
-    return Powers(centre, float(found[0]), found[1:] + prior), np.asarray(left_out)
+        design = values * np.exp(np.clip(level - t + outside @ exponents, -50, 50))[:, None]
+        size = np.sqrt((design**2).mean(axis=0)) + 1e-300
+        design = design / size
+        ridge = np.full((1, design.shape[1]), _RIDGE * len(t))
+        found = weighted_nonneg(design[None], np.ones((1, len(t))), now[None], ridge)[0]
+        above = np.log(np.maximum(design @ found, 1e-3))
+        if factors:
+            exponents = _exponents(outside, outside @ exponents - above, now)
+        miss = np.abs(above)
+        now = weights / np.maximum(miss, max(0.02, float(np.median(miss))))
+        now = now / now.mean()
+    scaled = found / size * np.exp(level)
+    return Sum(roles, factors, scaled, centre, exponents, float(np.exp(level - 30)))
+
+
+def _exponents(x: Array, goal: Array, weights: Array) -> Array:
+    inside = np.column_stack([np.ones(len(x)), x])
+    ridge = np.diag([1e-9, *np.full(x.shape[1], _POWER_RIDGE)])
+    weighted = (inside * weights[:, None]).T
+    return np.asarray(np.linalg.solve(weighted @ inside + ridge, weighted @ goal)[1:])

@@ -1,0 +1,252 @@
+"""The parts of `RuntimeRegressor`: cells, structures, left-out predictions in closed form; evaluation data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.evaluation import bell, common, pollux
+from toolkit.tuning.regress.mixture import exceeding, fit_mixture, thin
+from toolkit.tuning.regress.process import Space, fit_members
+from toolkit.tuning.regress.rows import Cells, condense, nearest_other, places, repeated, stray
+from toolkit.tuning.regress.structure import Roles, fit_sum, powers, structures, term_names, terms
+
+Array = NDArray[np.float64]
+
+ROLES = Roles(("workers", "n_items", "speed"), 0, (1,))
+
+
+def made(seed: int, n: int = 14) -> Cells:
+    rng = np.random.default_rng(seed)
+    x = np.log(np.column_stack([rng.integers(1, 33, n), rng.choice([10.0, 20, 80], n), rng.choice([1.0, 2, 4], n)]))
+    t = np.log(5 + 3 * np.exp(x[:, 1] - x[:, 0])) - x[:, 2] + rng.normal(0, 0.02, n)
+    return condense(x, t, places(x))
+
+
+# --------------------------------------------------------------------------- rows
+
+
+def test_repeats_share_a_cell() -> None:
+    x = np.array([[0.0, 1.0], [2.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    cells = condense(x, np.array([1.0, 5.0, 2.0, 6.0]), places(x))
+    order = np.argsort(cells.x[:, 0])
+    assert (cells.x[order] == [[0.0, 1.0], [2.0, 1.0]]).all()
+    np.testing.assert_allclose(cells.t[order], [3.0, 5.0])
+    np.testing.assert_allclose(cells.n[order], [3, 1])
+    assert cells.within == pytest.approx(np.sqrt((4 + 1 + 9) / 2))
+
+
+def test_a_setting_is_known_again_to_the_last_bit() -> None:
+    x = np.log(np.repeat([[3.0], [7.0], [11.0]], 10, axis=0))
+    assert set(condense(x, x[:, 0], places(x)).x[:, 0]) == set(np.log([3.0, 7.0, 11.0]))
+
+
+def test_repeats_of_different_groups_do_not() -> None:
+    x = np.zeros((4, 1))
+    cells = condense(x, np.array([1.0, 1.5, 7.0, 7.5]), places(x), np.array([4, 4, 9, 9]))
+    assert sorted(zip(cells.group.tolist(), cells.t.tolist(), strict=True)) == [(4, 1.25), (9, 7.25)]
+
+
+def test_too_many_settings_are_merged_with_their_neighbours() -> None:
+    x = np.random.default_rng(0).uniform(0, 3, (5_000, 2))
+    place = places(x, most=300)
+    assert 30 < place.max() + 1 <= 300
+    cells = condense(x, x[:, 0], place)
+    assert np.abs(cells.x[place] - x).max() < 0.4
+
+
+def test_noise_of_merged_cells_is_not_their_slope() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.uniform(0, 3, (20_000, 2))
+    cells = condense(x, -2 * x[:, 0] + x[:, 1] + rng.normal(0, 0.01, 20_000), places(x))
+    assert cells.within == pytest.approx(0.01, rel=0.05)
+
+
+def test_a_copy_has_the_same_digits() -> None:
+    x = np.array([[1.0], [1.0], [1.0], [2.0], [1.0]])
+    y = np.array([0.123456, 0.123457, 0.123456, 0.123456, 0.25])
+    assert repeated(x, y).tolist() == [False, False, True, False, False]
+    assert not repeated(np.ones((3, 1)), np.array([0.25, 0.25, 0.25])).any()
+
+
+def test_a_stray_is_far_from_its_repeats() -> None:
+    place = np.array([0, 0, 0, 0, 2, 2])
+    found = stray(place, np.array([1.0, 1.1, 6.0, 0.9, 1.0, 9.0]))
+    assert found.tolist() == [False, False, True, False, False, False]
+
+
+def test_the_nearest_other_is_of_another_group() -> None:
+    x = np.array([[0.0], [0.0], [1.0], [5.0]])
+    cells = Cells(x, np.array([1.0, 2, 3, 4]), np.ones(4), np.array([7, 7, 8, 9]), np.zeros(4), np.empty(0))
+    assert nearest_other(cells).tolist() == [3.0, 3.0, 1.0, 3.0] or nearest_other(cells).tolist() == [
+        3.0,
+        3.0,
+        2.0,
+        3.0,
+    ]
+
+
+# --------------------------------------------------------------------------- structure
+
+
+def test_each_term_has_a_name_and_a_unit() -> None:
+    x = np.log([[4.0, 100.0, 2.0]])
+    for factors in ((), (2,)):
+        assert terms(x, ROLES, factors).shape[1] == len(term_names(ROLES, factors))
+    named = dict(zip((name for name, _ in term_names(ROLES)), terms(x, ROLES)[0], strict=True))
+    assert named["n_items/workers"] == pytest.approx(25)
+    assert named["n_items*workers"] == pytest.approx(400)
+    assert named["1/sqrt(workers)"] == pytest.approx(0.5)
+    assert named["1/speed"] == pytest.approx(0.5)
+
+
+def test_a_sum_times_a_power_is_found_again() -> None:
+    rng = np.random.default_rng(2)
+    x = np.log(np.column_stack([rng.integers(1, 33, 40), rng.choice([10.0, 20, 80], 40), rng.choice([1.0, 2, 4], 40)]))
+    t = np.log(5 + 3 * np.exp(x[:, 1] - x[:, 0])) - 0.7 * x[:, 2]
+    found = fit_sum(condense(x, t, places(x)), ROLES, (2,))
+    assert found.exponents == pytest.approx([-0.7], abs=0.02)
+    np.testing.assert_allclose(found.log_mean(x), t, atol=0.03)
+
+
+def test_the_basis_is_the_derivative_by_the_logarithms_of_the_coefficients() -> None:
+    found = fit_sum(made(3), ROLES, ())
+    x = made(4).x
+    used = np.flatnonzero(found.coefficients > 0)
+    basis = found.basis(x)
+    for column, k in enumerate(used):
+        more = found.coefficients.copy()
+        more[k] *= 1 + 1e-6
+        moved = type(found)(ROLES, (), more, found.centre, found.exponents, found.floor)
+        np.testing.assert_allclose((moved.log_mean(x) - found.log_mean(x)) / 1e-6, basis[:, column], atol=1e-4)
+
+
+def test_powers_start_from_their_prior() -> None:
+    prior = powers(made(5), ROLES)
+    assert prior.exponents.tolist() == [-0.5, 0.5, 0.0]
+    assert prior.learnt(np.array([9.0, 1.0, 0.0, 0.0])).tolist() == pytest.approx([-0.1, 0.5, 0.0])
+
+
+# --------------------------------------------------------------------------- process and mixture
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_what_is_left_out_is_predicted_as_if_it_had_never_been_there(grouped: bool) -> None:
+    cells = made(6)
+    if grouped:
+        group = np.arange(len(cells.t)) // 3
+        cells = Cells(cells.x, cells.t, cells.n, group, cells.squares, cells.deviations)
+    structure, space = structures(cells, ROLES)[1], Space.of(cells, ROLES)
+    z = space.draw(2, 0)
+    members = fit_members(z, cells, structure, space)
+    # The same by really leaving it out: fitted to the others, asked through the covariance with all.
+    gone = cells.group == cells.group[4]
+    inverse = members.inverse[1]
+    covariance = np.linalg.inv(inverse)
+    residual = cells.t - structure.log_mean(cells.x)
+    weights = covariance[np.ix_(gone, ~gone)] @ np.linalg.inv(covariance[np.ix_(~gone, ~gone)])
+    np.testing.assert_allclose(members.left_out[1][gone], residual[gone] - weights @ residual[~gone], atol=1e-6)
+    variance = np.diag(covariance[np.ix_(gone, gone)] - weights @ covariance[np.ix_(~gone, gone)])
+    np.testing.assert_allclose(members.variance[1][gone], variance, rtol=1e-6)
+
+
+def test_weights_add_up_and_each_structure_is_heard() -> None:
+    mixture = fit_mixture(made(7, 40), ROLES, 0)
+    assert sum(part.weights.sum() for part in mixture.parts) == pytest.approx(1.0)
+    # The law is a sum times a power of the speed: plain powers do not win against it.
+    weight = {type(part.structure).__name__: 0.0 for part in mixture.parts}
+    for part in mixture.parts:
+        weight[type(part.structure).__name__] += float(part.weights.sum())
+    assert weight["Sum"] > 0.9
+
+
+def test_a_deviation_that_repeats_is_predicted_and_one_that_does_not_is_smoothed() -> None:
+    # Given a curve with one setting that is 20 % off, measured once or ten times.
+    x = np.log(np.arange(2.0, 26.0, 2.0))[:, None]
+    t = -x[:, 0]
+    t[5] += 0.2
+    roles = Roles(("workers",), 0, ())
+    rng = np.random.default_rng(8)
+
+    def at_it(times: int) -> float:
+        rows = np.repeat(np.arange(len(t)), times)
+        noisy = t[rows] + rng.normal(0, 0.01, len(rows))
+        mixture = fit_mixture(condense(x[rows], noisy, places(x[rows])), roles, 0)
+        return float(mixture.log_mean(x[5:6])[0] - t[5])
+
+    assert abs(at_it(10)) < 0.01
+    assert -0.2 < at_it(1) < -0.005
+
+
+def test_the_spread_is_small_at_the_data_and_large_far_away() -> None:
+    mixture = fit_mixture(made(9, 20), ROLES, 0)
+    near, far = mixture.spread(np.vstack([mixture.cells.x[0], np.log([500.0, 5e4, 9.0])]))
+    assert near < 0.05 < far
+
+
+def test_the_extremes_stay_when_cells_are_thinned() -> None:
+    cells = made(10, 400)
+    some = thin(cells, 40, np.random.default_rng(0))
+    assert len(np.unique(some)) == 40
+    np.testing.assert_allclose(cells.x[some].min(axis=0), cells.x.min(axis=0))
+    np.testing.assert_allclose(cells.x[some].max(axis=0), cells.x.max(axis=0))
+
+
+def test_what_exceeds_a_bound_is_expected_above_it() -> None:
+    drawn = np.random.default_rng(11).normal(1, 2, 400_000)
+    found = exceeding(np.array([1.0, 1.0, 1.0]), np.array([2.0, 2.0, 2.0]), np.array([-9.0, 2.0, 200.0]))
+    assert found[0] == pytest.approx(1.0, abs=0.01)
+    assert found[1] == pytest.approx(drawn[drawn > 2].mean(), abs=0.02)
+    assert found[2] == pytest.approx(200, rel=0.01)
+
+
+# --------------------------------------------------------------------------- evaluation
+
+
+def test_without_public_data_the_evaluation_says_where_it_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(common.ENVIRONMENT, str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["bell", "--short"])
+    bell.jobs.cache_clear()
+    assert common.command(bell.main, "bell", "about") == 0
+    assert capsys.readouterr().out.startswith(f"skipped: no bell/*.csv in {tmp_path}")
+
+
+def test_the_strict_protocol_never_tests_what_was_trained_on() -> None:
+    rng = np.random.default_rng(12)
+    job = {float(s): rng.uniform(1, 2, 5) for s in range(4, 64, 4)}
+    for _ in range(50):
+        x, y, at, _, other = bell.draw(job, 15, rng)
+        assert len(np.unique(x)) == 15
+        assert at in x
+        assert other in job[at]
+        assert other not in y
+
+
+def test_seeds_of_development_and_of_the_final_table_are_apart() -> None:
+    assert not set(common.seeds(100, final=False)) & set(common.seeds(100, final=True))
+
+
+@pytest.mark.parametrize("method", sorted(set(common.METHODS) - set(common.SLOW)))
+def test_each_method_predicts_a_runtime(method: str) -> None:
+    x = np.array([[2.0], [4], [8], [12], [16], [24]])
+    y = 5 + 100 / x[:, 0]
+    found = common.METHODS[method](x, y, np.array([[6.0]]), common.Problem())
+    assert found == pytest.approx([21.7], rel=0.6)
+
+
+def test_placements_are_read_as_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pollux").mkdir()
+    (tmp_path / "pollux" / "ncf_placements.csv").write_text("placement,local_bsz,step_time\n1,8,0.5\n4211,16,0.7\n")
+    monkeypatch.setenv(common.ENVIRONMENT, str(tmp_path))
+    pollux.applications.cache_clear()
+    try:
+        features, step = pollux.applications()["ncf"]
+    finally:
+        pollux.applications.cache_clear()
+    assert features.tolist() == [[1, 8, 1], [8, 16, 4]]
+    assert step.tolist() == [0.5, 0.7]

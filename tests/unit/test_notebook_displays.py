@@ -243,12 +243,24 @@ def test_relation_puts_many_values_together_and_names_places():
     assert named.places == tuple(f"run-{i}-abcdef" for i in range(4))
 
 
-@pytest.mark.parametrize("measure", MEASURES)
-def test_every_measure_has_a_value_with_its_unit(measure: str):
-    display = Relation.from_metrics(history(), measure=measure)
-    assert display.x.size
-    assert np.isfinite(display.middle).all()
-    assert MEASURES[measure].text(float(display.middle[0])) in display.finding()
+@pytest.mark.parametrize(
+    ("measure", "value", "text"),
+    [
+        ("rate", 400 / 4.3, "93 items/s"), ("item_s", 0.02, "20 ms"), ("service_s", 0.8, "800 ms"),
+        ("idle_s", 0.1, "100 ms"), ("overhead", 0.3 / 1.1, "27 %"), ("processor", 0.5, "50 %"),
+        ("peak_rss_bytes", 2.0**20, "1 MiB"), ("failed", 0.02, "2 %"),
+    ],
+)  # fmt: skip
+def test_every_measure_has_its_value_and_its_unit(measure: str, value: float, text: str):
+    frame = metrics().assign(cpu_user_s=0.3, cpu_system_s=0.1, peak_rss_bytes=2**20, failed=1)
+    display = Relation.from_metrics(frame, measure=measure)
+    assert display.middle == pytest.approx([value], rel=1e-4)
+    assert display.finding().endswith(f": {text}")
+
+
+def test_every_measure_is_tested():
+    marks = test_every_measure_has_its_value_and_its_unit.pytestmark
+    assert [given[0] for given in marks[0].args[1]] == list(MEASURES)
 
 
 @pytest.mark.parametrize("axis", AXES)

@@ -101,6 +101,49 @@ def test_a_deadline_that_cannot_be_met_is_said(model: Recommender) -> None:
     assert advice.makespan_s <= 1.05 * advice.grid["makespan_s"].min()
 
 
+def test_more_risk_allows_fewer_workers(model: Recommender) -> None:
+    """A deadline just after what two workers are expected to need."""
+    two = model.recommend(n_items=4_000, max_workers=2)
+    careful, bold = (
+        model.recommend(n_items=4_000, objective="cost", deadline_s=1.01 * two.makespan_s, deadline_risk=risk)
+        for risk in (0.01, 0.4)
+    )
+    assert bold.workers == 2 < careful.workers
+    assert bold.makespan_s > careful.makespan_s
+    assert any("99% probability" in reason for reason in careful.reasons)
+    assert "deadline" in careful.binds
+
+
+def test_a_weight_lies_between_makespan_and_cost(model: Recommender) -> None:
+    workers = [model.recommend(n_items=4_000, objective=weight).workers for weight in (0.0, 0.5, 1.0)]
+    assert workers == sorted(workers, reverse=True)
+    assert workers[0] == 4
+    assert workers[-1] == 1
+    assert model.recommend(n_items=4_000, objective=0.5).objective == "0.5"
+
+
+def test_how_surely_it_beats_the_current_setting(model: Recommender) -> None:
+    far = model.recommend(n_items=4_000, current={"batch_size": 1, "workers": 4})
+    low, high = far.intervals["saving"]
+    assert far.saving is not None
+    assert low < far.saving < high
+    assert far.better is not None
+    assert far.better > 0.99
+    same = model.recommend(n_items=4_000, current={"batch_size": far.batch_size, "workers": far.workers})
+    assert same.better is None
+    assert same.saving == pytest.approx(0.0)
+
+
+def test_a_run_without_its_share_of_the_processors_counts_less() -> None:
+    frame = simulate_runs(WORK, 2_000, DESIGN)
+    last = frame["run_id"] == frame["run_id"].iloc[-1]
+    slow = frame.assign(service_s=frame["service_s"].where(~last, 1.5 * frame["service_s"]))
+    seen = slow.assign(cpu_user_s=slow["cpu_user_s"].where(~last, slow["service_s"] / 1.5))
+    told = Recommender().fit(seen).recommend(n_items=2_000)
+    assert any("less of the processors" in reason for reason in told.reasons)
+    assert not any("less of the processors" in r for r in Recommender().fit(frame).recommend(n_items=2_000).reasons)
+
+
 def test_saving_is_against_the_current_setting(model: Recommender) -> None:
     advice = model.recommend(n_items=4_000, current={"batch_size": 1, "workers": 4})
     assert advice.baseline["setting"] == "the current setting"
@@ -115,6 +158,8 @@ def test_saving_is_against_the_current_setting(model: Recommender) -> None:
         {"n_items": 0},
         {"n_items": 1.5},
         {"n_items": 10, "objective": "speed"},
+        {"n_items": 10, "objective": 1.5},
+        {"n_items": 10, "deadline_s": 5.0, "deadline_risk": 1.0},
         {"n_items": 10, "max_workers": 0},
         {"n_items": 10, "deadline_s": -1.0},
         {"n_items": 10, "max_worker_memory_bytes": 0},
@@ -189,9 +234,16 @@ def test_a_task_with_only_bad_rows_has_no_history() -> None:
 
 
 def test_no_measured_worker_count_within_the_limit() -> None:
-    advice = learn((5, 4), (50, 4), (100, 8)).recommend(n_items=2_000, max_workers=2)
-    check_refused(advice, "only 4, 8", "max_workers=2")
+    advice = learn((5, 4), (50, 4), (100, 4)).recommend(n_items=2_000, max_workers=2)
+    check_refused(advice, "only 4", "max_workers=2")
     assert (advice.batch_size, advice.workers) == (0, 0)
+
+
+def test_fewer_workers_than_measured_are_interpolated() -> None:
+    """One worker alone has no contention, so two lie between what is known."""
+    advice = learn((5, 4), (50, 4), (100, 8)).recommend(n_items=2_000, max_workers=2)
+    assert advice.refused is None
+    assert advice.workers == 2
 
 
 def test_one_size_cannot_tell_batch_from_item() -> None:
@@ -218,9 +270,13 @@ def test_a_model_that_does_not_beat_throughput_is_not_used() -> None:
     within = (step - 3600 * hours) * np.where(frame["batch_size"] > 30, 20.0, 1.0)
     frame["claimed_at"] = begun + pd.to_timedelta((hours * 3600 + within).round(6), unit="s")
     advice = Recommender().fit(frame).recommend(n_items=2_000)
-    check_refused(advice, "not earned")
+    assert advice.refused is None
+    assert advice.coverage_method == "throughput"
     assert advice.batch_size <= 30
-    assert "throughput" in " ".join(advice.reasons)
+    assert advice.grid["measured"].all()
+    assert any("plain throughput does better" in reason for reason in advice.reasons)
+    low, high = advice.intervals["makespan_s"]
+    assert low < advice.makespan_s < high
 
 
 def test_one_worker_count_restricts_the_advice_and_is_said() -> None:

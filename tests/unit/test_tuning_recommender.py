@@ -23,7 +23,7 @@ from sklearn.utils.estimator_checks import (
 
 from toolkit.errors import TuningError
 from toolkit.tuning import Recommender, Workload, simulate_run, simulate_runs
-from toolkit.tuning.decision import predict_settings
+from toolkit.tuning.grids import predict_settings
 from toolkit.tuning.simulate import simulate_makespan
 
 Settings = tuple[tuple[int, int], ...]
@@ -101,11 +101,11 @@ def test_intervals_cover_what_happens() -> None:
     assert np.median(widths) <= 0.3
 
 
-def test_with_nine_runs_intervals_are_conformal() -> None:
+def test_with_twenty_runs_intervals_are_conformal() -> None:
     case = CASES["noisy runs"]
-    settings = ((5, 1), (50, 2), (20, 2), (100, 1), (400, 2), (20, 1), (50, 1), (150, 2), (8, 2), (30, 2))
+    settings = ((5, 1), (50, 2), (20, 2), (100, 1), (400, 2), (20, 1), (50, 1), (150, 2), (8, 2), (30, 2)) * 2
     covered, methods = [], set()
-    for seed in range(6):
+    for seed in range(3):
         model = Recommender().fit(simulate_runs(case.work, case.n_items, settings, seed=seed))
         advice = model.recommend(n_items=case.n_items)
         methods.add(advice.coverage_method)

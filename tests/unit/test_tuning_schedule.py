@@ -21,7 +21,7 @@ def constant(plans: Plans, item_s: float, batch_s: float = 0.0, variance: float 
     body = batch_s + item_s * plans.body_items
     zero = np.zeros(len(plans))
     alone = np.ones((len(plans), int(plans.workers.max()) + 1))
-    return Timing(body, tail, np.full_like(tail, variance), alone, zero, zero)
+    return Timing(body, tail, np.full_like(tail, variance), alone, zero, zero, np.ones_like(alone))
 
 
 def makespan(n_items: int, size: int, workers: int, item_s: float = 1.0, batch_s: float = 0.0) -> float:

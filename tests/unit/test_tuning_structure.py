@@ -7,7 +7,8 @@ import pytest
 from scipy.optimize import nnls
 
 from toolkit.tuning.clean import clean
-from toolkit.tuning.model import Options, TaskModel, fit_task
+from toolkit.tuning.learning import fit_task
+from toolkit.tuning.model import Options, TaskModel
 from toolkit.tuning.nonneg import solve_nonneg, weighted_nonneg
 from toolkit.tuning.simulate import Workload, simulate_runs
 from toolkit.tuning.structure import contention_basis, fit_variance

@@ -114,7 +114,9 @@ def how_sure(recommendation: Recommendation) -> str:
     """Return in a sentence where the interval comes from."""
     if recommendation.coverage_method == "conformal":
         return "The 90 % interval comes from the errors on left-out runs (conformal)."
-    return "The 90 % interval comes from the model alone: too few runs to check it against."
+    if recommendation.coverage_method == "throughput":
+        return "The 90 % interval comes from plain throughput, which predicts these runs better than the model."
+    return "The 90 % interval comes from the model, by how runs differed; with more runs it is checked on them."
 
 
 def saving_text(recommendation: Recommendation) -> str:

@@ -6,12 +6,17 @@ What happens to a metric frame, one file each:
 `clean`             bad rows out, warm-up and dispatch apart, like batches aggregated into a `history`
 `structure`         seconds of a batch as a function of its size and of the busy workers (`nonneg` solves it)
 `schedule`          from batches to the makespan of a run: closed form and Monte Carlo
-`model`             all of it for one task, with left-out runs predicted; `baseline` is what it must beat
+`selection`         which structure the data support: contention, shared resource, threshold; `hosts` how fast each is
+`effects`           how runs differ from the structure, and so how sure it is; `sensitivity` of its coefficients
+`model`             all of it for one task; `learning` fits it and predicts left-out runs, `baseline` must be beaten
 `checks`            whether the data can tell the effects apart
 `intervals`         how wrong a prediction may be
-`decision`          the grid of settings, the limits, the choice; `memory` and `explain` help
+`grids`             what is predicted for many settings, and how two of them compare
+`decision`          the limits, the choice; `memory` and `explain` help
+`experiments`       which runs would teach most
 `recommendation`    the answer
 `recommender`       the estimator that users hold; it needs scikit-learn, as do the next two
+`weighed`           history of runs whose items have weights, per unit of weight
 `runtime`           durations of anything from rows of positive features (`regress` holds its parts)
 `peak`              memory that is hardly ever exceeded, by batch size
 `plan`              a quick re-planning of a run that is under way

@@ -50,8 +50,11 @@ class Checks:
         return not low / 2 <= batch_size <= high * 2 or not self.between(workers)
 
     def between(self, workers: int) -> bool:
-        """Whether a worker count was measured or lies between counts that were, where contention is interpolated."""
-        return self.workers[0] <= workers <= self.workers[-1]
+        """Whether a worker count was measured, or lies below one that was.
+
+        One worker alone has no contention, so fewer than measured are interpolated, if contention is known at all.
+        """
+        return workers in self.workers or (self.workers_known and workers <= self.workers[-1])
 
 
 def check(history: TaskHistory, draws: Costs) -> Checks:

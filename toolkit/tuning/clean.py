@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,7 @@ class _Rows:
     cap: Array
     failed: Array
     rss: Array
+    cpu: Array
     first: NDArray[np.bool_]
     cut_off: NDArray[np.bool_]
 
@@ -132,6 +133,7 @@ def _clean_task(task: str, frame: pd.DataFrame, known: frozenset[str]) -> TaskHi
         cap=np.nan_to_num(_numbers(frame, "max_workers", 0.0)),
         failed=np.nan_to_num(_numbers(frame, "failed", 0.0)),
         rss=np.nan_to_num(_numbers(frame, "peak_rss_bytes", 0.0)),
+        cpu=np.nan_to_num(_numbers(frame, "cpu_user_s", 0.0)) + np.nan_to_num(_numbers(frame, "cpu_system_s", 0.0)),
         first=_truths(frame, "first_in_process"),
         cut_off=_truths(frame, "cut_off"),
     )
@@ -143,7 +145,7 @@ def _clean_task(task: str, frame: pd.DataFrame, known: frozenset[str]) -> TaskHi
     if rows.cut_off.any():
         dropped["cut off"] = int(rows.cut_off.sum())
     seen = np.array([name in known for name in workers] or [True], dtype=bool)
-    cells, runs = _condense(rows, run_ids, ~seen)
+    cells, runs = _condense(rows, run_ids, ~seen, hosts or [""])
     ran = [workers[code] for code in np.unique(rows.worker) if code >= 0]
     return TaskHistory(task, cells, runs, tuple(hosts) or ("",), tuple(ran), _memory(rows), version, dropped)
 
@@ -191,7 +193,9 @@ def _one_version(frame: pd.DataFrame) -> tuple[pd.DataFrame, str, dict[str, int]
     return kept, names[latest], dropped
 
 
-def _condense(rows: _Rows, run_ids: list[str], fresh: NDArray[np.bool_]) -> tuple[Cells, tuple[RunSummary, ...]]:
+def _condense(
+    rows: _Rows, run_ids: list[str], fresh: NDArray[np.bool_], hosts: list[str]
+) -> tuple[Cells, tuple[RunSummary, ...]]:
     """Aggregate rows to cells and runs; `fresh` says of each worker that it had not run the task before."""
     starts = np.flatnonzero(np.r_[True, np.diff(rows.run) != 0]) if len(rows.run) else np.zeros(0, dtype=np.int64)
     ends = np.r_[starts[1:], len(rows.run)].astype(np.int64)
@@ -204,6 +208,7 @@ def _condense(rows: _Rows, run_ids: list[str], fresh: NDArray[np.bool_]) -> tupl
     for place, at in enumerate(order):
         part = slice(int(starts[at]), int(ends[at]))
         summary, busy[part] = _one_run(run_ids[rows.run[part.start]], rows, part, fresh)
+        summary = replace(summary, hosts=_where(rows, part, hosts))
         position[part] = place
         firsts = np.flatnonzero(rows.first[part]) + part.start
         cold[firsts] = fresh[rows.worker[firsts]] & (rows.worker[firsts] >= 0)
@@ -248,10 +253,21 @@ def _one_run(run_id: str, rows: _Rows, part: slice, fresh: NDArray[np.bool_]) ->
         cold=float(fresh[used].mean()) if used.size else 0.0,
         cut_off=int(rows.cut_off[part].sum()),
         failed=int(rows.failed[part].sum()),
+        cpu_s=float(rows.cpu[part].sum()),
         body=tuple(zip(body.tolist(), counts.tolist(), strict=True)),
         tail=tuple(items[-TAIL_BATCHES:].tolist()),
     )
     return summary, np.minimum(busy, max(1, most))
+
+
+def _where(rows: _Rows, part: slice, hosts: list[str]) -> tuple[tuple[str, int], ...]:
+    """How many workers of a run were on each host."""
+    known = rows.worker[part] >= 0
+    worker, at = np.unique(rows.worker[part][known], return_index=True)
+    if not worker.size:
+        return ()
+    counts = np.bincount(rows.host[part][known][at], minlength=len(hosts))
+    return tuple((hosts[i], int(count)) for i, count in enumerate(counts) if count)
 
 
 def _serial(claimed: Array, spent: Array, worker: NDArray[np.int64], idle: Array) -> tuple[Array, Array]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,16 @@ from numpy.typing import NDArray
 from toolkit.errors import InvalidInput
 from toolkit.tuning import explain
 from toolkit.tuning.baseline import best_measured, common_heuristic, throughput
+from toolkit.tuning.grids import Grid, by_throughput, compared, predict_grid
 from toolkit.tuning.history import Array
 from toolkit.tuning.intervals import bounds
 from toolkit.tuning.memory import MemoryModel, fit_memory
 from toolkit.tuning.model import TaskModel
 from toolkit.tuning.recommendation import Recommendation, grid_frame
-from toolkit.tuning.schedule import equal_splits
 
 SAME = 0.01  # settings whose makespans differ by less are equally fast
-_LATTICE = 12  # sizes of the grid beside the measured and the most promising ones
-_PROMISING = 10
-_MOST_COUNTS = 16  # worker counts of the grid
+_MORE_MEMORY = 1.5
+_FEW_TIMES = 8
 OBJECTIVES = ("makespan", "cost")
 
 
@@ -38,12 +38,14 @@ class Request:
     ----------
     n_items : int
         Items of the next run.
-    objective : str
-        ``makespan`` or ``cost`` (worker seconds).
+    objective : str or float
+        ``makespan``, ``cost`` (worker seconds), or a weight between: 0 is makespan, 1 is cost.
     max_workers : int or None
         Most workers to consider; None for as many as were measured.
     deadline_s : float or None
-        The run is to end within this time, with the upper end of its interval.
+        The run is to end within this time.
+    deadline_risk : float
+        Probability with which it may end later.
     max_worker_memory_bytes : int or None
         No worker is to grow beyond this.
     current : mapping or None
@@ -51,17 +53,31 @@ class Request:
     """
 
     n_items: int
-    objective: str = "makespan"
+    objective: str | float = "makespan"
     max_workers: int | None = None
     deadline_s: float | None = None
     max_worker_memory_bytes: int | None = None
     current: Mapping[str, Any] | None = None
+    deadline_risk: float = 0.05
+
+    @property
+    def weight(self) -> float:
+        """How much cost counts beside makespan, from 0 to 1."""
+        return float(OBJECTIVES.index(self.objective)) if isinstance(self.objective, str) else float(self.objective)
+
+    @property
+    def goal(self) -> str:
+        """The objective as text."""
+        return self.objective if isinstance(self.objective, str) else f"{self.weight:g}"
 
     def __post_init__(self) -> None:
         if not isinstance(self.n_items, int | np.integer) or self.n_items < 1:
             raise InvalidInput(f"n_items={self.n_items!r}: how many items the next run has, 1 or more")
-        if self.objective not in OBJECTIVES:
-            raise InvalidInput(f"objective={self.objective!r}: expected one of {', '.join(OBJECTIVES)}")
+        if not (self.objective in OBJECTIVES if isinstance(self.objective, str) else 0 <= self.objective <= 1):
+            expected = f"one of {', '.join(OBJECTIVES)}, or a weight from 0 (makespan) to 1 (cost)"
+            raise InvalidInput(f"objective={self.objective!r}: expected {expected}")
+        if not 0 < self.deadline_risk < 1:
+            raise InvalidInput(f"deadline_risk={self.deadline_risk!r}: expected a probability between 0 and 1")
         for name in ("max_workers", "deadline_s", "max_worker_memory_bytes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -78,52 +94,14 @@ def _current(current: Mapping[str, Any]) -> tuple[int, int]:
         return 0, 0
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Considered settings with what is predicted for them, arrays of one length.
-
-    Attributes
-    ----------
-    batch_size, workers : ndarray of int64
-        Settings.
-    makespan_s, low_s, high_s : ndarray
-        Expected makespan and 90 % interval.
-    draws_s : ndarray of shape (n_draws, n_settings)
-        Makespans in closed form under each set of coefficients.
-    measured, extrapolated : ndarray of bool
-        Whether runs had the setting, and whether it is outside of what they had.
-    method : str
-        Where the intervals come from.
-    """
-
-    batch_size: NDArray[np.int64]
-    workers: NDArray[np.int64]
-    makespan_s: Array
-    low_s: Array
-    high_s: Array
-    draws_s: Array = field(repr=False)
-    measured: NDArray[np.bool_]
-    extrapolated: NDArray[np.bool_]
-    method: str
-
-    @property
-    def cost_worker_s(self) -> Array:
-        """Worker seconds reserved."""
-        return np.asarray(self.workers * self.makespan_s)
-
-    def columns(self) -> dict[str, Any]:
-        """Columns of ``Recommendation.grid``."""
-        names = ("batch_size", "workers", "makespan_s", "low_s", "high_s", "cost_worker_s", "measured", "extrapolated")
-        return {name: getattr(self, name) for name in names}
-
-
 def recommend(model: TaskModel, request: Request) -> Recommendation:
     """Return the best setting for `request`, or say why there is none."""
     limit = request.max_workers or max(model.checks.workers)
     reason = explain.refusal(model)
     if reason:
         return _refused(model, request, limit, reason)
-    grid = predict_grid(model, request.n_items, limit)
+    grid = by_throughput(model, request.n_items, limit) if explain.loses(model) else None
+    grid = grid or predict_grid(model, request.n_items, limit)
     memory = fit_memory(model.history.memory) if request.max_worker_memory_bytes else None
     allowed, binding = _allowed(model, request, grid, memory)
     if not allowed.any():
@@ -132,58 +110,14 @@ def recommend(model: TaskModel, request: Request) -> Recommendation:
     return _answer(model, request, grid, chosen, [*binding, *preferred])
 
 
-def worker_counts(most: int, measured: tuple[int, ...]) -> list[int]:
-    """Worker counts to consider: all of few, else a geometric selection and the measured ones."""
-    if most <= _MOST_COUNTS:
-        return list(range(1, most + 1))
-    some = {round(w) for w in np.geomspace(1, most, _MOST_COUNTS)}
-    return sorted(some | {w for w in measured if w <= most})
-
-
-def predict_grid(model: TaskModel, n_items: int, limit: int) -> Grid:
-    """Predict a grid of settings: a lattice, the measured sizes, and those that a screening found promising."""
-    counts = worker_counts(limit, model.checks.workers)
-    fine = {round(b) for b in np.geomspace(1, n_items, 6 * max(1, math.ceil(math.log2(n_items + 1))))}
-    fine |= {b for w in counts for b in equal_splits(n_items, w)}
-    measured = {b for b, _ in model.checks.settings if b <= n_items}
-    every = np.array(sorted(fine | measured), dtype=np.int64)
-    size, workers = (a.ravel() for a in np.meshgrid(every, np.array(counts, dtype=np.int64), indexing="ij"))
-    screened = model.screen(np.full_like(size, n_items), size, workers)[0]
-    inside = np.array(
-        [not model.checks.extrapolated(b, w) for b, w in zip(size.tolist(), workers.tolist(), strict=True)]
-    )
-    order = np.argsort(np.where(inside, screened, screened + 10 * screened.max()), kind="stable")
-    promising = list(dict.fromkeys(size[order].tolist()))[:_PROMISING]
-    # Sizes beyond the data too: where fixed costs rule, structure says that they win, and the choice asks for proof.
-    promising += list(dict.fromkeys(size[np.argsort(screened, kind="stable")].tolist()))[:_PROMISING]
-    lattice = {round(b) for b in np.geomspace(1, n_items, _LATTICE)}
-    sizes = np.array(sorted(lattice | measured | set(promising)), dtype=np.int64)
-    size, workers = (a.ravel() for a in np.meshgrid(sizes, np.array(counts, dtype=np.int64), indexing="ij"))
-    return predict_settings(model, np.full_like(size, n_items), size, workers)
-
-
-def predict_settings(
-    model: TaskModel, n_items: NDArray[np.int64], size: NDArray[np.int64], workers: NDArray[np.int64]
-) -> Grid:
-    """Predict settings with their intervals."""
-    simulated = model.makespans(n_items, size, workers)
-    point = model.screen(n_items, size, workers)[0]
-    draws = model.screen(n_items, size, workers, draws=True)
-    pairs = list(zip(size.tolist(), workers.tolist(), strict=True))
-    beyond = np.array([model.checks.extrapolated(b, w) for b, w in pairs], dtype=bool)
-    low, high, method = bounds(model, point, draws, simulated, beyond)
-    mean = simulated.mean(axis=1)
-    return Grid(
-        batch_size=size,
-        workers=workers,
-        makespan_s=mean,
-        low_s=mean * np.exp(low),
-        high_s=mean * np.exp(high),
-        draws_s=draws,
-        measured=np.array([pair in model.checks.settings for pair in pairs]),
-        extrapolated=beyond,
-        method=method,
-    )
+def _late_s(model: TaskModel, request: Request, grid: Grid) -> Array:
+    """What each setting takes longer than with the probability `deadline_risk` only."""
+    upper = 1.0 - request.deadline_risk
+    if grid.method == "throughput":
+        sd = np.log(grid.high_s / grid.makespan_s) / 1.645
+        return np.asarray(grid.makespan_s * np.exp(sd * NormalDist().inv_cdf(upper)))
+    setting = (np.full_like(grid.batch_size, request.n_items), grid.batch_size, grid.workers)
+    return np.asarray(grid.makespan_s * np.exp(bounds(model, setting, grid.luck, upper)[1]))
 
 
 def _allowed(
@@ -197,9 +131,8 @@ def _allowed(
         measured = ", ".join(f"{count:,}" for count in model.checks.workers)
         return counted, [f"no worker count within the limit was measured, only {measured}."]
     if allowed.any():
-        # A size beyond the data is trusted only where even the slow end of its interval beats the best inside.
-        best = grid.makespan_s[allowed].min()
-        allowed = allowed | (grid.extrapolated & counted & (grid.high_s < best))
+        # Sizes beyond the data count as slower than predicted, see `_value`, and their memory must be like before.
+        allowed = allowed | (counted & _like_before(model, grid))
     else:
         allowed = counted
         binding.append("so few items allow only batches smaller than those measured")
@@ -215,19 +148,37 @@ def _allowed(
             binding.append(f"memory binds: {text}, which allows batches up to {largest:,} items")
         allowed &= fits
     if request.deadline_s:
-        in_time = grid.high_s <= request.deadline_s
+        late_s = _late_s(model, request, grid)
+        in_time = late_s <= request.deadline_s
         if (allowed & in_time).any():
+            if _value(grid, request)[allowed & in_time].min() > (1 + SAME) * _value(grid, request)[allowed].min():
+                sure = f"{1 - request.deadline_risk:.0%}"
+                binding.append(f"the deadline binds: with {sure} probability it ends within {request.deadline_s:g} s")
             allowed &= in_time
         else:
             binding.append(f"no setting is sure to end within {request.deadline_s:g} s; this one is the most likely to")
-            fastest = grid.high_s[allowed].min()
-            allowed &= grid.high_s <= fastest
+            allowed &= late_s <= late_s[allowed].min()
     return allowed, binding
+
+
+def _like_before(model: TaskModel, grid: Grid) -> NDArray[np.bool_]:
+    """Sizes that need hardly more memory than was seen; where memory is unknown, sizes up to a few times as large."""
+    memory = fit_memory(model.history.memory)
+    if memory is None:
+        return np.asarray(grid.batch_size <= _FEW_TIMES * model.checks.sizes[1])
+    seen = max(peak for _, peak in model.history.memory)
+    return np.asarray(memory.upper_bytes(grid.batch_size.astype(np.float64)) <= _MORE_MEMORY * seen)
+
+
+def _value(grid: Grid, request: Request) -> Array:
+    """What is minimised: beyond the data the middle between what is predicted and the slow end of the interval."""
+    value = grid.makespan_s * grid.workers.astype(np.float64) ** request.weight
+    return np.where(grid.extrapolated, value * np.sqrt(grid.high_s / grid.makespan_s), value)
 
 
 def _choose(grid: Grid, allowed: NDArray[np.bool_], request: Request) -> tuple[int, list[str]]:
     """The best allowed setting; within 1 % the one with fewer workers."""
-    value = grid.cost_worker_s if request.objective == "cost" else grid.makespan_s
+    value = _value(grid, request)
     masked = np.where(allowed, value, np.inf)
     best = int(np.argmin(masked))
     near = np.flatnonzero(masked <= (1 + SAME) * masked[best])
@@ -243,10 +194,7 @@ def _answer(model: TaskModel, request: Request, grid: Grid, chosen: int, remarks
     makespan_s, cost = float(grid.makespan_s[chosen]), float(grid.cost_worker_s[chosen])
     low, high = float(grid.low_s[chosen]), float(grid.high_s[chosen])
     baseline = _baseline(model, request, grid)
-    value, other = (cost, "cost_worker_s") if request.objective == "cost" else (makespan_s, "makespan_s")
-    method = grid.method
-    if method == "conformal" and grid.extrapolated[chosen]:
-        method = "model"
+    saving, intervals, better = compared(model, request.n_items, request.weight, grid, chosen, baseline)
     return Recommendation(
         task=model.history.task,
         n_items=int(request.n_items),
@@ -254,14 +202,16 @@ def _answer(model: TaskModel, request: Request, grid: Grid, chosen: int, remarks
         workers=workers,
         makespan_s=makespan_s,
         cost_worker_s=cost,
-        intervals={"makespan_s": (low, high), "cost_worker_s": (workers * low, workers * high)},
-        coverage_method=method,
-        saving=1.0 - value / baseline[other],
+        intervals={"makespan_s": (low, high), "cost_worker_s": (workers * low, workers * high), **intervals},
+        coverage_method=grid.method,
+        saving=saving,
+        better=better,
+        binds=explain.binds(model, request.n_items, (batch_size, workers), makespan_s, remarks),
         evidence=explain.evidence(model),
         reasons=(*explain.why(model, request.n_items, batch_size, workers), *remarks, *explain.how_sure(model)),
         baseline=baseline,
         grid=grid_frame(grid.columns()),
-        objective=request.objective,
+        objective=request.goal,
         experiment=explain.experiment(model, grid, chosen),
     )
 
@@ -301,7 +251,7 @@ def _refused(model: TaskModel, request: Request, limit: int, reason: str) -> Rec
         "measured": np.ones(len(settings), dtype=bool),
         "extrapolated": np.zeros(len(settings), dtype=bool),
     }
-    best = best_measured(runs, limit, cost=request.objective == "cost")
+    best = best_measured(runs, limit, cost=request.weight > 0.5)
     experiment = explain.experiment_for_refusal(model, request.n_items, limit)
     return Recommendation(
         task=model.history.task,
@@ -318,7 +268,7 @@ def _refused(model: TaskModel, request: Request, limit: int, reason: str) -> Rec
         baseline=explain.errors(model),
         grid=grid_frame(columns),
         refused=reason[0].upper() + reason[1:] + (f" To change that: {experiment}" if experiment else ""),
-        objective=request.objective,
+        objective=request.goal,
         experiment=experiment,
     )
 
@@ -341,6 +291,6 @@ def no_history(task: str, request: Request) -> Recommendation:
         baseline={},
         grid=grid_frame(),
         refused=f"No finished batch of this task is recorded: {experiment}.",
-        objective=request.objective,
+        objective=request.goal,
         experiment=experiment,
     )

@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.tuning.learning import disturbance
 from toolkit.tuning.model import TaskModel, gap_s
 from toolkit.tuning.recommendation import seconds
 
 if TYPE_CHECKING:
-    from toolkit.tuning.decision import Grid
+    from toolkit.tuning.grids import Grid
 
 _UNUSABLE = 0.4  # mean relative error on left-out runs beyond which the model is not used
 _LOSES = 1.25  # how much worse than the baseline it may be, beside a percentage point
 _GOOD = 0.05  # mean relative error that is good enough, whatever the baseline does
 _WORTH = 0.01  # expected gain below which no experiment is worth a run
+_NOTABLE = 0.05
 _FEW_RUNS = 4  # from this many left-out runs the comparison with the baseline counts
 
 
@@ -34,16 +36,50 @@ def refusal(model: TaskModel) -> str | None:
             "batch size and worker count were always changed together, so it cannot be told which of them made the "
             "difference."
         )
-    if np.isfinite(backtest.model).sum() >= _FEW_RUNS:
-        ours, dumb = backtest.model_error, backtest.baseline_error
-        if ours > max(_LOSES * dumb + 0.01, _GOOD):
-            return (
-                f"on left-out runs the model is off by {ours:.0%} on average, and the plain throughput of earlier runs "
-                f"by {dumb:.0%}: it has not earned a recommendation."
-            )
-        if ours > _UNUSABLE:
-            return f"on left-out runs the model is off by {ours:.0%} on average: these runs are too unlike each other."
+    known = np.isfinite(backtest.model).sum() >= _FEW_RUNS
+    # The middle error, since a single run that had bad luck says little of the next one.
+    if known and min(float(np.nanmedian(np.abs(np.expm1(e)))) for e in (backtest.model, backtest.baseline)) > _UNUSABLE:
+        return (
+            f"on left-out runs the model is off by {backtest.model_error:.0%} on average, and the plain throughput of "
+            f"earlier runs by {backtest.baseline_error:.0%}: these runs are too unlike each other."
+        )
     return None
+
+
+def loses(model: TaskModel) -> bool:
+    """Whether plain throughput predicts left-out runs clearly better: then only measured settings are compared."""
+    ours, dumb = model.backtest.model_error, model.backtest.baseline_error
+    enough = np.isfinite(model.backtest.model).sum() >= _FEW_RUNS
+    return bool(enough and ours > max(_LOSES * dumb + 0.01, _GOOD))
+
+
+def binds(
+    model: TaskModel, n_items: int, setting: tuple[int, int], makespan_s: float, remarks: list[str]
+) -> tuple[str, ...]:
+    """What keeps the run from being faster, each with a share of its time above `_NOTABLE`, the largest first."""
+    size, workers = np.array([float(setting[0])]), np.array([float(min(setting[1], -(-n_items // setting[0])))])
+    one = np.ones(1)
+    busy = float(model.costs.service_s(size, workers)[0, 0])
+    alone = float(model.costs.service_s(size, one)[0, 0])
+    factor = model.costs.contention(workers)[0]
+    gap = float(gap_s(model.gap, size, workers, factor)[0])
+    fixed = float(model.costs.base[0, 0] * factor[0]) if model.costs.kind != "serial" else 0.0
+    cycle = busy + gap
+    load_s = (
+        n_items
+        / setting[0]
+        * cycle
+        / workers[0]
+        * math.exp(model.effects.shift(model.points(*(np.array([v], dtype=np.int64) for v in (n_items, *setting))))[0])
+    )
+    shares = {
+        "overhead": (fixed + gap) / cycle,
+        "shared resource" if model.costs.kind == "serial" else "contention": (busy - alone) / cycle,
+        "tail": 1.0 - load_s / makespan_s,
+    }
+    found = [name for name, share in sorted(shares.items(), key=lambda one: -one[1]) if share > _NOTABLE]
+    found += [name for name in ("memory", "deadline") if any(f"{name} binds" in remark for remark in remarks)]
+    return tuple(found)
 
 
 def why(model: TaskModel, n_items: int, batch_size: int, workers: int) -> list[str]:
@@ -82,12 +118,24 @@ def how_sure(model: TaskModel) -> list[str]:
         )
     else:
         lines.append(f"{_count(len(model.history.runs), 'run')} only: no prediction could be checked on a left-out run")
+    if loses(model):
+        lines.append("plain throughput does better here, so measured settings are compared by it, and no others")
+    disturbed = int((disturbance(model.history.runs) > 0).sum())
+    if disturbed:
+        lines.append(
+            f"{_count(disturbed, 'run')} had less of the processors than others of their kind: they count less"
+        )
+    if model.effects.drift_sd > _NOTABLE:
+        lines.append(f"the machine drifts by about {model.effects.drift_sd:.0%} from run to run; later runs count more")
     dropped = ", ".join(f"{count:,} {name}" for name, count in model.history.dropped.items() if count)
     if dropped:
         lines.append(f"rows left out: {dropped}")
     hosts = sum(1 for host in model.history.hosts if host)
-    if hosts > 1:
-        lines.append(f"{hosts} hosts are treated as equally fast")
+    if hosts > 1 and not model.hosts.differ:
+        lines.append(f"{hosts} hosts are equally fast")
+    for name, factor in zip(model.hosts.names, model.hosts.slowdown.tolist(), strict=True):
+        if factor != 1.0:
+            lines.append(f"host {name} takes {factor:.2g} times as long for a batch as the usual one")
     return lines
 
 
@@ -114,7 +162,7 @@ def evidence(model: TaskModel) -> dict[str, Any]:
         "per_item_s": float(model.costs.base[0, 1]),
         "per_batch_interval": [seconds(bound) for bound in checks.per_batch_s],
         "per_item_interval": [seconds(bound) for bound in checks.per_item_s],
-        "equal_runs_differ_by": f"{model.run_sd:.1%}",
+        "equal_runs_differ_by": f"{model.effects.noise_sd:.1%}",
     }
 
 

@@ -118,6 +118,10 @@ class RunSummary:
         Sizes of the last batches, in the order of their claims.
     measured_s : float or None
         The run's makespan as the ledger knows it, where that was given.
+    hosts : tuple of (name, workers)
+        How many of its workers were on each host.
+    cpu_s : float
+        Processor seconds of its batches; 0 where they were not recorded.
     """
 
     run_id: str
@@ -138,6 +142,8 @@ class RunSummary:
     body: tuple[tuple[int, int], ...] = ()
     tail: tuple[int, ...] = ()
     measured_s: float | None = None
+    hosts: tuple[tuple[str, int], ...] = ()
+    cpu_s: float = 0.0
 
     @property
     def makespan_s(self) -> float:
@@ -173,6 +179,7 @@ class RunSummary:
         known["gap_s"] = np.nan if known["gap_s"] is None else known["gap_s"]
         known["body"] = tuple((int(size), int(count)) for size, count in known["body"])
         known["tail"] = tuple(int(size) for size in known["tail"])
+        known["hosts"] = tuple((str(name), int(count)) for name, count in known.get("hosts", ()))
         return cls(**known)
 
 
@@ -300,6 +307,8 @@ def _join_runs(a: RunSummary, b: RunSummary) -> RunSummary:
         gaps=gaps,
         cut_off=a.cut_off + b.cut_off,
         failed=a.failed + b.failed,
+        cpu_s=a.cpu_s + b.cpu_s,
+        hosts=max(a.hosts, b.hosts, key=lambda hosts: sum(count for _, count in hosts)),
         body=tuple(counts.items()),
         tail=b.tail,
     )

@@ -45,9 +45,10 @@ class Recommendation:
     cost_worker_s : float
         Worker seconds that this reserves: workers times makespan.
     intervals : mapping of str to (low, high)
-        90 % intervals of ``makespan_s`` and ``cost_worker_s``.
+        90 % intervals of ``makespan_s``, ``cost_worker_s`` and, where it is known, ``saving``.
     coverage_method : str
-        Where the intervals come from: ``conformal`` (errors on left-out runs) or ``model``.
+        Where the intervals come from: ``conformal`` (errors on left-out runs), ``model``, or ``throughput`` (where
+        plain throughput predicts better than the model, and only measured settings are compared).
     saving : float or None
         Share of the baseline's time that is saved (of its cost, if that is the objective).
     evidence : mapping
@@ -61,11 +62,16 @@ class Recommendation:
     refused : str or None
         Why there is no recommendation.
     objective : str
-        ``makespan`` or ``cost``.
+        ``makespan``, ``cost``, or the weight between them.
     experiment : str
         Which run would teach most.
     weight_unit : float
         Where items have weights, of which weight all batch sizes are multiples; else 0.
+    better : float or None
+        Probability that the setting beats the baseline; None where that cannot be said.
+    binds : tuple of str
+        What keeps the run from being faster, the most important first: ``overhead``, ``contention``, ``shared
+        resource``, ``tail``, ``memory``, ``deadline``.
     """
 
     task: str
@@ -85,6 +91,8 @@ class Recommendation:
     objective: str = "makespan"
     experiment: str = ""
     weight_unit: float = 0.0
+    better: float | None = None
+    binds: tuple[str, ...] = ()
 
     def kwargs(self) -> dict[str, Any]:
         """Keyword arguments for ``client.map``; a refused recommendation leaves both to the automatic."""
@@ -113,7 +121,14 @@ class Recommendation:
                 f"  Predicted {seconds(self.makespan_s)}, 90 % interval {interval}.",
             ]
             if self.saving is not None and self.saving > 0:
-                lines.append(f"  Saves {self.saving:.0%} against {self.baseline.get('setting', 'the baseline')}.")
+                saves = f"  Saves {self.saving:.0%} against {self.baseline.get('setting', 'the baseline')}"
+                if self.better is not None and "saving" in self.intervals:
+                    low, high = self.intervals["saving"]
+                    chance = "over 99%" if self.better > 0.99 else f"{self.better:.0%}"
+                    saves += f" ({low:.0%} to {high:.0%}; better with {chance} probability)"
+                lines.append(saves + ".")
+            if self.binds:
+                lines.append(f"  Bound by {', '.join(self.binds)}.")
         lines += [f"  - {reason}" for reason in self.reasons]
         if self.experiment:
             lines.append(f"  Would teach most: {self.experiment}")
@@ -133,7 +148,7 @@ class Recommendation:
         """Plain values for JSON; NaN becomes None."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "grid"}
         values["intervals"] = {name: list(bounds) for name, bounds in self.intervals.items()}
-        values["reasons"] = list(self.reasons)
+        values["reasons"], values["binds"] = list(self.reasons), list(self.binds)
         for name in ("makespan_s", "cost_worker_s"):
             values[name] = None if math.isnan(values[name]) else values[name]
         for name in ("evidence", "baseline"):
@@ -155,14 +170,18 @@ class Recommendation:
             for name in ("makespan_s", "cost_worker_s"):
                 known[name] = float("nan") if known[name] is None else float(known[name])
             known["intervals"] = {name: (float(low), float(high)) for name, (low, high) in known["intervals"].items()}
-            known["reasons"] = tuple(known["reasons"])
+            known["reasons"], known["binds"] = tuple(known["reasons"]), tuple(known.get("binds", ()))
             known["grid"] = grid_frame(known["grid"], weighed=known.get("weight_unit", 0.0) > 0)
             return cls(**known)
         except (KeyError, TypeError, ValueError) as exc:
             raise TuningError(f"this is no saved recommendation: {exc!r}") from exc
 
 
-_METHODS = {"conformal": "from errors on left-out runs", "model": "from the model alone"}
+_METHODS = {
+    "conformal": "from errors on left-out runs",
+    "model": "from the model",
+    "throughput": "from plain throughput",
+}
 
 
 def grid_frame(columns: Mapping[str, Any] | None = None, *, weighed: bool = False) -> pd.DataFrame:

@@ -13,13 +13,16 @@ import numpy as np
 
 from toolkit import renderers
 from toolkit._version import __version__
-from toolkit.errors import MissingDependency, TuningError
+from toolkit.errors import InvalidInput, MissingDependency, TuningError
 from toolkit.tuning.baseline import mean_absolute
 from toolkit.tuning.clean import clean
-from toolkit.tuning.decision import Request, no_history, predict_settings
+from toolkit.tuning.decision import Request, no_history
 from toolkit.tuning.decision import recommend as decide
+from toolkit.tuning.experiments import suggest
+from toolkit.tuning.grids import predict_settings
 from toolkit.tuning.history import Array, TaskHistory
-from toolkit.tuning.model import Options, TaskModel, fit_task
+from toolkit.tuning.learning import fit_task
+from toolkit.tuning.model import Options, TaskModel
 from toolkit.tuning.recommendation import Recommendation
 
 try:
@@ -171,9 +174,10 @@ class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
         task: str | None = None,
         *,
         n_items: int,
-        objective: str = "makespan",
+        objective: str | float = "makespan",
         max_workers: int | None = None,
         deadline_s: float | None = None,
+        deadline_risk: float = 0.05,
         max_worker_memory_bytes: int | None = None,
         current: Mapping[str, Any] | None = None,
     ) -> Recommendation:
@@ -185,12 +189,14 @@ class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
             For which task; may be left out where only one is known.
         n_items : int
             Items of the run.
-        objective : str
-            ``makespan``, or ``cost`` for worker seconds.
+        objective : str or float
+            ``makespan``, ``cost`` for worker seconds, or a weight between: 0 is makespan, 1 is cost.
         max_workers : int, optional
             Most workers to consider; by default as many as were measured.
         deadline_s : float, optional
-            The upper end of the interval is to stay below this.
+            The run is to end within so many seconds.
+        deadline_risk : float, default=0.05
+            Probability with which it may end later.
         max_worker_memory_bytes : int, optional
             No worker is to grow beyond this.
         current : mapping, optional
@@ -209,7 +215,7 @@ class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
             Several tasks are known and none was named, or the named one is not among them.
         """
         check_is_fitted(self, "models_")
-        request = Request(n_items, objective, max_workers, deadline_s, max_worker_memory_bytes, current)
+        request = Request(n_items, objective, max_workers, deadline_s, max_worker_memory_bytes, current, deadline_risk)
         if not self.models_ and (task is None or task in self.tasks_ or not self.tasks_):
             return no_history(task or next(iter(self.tasks_), ""), request)
         if task in self.tasks_ and task not in self.models_:
@@ -257,6 +263,43 @@ class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
                 "baseline_error": np.expm1(found.baseline),
             }
         )
+
+    def suggest_experiments(
+        self, budget_worker_s: float, *, n_items: int, task: str | None = None, max_workers: int | None = None
+    ) -> pd.DataFrame:
+        """Which runs would teach most about the best setting of a run of `n_items`, within a budget.
+
+        Parameters
+        ----------
+        budget_worker_s : float
+            Worker seconds that all of them together may cost.
+        n_items : int
+            Items of the run that is planned.
+        task : str, optional
+            For which task; may be left out where only one is known.
+        max_workers : int, optional
+            Most workers to consider; by default as many as were measured.
+
+        Returns
+        -------
+        DataFrame
+            In the order in which to run them: ``batch_size``, ``workers``, ``n_items``, ``cost_worker_s`` and ``gain``,
+            the share of what is not known that the run takes away. Empty where nothing affordable teaches anything.
+
+        Raises
+        ------
+        InvalidInput
+            An argument makes no sense.
+        TuningError
+            Nothing is known about the task: run it once with ``batch_size="auto"``, which tries several sizes.
+        """
+        check_is_fitted(self, "models_")
+        if not budget_worker_s > 0:
+            raise InvalidInput(f"budget_worker_s={budget_worker_s!r}: expected worker seconds, more than 0")
+        request = Request(n_items, max_workers=max_workers)
+        model = self._model(task)
+        limit = request.max_workers or max(model.checks.workers)
+        return suggest(model, request.n_items, limit, float(budget_worker_s))
 
     def predict_interval(self, grid: pd.DataFrame, task: str | None = None) -> tuple[Array, Array]:
         """Lower and upper ends of the 90 % intervals of `predict`, for one task."""

@@ -109,6 +109,8 @@ class Timing:
         Delay from one worker's first claim to the next one's.
     start_s : ndarray of shape (n_plans,)
         Warm-up work of each worker.
+    slow : ndarray of shape (n_plans, most workers)
+        How much longer each worker takes for the same work, 1 for the usual.
     """
 
     body_s: Array
@@ -117,6 +119,7 @@ class Timing:
     contention: Array
     stagger_s: Array
     start_s: Array
+    slow: Array
 
     def take(self, index: NDArray[np.int64], steps: int) -> Timing:
         """Timing of the plans at `index`, cut to `steps` batches."""
@@ -127,6 +130,7 @@ class Timing:
             self.contention[index],
             self.stagger_s[index],
             self.start_s[index],
+            self.slow[index],
         )
 
 
@@ -207,6 +211,7 @@ def _schedule(plans: Plans, timing: Timing, normal: Array, phase: Array) -> Arra
     work = np.where(plans.tail[:, None, :] > 0, work, np.inf)  # who finds nothing left is done
     work = np.ascontiguousarray(np.moveaxis(work, 2, 0)).reshape(steps, count)
     slowdown = np.repeat(timing.contention, replicates, axis=0)
+    slow = np.repeat(timing.slow[:, :width], replicates, axis=0)
     busy = np.repeat(plans.workers, replicates)
     rows = np.arange(count)
     for step in range(steps + width):
@@ -215,7 +220,7 @@ def _schedule(plans: Plans, timing: Timing, normal: Array, phase: Array) -> Arra
         advance = np.where(np.isfinite(advance), advance, 0.0)
         now += advance * slowdown[rows, busy]
         left -= advance[:, None]
-        taken = work[step] if step < steps else np.inf
+        taken = work[step] * slow[rows, worker] if step < steps else np.inf
         ended = (busy > 0) & ~np.isfinite(taken)
         left[rows, worker] = taken
         busy -= ended
@@ -227,12 +232,14 @@ def _begin(plans: Plans, timing: Timing, phase: Array) -> tuple[Array, Array]:
     cells, (replicates, width) = len(plans), phase.shape
     slot = np.arange(width)
     full = timing.contention[np.arange(cells), plans.workers]
-    body = (timing.body_s * plans.body_count).sum(axis=1) * full / plans.workers
+    slow = timing.slow[:, :width]
+    hands = np.where(slot < plans.workers[:, None], 1.0 / slow, 0.0).sum(axis=1)
+    body = (timing.body_s * plans.body_count).sum(axis=1) * full / hands
     # Where the body leaves off, workers are somewhere within a batch: uniform, so half a batch of each is still to do.
     span = np.where(plans.body_count.sum(axis=1) > 0, timing.tail_s[:, 0], 0.0)
     now = np.repeat(np.maximum(body - 0.5 * span * full, 0.0), replicates)
     wait = timing.start_s[:, None] + timing.stagger_s[:, None] * slot / full[:, None]
-    left = wait[:, None, :] + phase[None] * span[:, None, None]
+    left = slow[:, None, :] * (wait[:, None, :] + phase[None] * span[:, None, None])
     left = np.where(slot < plans.workers[:, None, None], left, np.inf)
     return now, np.ascontiguousarray(left).reshape(cells * replicates, width)
 

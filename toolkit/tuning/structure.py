@@ -14,11 +14,16 @@ For a batch of ``b`` items executed while ``w`` workers are busy::
     (Gunther, *Guerrilla Capacity Planning*, 2007, ch. 4), written for the time of one batch;
 ``saturation:c``
     ``max(0, w - c) / c`` and ``w - 1``: `c` processors, beyond which batches share them. With a coefficient of 1 this
-    is ``max(1, w / c)``; four workers on two cores are then no faster than two.
+    is ``max(1, w / c)``; four workers on two cores are then no faster than two;
+``serial``
+    a resource that only one worker at a time may have, such as a lock or a rate limit. Each batch needs it for
+    ``per_batch_held + per_item_held * b``, so `w` workers, however fast they are, cannot have their batches in less
+    than `w` times that: the asymptotic bounds of a closed queueing network (Denning and Buzen, Computing Surveys 10,
+    1978), joined smoothly.
 
-Which one is chosen by cross-validation grouped by run: rows of one run share its circumstances, so leaving out single
-rows would flatter every model (Roberts et al., Ecography 40, 2017). All fits minimise relative errors (rows divided by
-what is predicted), with Huber weights (Ann. Math. Statist. 35, 1964) and weak normal priors toward 0.
+With a threshold (``free``) only items of a batch beyond it cost anything, as on a device that is not yet full.
+`selection` chooses among these. All fits minimise relative errors (rows divided by what is predicted), with Huber
+weights (Ann. Math. Statist. 35, 1964) and weak normal priors toward 0.
 """
 
 from __future__ import annotations
@@ -35,13 +40,13 @@ from toolkit.tuning.nonneg import weighted_nonneg
 N_BASE = 4  # per_batch, per_item, first, cold
 SHARED_SD = 0.03  # relative error that the batches of a run share, before anything was seen
 _HUBER = 2.5
+_LEAST_S = 1e-12
+_COMPANY = 0.85  # share of the most busy workers of a run from which a batch had the usual company
 _WILD = 5.0  # a cell whose variance is more than this many times the fitted one is trusted less
 _ENOUGH = 30  # degrees of freedom within cells that suffice to know how batches vary
 _STEPS = 8  # iterations of a fit
 _ALTERNATING = 2  # of which these find a start
-_FOLDS = 20
-_KINDS = 6  # saturation points tried
-_GAIN = 0.95  # a richer contention must have less than this share of the simpler one's error
+_SHARP = 8.0  # exponent with which the two bounds of a shared resource are joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +61,17 @@ class Costs:
         Seconds per batch, per item, for the first batch of a run in a process, and for a process new to the task.
     theta : ndarray of shape (n_sets, n_terms)
         Contention coefficients.
+    held : ndarray of shape (n_sets, 2)
+        Seconds per batch and per item for which it holds what only one worker at a time may have; 0 for none.
+    free : float or ndarray of shape (n_sets,)
+        Items of a batch that cost nothing.
     """
 
     kind: str
     base: Array
     theta: Array
+    held: Array
+    free: float | Array = 0.0
 
     def contention(self, busy: Array) -> Array:
         """Return ``C(w)`` of shape (n_sets, *busy.shape)."""
@@ -69,19 +80,39 @@ class Costs:
 
     def service_s(self, items: Array, busy: Array) -> Array:
         """Return seconds of a batch without warm-up, of shape (n_sets, *items.shape)."""
-        shape = (-1,) + (1,) * np.ndim(items)
-        plain = self.base[:, 0].reshape(shape) + self.base[:, 1].reshape(shape) * items
-        return np.asarray(plain * self.contention(busy))
+        return self._joined(items, busy, 0.0, 0.0)
+
+    def slowdown(self, items: Array, busy: Array) -> Array:
+        """Return how much longer a batch of `items` takes among `busy` workers than alone, (n_sets, *items.shape)."""
+        if self.kind != "serial":
+            return self.contention(busy)
+        return np.asarray(self.service_s(items, busy) / self.service_s(items, np.ones_like(busy)))
 
     def cell_s(self, cells: Cells) -> Array:
         """Return mean seconds of the batches of `cells`, warm-up included, of shape (n_sets, n_cells)."""
-        warm = self.base[:, 2:3] * cells.first + self.base[:, 3:4] * cells.cold
-        return np.asarray(self.service_s(cells.items, cells.busy) + warm * self.contention(cells.busy))
+        return self._joined(cells.items, cells.busy, cells.first, cells.cold)
+
+    def _joined(self, items: Array, busy: Array, first: Array | float, cold: Array | float) -> Array:
+        shape = (-1,) + (1,) * np.ndim(items)
+        base, held = (part.T.reshape((part.shape[1], *shape)) for part in (self.base, self.held))
+        free = np.reshape(self.free, (-1, *shape[1:]))
+        own = base[0] + base[1] * np.maximum(items - free, 0.0) + base[2] * first + base[3] * cold
+        own = np.maximum(own * self.contention(busy), _LEAST_S)
+        if self.kind != "serial":
+            return np.asarray(own)
+        return joined(own, busy * (held[0] + held[1] * items))
 
     def pick(self, index: int | slice) -> Costs:
         """Return the coefficient sets at `index`."""
         index = slice(index, index + 1) if isinstance(index, int) else index
-        return Costs(self.kind, self.base[index], self.theta[index])
+        free = self.free[index] if isinstance(self.free, np.ndarray) else self.free
+        return Costs(self.kind, self.base[index], self.theta[index], self.held[index], free)
+
+
+def joined(own: Array, shared: Array) -> Array:
+    """The larger of two bounds, a little more where they are close."""
+    most = np.maximum(own, shared)
+    return np.asarray(most * ((own / most) ** _SHARP + (shared / most) ** _SHARP) ** (1.0 / _SHARP))
 
 
 def contention_basis(kind: str, busy: Array) -> Array:
@@ -94,7 +125,7 @@ def contention_basis(kind: str, busy: Array) -> Array:
     """
     over = np.maximum(np.asarray(busy, dtype=np.float64) - 1.0, 0.0)
     name, _, point = kind.partition(":")
-    if name == "none":
+    if name in ("none", "serial"):
         return np.zeros((*np.shape(busy), 0))
     if name == "usl":
         return np.stack([over, over * (over + 1.0)], axis=-1)
@@ -104,7 +135,7 @@ def contention_basis(kind: str, busy: Array) -> Array:
     raise ValueError(f"contention kind {kind!r}")
 
 
-def fit_costs(cells: Cells, weights: Array, kind: str, spread: Array) -> Costs:
+def fit_costs(cells: Cells, weights: Array, kind: str, spread: Array, free: float = 0.0) -> Costs:
     """Fit the coefficients once per row of `weights`.
 
     Parameters
@@ -117,8 +148,10 @@ def fit_costs(cells: Cells, weights: Array, kind: str, spread: Array) -> Costs:
         Contention terms.
     spread : ndarray of shape (n_cells,)
         Relative variance of a cell's mean.
+    free : float
+        Items of a batch that cost nothing.
     """
-    columns = [np.ones(len(cells)), cells.items, cells.first, cells.cold]
+    columns = [np.ones(len(cells)), np.maximum(cells.items - free, 0.0), cells.first, cells.cold]
     present = [i for i, column in enumerate(columns) if column.any()]
     design = np.stack([columns[i] for i in present], axis=1)
     basis = contention_basis(kind, cells.busy)
@@ -128,6 +161,8 @@ def fit_costs(cells: Cells, weights: Array, kind: str, spread: Array) -> Costs:
     ridge = (1.0 / scale[present] ** 2)[None, :]
     theta_ridge = (basis.max(axis=0, initial=0.0) ** 2 + 1e-6)[None, :]  # each term at most about doubles a batch
     precision = weights / spread
+    if kind == "serial":
+        return _fit_serial(cells, precision, design, present, ridge)
     observed = cells.mean_s[None, :]
     predicted = np.broadcast_to(observed, weights.shape)
     trust = np.ones_like(weights)
@@ -157,7 +192,51 @@ def fit_costs(cells: Cells, weights: Array, kind: str, spread: Array) -> Costs:
         trust = np.minimum(1.0, _HUBER / np.maximum(error, 1e-12))
     base = np.zeros((len(weights), N_BASE))
     base[:, present] = found
-    return Costs(kind, base, theta)
+    return Costs(kind, base, theta, np.zeros((len(weights), 2)), free)
+
+
+def steady(cells: Cells) -> NDArray[np.bool_]:
+    """Cells of batches that had the company that their run usually had: neither the first ones nor the tail."""
+    most = np.zeros(int(cells.run.max()) + 1)
+    np.maximum.at(most, cells.run, cells.busy)
+    return np.asarray((cells.first == 0) & (cells.busy >= _COMPANY * most[cells.run]))
+
+
+def _fit_serial(cells: Cells, precision: Array, design: Array, present: list[int], ridge: Array) -> Costs:
+    """Fit own and shared seconds by Gauss-Newton, from a start in which the busiest batches only wait for each other.
+
+    Batches that began or ended together waited for more, or fewer, than were busy beside them; they count little.
+    """
+    observed, busy = cells.mean_s[None, :], cells.busy
+    shared = busy[:, None] * np.stack([np.ones(len(cells)), cells.items], axis=1)
+    most, least = float(busy.max()), float(busy.min())
+    usual = np.where(steady(cells), 1.0, 0.02)
+    precision = precision * usual
+    crowded, lonely = busy >= 0.7 * most, busy <= max(1.5, float(np.quantile(busy[usual == 1.0], 0.3)))
+    width = design.shape[1]
+    both = np.zeros((len(precision), width + 2))
+    relative = np.ones((1, len(cells)))
+    smallest = np.array([[least**2, (least * cells.items.min()) ** 2]])
+    shared_ridge = 1e-2 / np.maximum(observed.max(), _LEAST_S) ** 2 * smallest
+    both[:, :width] = weighted_nonneg(design / observed[..., None], relative, precision * lonely, ridge)
+    both[:, width:] = weighted_nonneg(shared / observed[..., None], relative, precision * crowded, shared_ridge)
+    prior = np.concatenate([np.broadcast_to(ridge, (1, width)), shared_ridge], axis=1)
+    for step in range(2 * _STEPS):
+        own, wait = np.maximum(both[:, :width] @ design.T, _LEAST_S), both[:, width:] @ shared.T
+        predicted = joined(own, wait)
+        parts = [
+            ((bound / predicted) ** (_SHARP - 1.0) / predicted)[..., None] * columns
+            for bound, columns in ((own, design), (wait, shared))
+        ]
+        # Homogeneous of degree 1 in the coefficients, so the tangent plane goes through the origin.
+        error = np.abs(observed / predicted - 1.0)
+        far = _HUBER * np.maximum(0.02, np.median(error, axis=1, keepdims=True))
+        trust = np.minimum(1.0, far / np.maximum(error, 1e-12))
+        found = weighted_nonneg(np.concatenate(parts, axis=2), observed / predicted, precision * trust, prior)
+        both = found if step < 2 else 0.5 * (both + found)
+    base = np.zeros((len(precision), N_BASE))
+    base[:, present] = both[:, :width]
+    return Costs("serial", base, np.zeros((len(precision), 0)), both[:, width:])
 
 
 def cell_spread(cells: Cells, variance: tuple[float, float], shared_sd: float = SHARED_SD) -> Array:
@@ -206,50 +285,3 @@ def fit_variance(cells: Cells, predicted: Array | None = None) -> tuple[float, f
         found = weighted_nonneg(design[None], target[None], weights[None], np.full((1, 2), 1e-9))
         fitted = design @ found[0]
     return float(found[0, 0]), float(found[0, 1])
-
-
-def contention_kinds(cells: Cells) -> list[str]:
-    """Contention terms that the data can tell apart, the simplest first."""
-    most = float(cells.busy.max())
-    if most < 1.3 or most < 1.2 * float(cells.busy.min()):
-        return ["none"]
-    points = list(range(2, math.ceil(most)))
-    if len(points) > _KINDS:
-        points = sorted({round(c) for c in np.geomspace(2, points[-1], _KINDS)})
-    return ["none", "usl", *(f"saturation:{c}" for c in points)]
-
-
-def folds(n_runs: int) -> NDArray[np.int64]:
-    """Fold of each run: each its own, or `_FOLDS` of them."""
-    return np.arange(n_runs, dtype=np.int64) % min(max(1, n_runs), _FOLDS)
-
-
-def choose_contention(cells: Cells, n_runs: int, spread: Array) -> tuple[str, dict[str, float]]:
-    """Return the best contention terms, and the cross-validated relative error of each candidate.
-
-    With fewer than three runs nothing can be left out, and the error is the one within the data.
-    """
-    kinds = contention_kinds(cells)
-    if len(kinds) == 1:
-        return kinds[0], {}
-    fold = folds(n_runs)
-    held = fold[cells.run][None, :] == np.arange(fold.max() + 1)[:, None]
-    if n_runs < 3:
-        held = np.ones((1, len(cells)), dtype=bool)
-    weights = np.where(held, 0.0, 1.0) if n_runs >= 3 else np.ones((1, len(cells)))
-    judged = held & (cells.first == 0)[None, :]
-    judged = np.where(judged.any(axis=1, keepdims=True), judged, held)
-    errors = {}
-    for kind in kinds:
-        costs = fit_costs(cells, weights, kind, spread)
-        predicted = costs.cell_s(cells)
-        # Of each left-out run, what decides its makespan: all its seconds together.
-        spent = (judged * cells.n * cells.mean_s).sum(axis=1)
-        expected = (judged * cells.n * predicted).sum(axis=1)
-        told = spent > 0  # a fold whose run has no usable batch, such as one that was killed, says nothing
-        errors[kind] = float(np.abs(np.log(expected[told] / spent[told])).mean())
-    best = kinds[0]
-    for kind in kinds[1:]:
-        if errors[kind] < (_GAIN * errors[best] if best == "none" else errors[best]):
-            best = kind
-    return best, errors

@@ -1,0 +1,243 @@
+"""How runs differ from what the structure says, and how sure a prediction therefore is.
+
+The logarithm of a run's makespan is what the structure says, plus what its coefficients are wrong by, plus a smooth
+deviation over settings (what no structure has), plus a drift of the machine from run to run, plus what equal runs
+differ by::
+
+    log measured - log predicted = J d + f(setting) + g(order) + e
+
+All are normal, so this is a Gaussian process with a linear part (universal kriging; Rasmussen and Williams, *Gaussian
+Processes for Machine Learning*, 2006, ch. 2.7). How large each part is follows from the runs: sizes are averaged over a
+grid, weighted by how well they explain what was seen, so that with few runs the interval is as wide as the ignorance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.tuning.history import Array
+
+_NOISE = np.array([0.008, 0.014, 0.022, 0.033, 0.05, 0.075, 0.12, 0.2, 0.35])
+_NOISE_USUAL, _NOISE_SPREAD = 0.035, 1.0  # lognormal belief of what equal runs differ by
+_SMOOTH = {0.0: 0.5, 0.03: 0.25, 0.07: 0.17, 0.15: 0.08}  # sizes of the deviation over settings, and beliefs in them
+_DRIFT = {0.0: 0.6, 0.04: 0.24, 0.1: 0.1, 0.25: 0.06}
+_LENGTH = np.array([1.5, 0.7])  # of the deviation, in log batch size and log workers
+_MEMORY = 5.0  # runs after which a drift is mostly forgotten
+_FAR = 3.0  # standard deviations from which a run counts as disturbed
+_KEPT = 24  # likely sizes that are used for left-out runs
+_MOST_SHIFT = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Runs or settings whose makespans are asked for, arrays of one length.
+
+    Attributes
+    ----------
+    jacobian : ndarray of shape (n, n_coefficients)
+        How the logarithm of the makespan answers to each coefficient.
+    setting : ndarray of shape (n, 2)
+        Log batch size and log workers.
+    order : ndarray of shape (n,)
+        Position in time, in runs.
+    extra : ndarray of shape (n,)
+        Variance that is known beforehand, from items that are drawn anew and from what disturbed the run.
+    """
+
+    jacobian: Array
+    setting: Array
+    order: Array
+    extra: Array
+
+    def take(self, index: NDArray[np.int64]) -> Points:
+        """The points at `index`."""
+        return Points(self.jacobian[index], self.setting[index], self.order[index], self.extra[index])
+
+
+@dataclass(frozen=True, slots=True)
+class RunEffects:
+    """What is known after the runs.
+
+    Attributes
+    ----------
+    runs : Points
+        The runs that were judged.
+    residual : ndarray of shape (n_runs,)
+        Logarithm of measured over predicted makespan.
+    prior : ndarray of shape (n_coefficients, n_coefficients)
+        Covariance of the coefficients' errors, from within runs.
+    sizes : ndarray of shape (n_sizes, 3)
+        Standard deviations: over settings, of the drift, of equal runs.
+    weights : ndarray of shape (n_sizes,)
+        How likely each is.
+    """
+
+    runs: Points
+    residual: Array
+    prior: Array
+    sizes: Array
+    weights: Array
+
+    @property
+    def noise_sd(self) -> float:
+        """Standard deviation between equal runs."""
+        return float(np.sqrt(self.weights @ np.square(self.sizes[:, 2])))
+
+    @property
+    def drift_sd(self) -> float:
+        """Standard deviation of the drift from run to run."""
+        return float(np.sqrt(self.weights @ np.square(self.sizes[:, 1])))
+
+    def shift(self, points: Points) -> Array:
+        """Expected logarithm of measured over predicted makespan, of shape (n_points,)."""
+        mean, _ = self._given(points)
+        return np.clip(self.weights @ mean, -_MOST_SHIFT, _MOST_SHIFT)
+
+    def _given(self, points: Points) -> tuple[Array, Array]:
+        """Means and variances of new runs, each of shape (n_sizes, n_points)."""
+        own = np.einsum("ij,jk,ik->i", points.jacobian, self.prior, points.jacobian)
+        smooth, drift, noise = np.square(self.sizes).T
+        variance = own[None, :] + (smooth + drift + noise)[:, None] + points.extra[None, :]
+        if not len(self.residual):
+            return np.zeros_like(variance), variance
+        system = _covariance(self.runs, self.runs, self.prior, self.sizes)
+        system[:, np.arange(len(self.residual)), np.arange(len(self.residual))] += noise[:, None] + self.runs.extra
+        cross = _covariance(self.runs, points, self.prior, self.sizes)
+        solved = np.linalg.solve(system, cross)
+        mean = np.einsum("kij,i->kj", solved, self.residual)
+        return mean, np.maximum(variance - np.einsum("kij,kij->kj", solved, cross), 1e-8)
+
+    def contrast(self, points: Points) -> tuple[Array, Array]:
+        """Of two settings under the same circumstances: mean and variance of the log ratio of the second to the first.
+
+        Of shape (n_sizes,) each, beside what the structure predicts; what equal runs differ by is not in it.
+        """
+        mean, _ = self._given(points)
+        own = self._uncertain(points)
+        variance = own[:, 0, 0] + own[:, 1, 1] - 2.0 * own[:, 0, 1]
+        return mean[:, 1] - mean[:, 0], np.maximum(variance, 1e-12)
+
+    def uncertain(self, points: Points) -> Array:
+        """Covariance of what is not known of settings, circumstances of a run left out, (n_points, n_points)."""
+        return np.asarray(np.einsum("k,kij->ij", self.weights, self._uncertain(points)))
+
+    def _uncertain(self, points: Points) -> Array:
+        """The same for each of the sizes, of shape (n_sizes, n_points, n_points)."""
+        lasting = np.column_stack([self.sizes[:, 0], 0.0 * self.sizes[:, 1:]])
+        own = _covariance(points, points, self.prior, lasting)
+        if not len(self.residual):
+            return own
+        system = _covariance(self.runs, self.runs, self.prior, self.sizes)
+        at = np.arange(len(self.residual))
+        system[:, at, at] += np.square(self.sizes[:, 2])[:, None] + self.runs.extra
+        cross = _covariance(self.runs, points, self.prior, lasting)
+        return np.asarray(own - np.swapaxes(cross, 1, 2) @ np.linalg.solve(system, cross))
+
+    def quantiles(self, points: Points, further: Array, levels: tuple[float, ...]) -> list[Array]:
+        """Quantiles of log measured over predicted makespan; `further` is the variance by the luck of one run."""
+        from scipy.special import ndtr
+
+        mean, variance = self._given(points)
+        sd = np.sqrt(variance + further[None, :])
+        out = []
+        for level in levels:
+            low, high = (mean - 6.0 * sd).min(axis=0), (mean + 6.0 * sd).max(axis=0)
+            for _ in range(30):
+                middle = (low + high) / 2.0
+                below = self.weights @ ndtr((middle[None, :] - mean) / sd) < level
+                low, high = np.where(below, middle, low), np.where(below, high, middle)
+            out.append((low + high) / 2.0)
+        return out
+
+    def draws(self, count: int, seed: int) -> Array:
+        """Errors of the coefficients drawn at random, of shape (count, n_coefficients)."""
+        p = len(self.prior)
+        if not p:
+            return np.zeros((count, 0))
+        rng = np.random.default_rng(seed)
+        pick = rng.choice(len(self.weights), size=count, p=self.weights)
+        normal = rng.standard_normal((count, p))
+        out = np.zeros((count, p))
+        for k in np.unique(pick):
+            mean, covariance = self._coefficients(int(k))
+            root = np.linalg.cholesky(covariance + 1e-12 * np.eye(p))
+            out[pick == k] = mean + normal[pick == k] @ root.T
+        return out
+
+    def _coefficients(self, k: int) -> tuple[Array, Array]:
+        n = len(self.residual)
+        if not n:
+            return np.zeros(len(self.prior)), self.prior
+        system = _covariance(self.runs, self.runs, self.prior, self.sizes[k : k + 1])[0]
+        system[np.arange(n), np.arange(n)] += self.sizes[k, 2] ** 2 + self.runs.extra
+        cross = self.runs.jacobian @ self.prior
+        solved = np.linalg.solve(system, cross)
+        return solved.T @ self.residual, self.prior - solved.T @ cross
+
+
+def fit_effects(runs: Points, residual: Array, prior: Array) -> RunEffects:
+    """Weigh the sizes of the effects by how well they explain `residual`, twice: disturbed runs count less then.
+
+    Parameters
+    ----------
+    runs : Points
+        Judged runs.
+    residual : ndarray of shape (n_runs,)
+        Logarithm of measured over predicted makespan.
+    prior : ndarray of shape (n_coefficients, n_coefficients)
+        Covariance of the coefficients' errors.
+    """
+    sizes = np.array([(a, t, s) for a in _SMOOTH for t in _DRIFT for s in _NOISE])
+    belief = np.array([_SMOOTH[a] * _DRIFT[t] for a, t, _ in sizes.tolist()])
+    belief *= np.exp(-0.5 * np.square(np.log(sizes[:, 2] / _NOISE_USUAL) / _NOISE_SPREAD))
+    weights = belief / belief.sum()
+    n = len(residual)
+    if not n:
+        return RunEffects(runs, residual, prior, sizes, weights)
+    common = _covariance(runs, runs, prior, sizes)
+    extra = runs.extra
+    for attempt in range(2):
+        system = common.copy()
+        system[:, np.arange(n), np.arange(n)] += np.square(sizes[:, 2])[:, None] + extra
+        inverse = np.linalg.inv(system)
+        solved = inverse @ residual
+        log = np.log(belief) - 0.5 * np.linalg.slogdet(system)[1] - 0.5 * solved @ residual
+        weights = np.exp(log - log.max())
+        weights /= weights.sum()
+        if attempt or n < 4:
+            break
+        # How far each run is from what the others say, in standard deviations.
+        off = weights @ (np.abs(solved) / np.sqrt(inverse[:, np.arange(n), np.arange(n)]))
+        noise = float(np.sqrt(weights @ np.square(sizes[:, 2])))
+        extra = extra + np.where(off > _FAR, np.square(noise * (off / _FAR) * 2.0), 0.0)
+    kept = np.sort(np.argsort(-weights, kind="stable")[:_KEPT])
+    runs = Points(runs.jacobian, runs.setting, runs.order, extra)
+    return RunEffects(runs, residual, prior, sizes[kept], weights[kept] / weights[kept].sum())
+
+
+def leave_out(effects: RunEffects, index: int, residual: Array) -> tuple[float, float]:
+    """Expected log error and standard deviation of run `index` given the others.
+
+    `residual` are the errors of all runs under the structure that was fitted without this one.
+    """
+    others = np.flatnonzero(np.arange(len(residual)) != index)
+    without = RunEffects(effects.runs.take(others), residual[others], effects.prior, effects.sizes, effects.weights)
+    mean, variance = without._given(effects.runs.take(np.array([index])))  # noqa: SLF001 - of the same file
+    middle = float(effects.weights @ mean[:, 0])
+    spread = float(effects.weights @ (variance[:, 0] + np.square(mean[:, 0] - middle)))
+    return float(np.clip(middle, -_MOST_SHIFT, _MOST_SHIFT)), float(np.sqrt(spread))
+
+
+def _covariance(a: Points, b: Points, prior: Array, sizes: Array) -> Array:
+    """Covariance of two sets of runs without what equal runs differ by, of shape (n_sizes, n_a, n_b)."""
+    apart = (a.setting[:, None, :] - b.setting[None, :, :]) / _LENGTH
+    smooth = np.exp(-0.5 * np.square(apart).sum(axis=2))
+    with np.errstate(invalid="ignore"):
+        away = np.abs(a.order[:, None] - b.order[None, :])
+    drift = np.exp(-away / _MEMORY)
+    linear = a.jacobian @ prior @ b.jacobian.T
+    first, second, _ = np.square(sizes).T
+    return np.asarray(linear[None] + first[:, None, None] * smooth + second[:, None, None] * drift)

@@ -1,0 +1,226 @@
+"""From a history to a `TaskModel`: the structure chosen and fitted, whole runs replayed, left-out runs predicted.
+
+Fitted from a `TaskHistory` only, and deterministic, so that a saved history gives back the same model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.tuning.baseline import baseline_errors
+from toolkit.tuning.checks import check
+from toolkit.tuning.effects import Points, RunEffects, fit_effects, leave_out
+from toolkit.tuning.history import Array, Cells, RunSummary, TaskHistory
+from toolkit.tuning.hosts import fit_hosts
+from toolkit.tuning.model import Backtest, Options, Rest, TaskModel, timing_of
+from toolkit.tuning.nonneg import weighted_nonneg
+from toolkit.tuning.schedule import Plans, simulate
+from toolkit.tuning.selection import Structure, choose, folds, log_evidence
+from toolkit.tuning.sensitivity import Sensitivity
+from toolkit.tuning.structure import Costs, cell_spread, fit_shared_sd, fit_variance
+
+BACKTESTED = 60  # latest runs that are predicted from the others
+_GAP_PRIOR_S = 1e-3
+_AT_WORK = 0.5  # share of a processor from which work is thought to compute, not to wait
+_DISTURBED = 0.05
+
+
+def fit_task(history: TaskHistory, options: Options) -> TaskModel:
+    """Learn a task's costs from its history.
+
+    Parameters
+    ----------
+    history : TaskHistory
+        With at least one cell and one run.
+    options : Options
+        How precisely.
+
+    Raises
+    ------
+    ValueError
+        The history has no cell.
+    """
+    cells, runs = history.cells, history.runs
+    if not len(cells) or not runs:
+        raise ValueError(f"task {history.task!r} has no usable batch")
+    everything = np.ones((1, len(cells)))
+    variance = fit_variance(cells)
+    spread = cell_spread(cells, variance)
+    structure = choose(cells, spread, variance)
+    first = structure
+
+    def predict(like: Cells) -> Array:
+        return np.asarray(first.fit(like, everything, spread).cell_s(like)[0])
+
+    hosts, cells = fit_hosts(cells, runs, history.hosts, predict, spread)
+    fitted = predict(cells)
+    # Once more, now that it is known how much batches and runs vary.
+    variance = fit_variance(cells, fitted)
+    spread = cell_spread(cells, variance, fit_shared_sd(cells, fitted))
+    structure = choose(cells, spread, variance)
+    rest = Rest(np.zeros(3), variance, _stagger(history), _cold(history), hosts)
+    trials = [
+        _try(history, cells, one, spread, rest, options) for one in (structure, structure.rival) if one is not None
+    ]
+    best = max(trials, key=lambda trial: trial.evidence)
+    structure, costs, rest, sensitivity = best.structure, best.costs, best.rest, best.sensitivity
+    effects = fit_effects(best.points, best.residual, best.prior)
+    draws = sensitivity.moved(effects.draws(options.draws, options.seed + 3))
+    return TaskModel(
+        history, options, costs, draws, structure, hosts, rest.gap, variance, rest.stagger_s, rest.cold,
+        sensitivity, effects, _backtest(best, history, cells, spread, effects), check(history, draws),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One structure, fitted and compared with the makespans of whole runs."""
+
+    structure: Structure
+    costs: Costs
+    rest: Rest
+    judged: list[int]
+    sensitivity: Sensitivity
+    points: Points
+    residual: Array
+    prior: Array
+
+    @property
+    def evidence(self) -> float:
+        """Log evidence of the makespans and of the batches."""
+        return log_evidence(self.residual, self.points.jacobian, self.prior) + self.structure.value
+
+
+def _try(
+    history: TaskHistory, cells: Cells, structure: Structure, spread: Array, rest: Rest, options: Options
+) -> _Trial:
+    runs = history.runs
+    costs = structure.fit(cells, np.ones((1, len(cells))), spread)
+    known = np.array([run.gaps > 0 for run in runs])
+    rest = replace(rest, gap=_fit_gap(history, known, costs))
+    judged = [i for i, run in enumerate(runs) if run.judged][-BACKTESTED:]
+    replayed = _replay(history, [costs] * len(judged), [rest] * len(judged), judged, options)
+    expected = replayed.mean(axis=1, keepdims=True)
+    residual = np.log([runs[i].makespan_s for i in judged]) - np.log(expected[:, 0])
+    sensitivity = Sensitivity.of(costs, cells)
+    points = _run_points(history, sensitivity.of_runs(cells, len(runs)), rest.variance[1], judged)
+    points = replace(points, extra=points.extra + np.log(replayed / expected).var(axis=1))  # how a run ends is luck
+    within = (rest.variance[0] + rest.variance[1] / cells.items) / cells.n
+    return _Trial(structure, costs, rest, judged, sensitivity, points, residual, sensitivity.prior(cells, within))
+
+
+def _run_points(history: TaskHistory, jacobian: Array, item_variance: float, judged: list[int]) -> Points:
+    runs = [history.runs[i] for i in judged]
+    return Points(
+        jacobian=jacobian[judged],
+        setting=np.log(np.array([(r.items / r.batches, r.workers) for r in runs], dtype=np.float64).reshape(-1, 2)),
+        order=np.array(judged, dtype=np.float64),
+        extra=np.array([item_variance / r.items for r in runs], dtype=np.float64) + np.square(disturbance(runs)),
+    )
+
+
+def disturbance(runs: Sequence[RunSummary]) -> Array:
+    """How much less of a processor each run had than others of as many workers, or more: log share, 0 for none.
+
+    Other work on the same processors takes time from a run without costing it processor time. Work that mostly waits
+    shows nothing.
+    """
+    share = np.array([run.cpu_s / run.spent_s if run.spent_s > 0 else 0.0 for run in runs], dtype=np.float64)
+    out = np.zeros(len(runs))
+    for i, run in enumerate(runs):
+        usual = max(share[j] for j, other in enumerate(runs) if other.workers >= run.workers)
+        if usual > _AT_WORK and share[i] > 0:
+            out[i] = math.log(min(usual, 1.0) / min(share[i], 1.0))
+    return np.where(out > _DISTURBED, out, 0.0)
+
+
+def _fit_gap(history: TaskHistory, use: NDArray[np.bool_], costs: Costs) -> Array:
+    """Fit the coefficients of `gap_s` to the mean gaps of the runs, by relative non-negative least squares."""
+    runs = [run for run, used in zip(history.runs, use, strict=True) if used]
+    if not runs:
+        return np.array([_GAP_PRIOR_S, 0.0, 0.0])
+    observed = np.array([max(run.gap_s, 1e-5) for run in runs])
+    counts = np.array([run.gaps for run in runs], dtype=np.float64)
+    busy = np.array([run.workers for run in runs], dtype=np.float64)
+    factor = costs.contention(busy)[0]
+    sizes = np.array([run.items / run.batches for run in runs])
+    design = np.stack([factor, busy - 1.0, sizes * factor], axis=1)
+    typical = float(np.median(observed))
+    scale = np.array([10 * typical, 3 * typical, 3 * typical / max(1.0, float(design[:, 2].max()))])
+    predicted = observed
+    found = np.zeros((1, 3))
+    for _ in range(4):
+        weights = 1.0 / (0.1**2 + 1.0 / counts) / np.maximum(predicted, 0.1 * typical) ** 2
+        found = weighted_nonneg(design[None], observed[None], weights[None], 1.0 / scale[None] ** 2)
+        predicted = design @ found[0]
+    return np.asarray(found[0])
+
+
+def _stagger(history: TaskHistory) -> float:
+    known = [run.stagger_s for run in history.runs if run.workers > 1]
+    return float(np.median(known)) if known else 0.0
+
+
+def _cold(history: TaskHistory) -> float:
+    """Share of workers new to the task, of all runs but the first, in which every worker is new to us."""
+    shares = [run.cold for run in sorted(history.runs, key=lambda run: run.started_at)]
+    return float(np.mean(shares[1:] or shares))
+
+
+def _replay(history: TaskHistory, costs: list[Costs], rests: list[Rest], which: list[int], options: Options) -> Array:
+    """Simulated makespans of recorded runs, each under its own coefficients, of shape (n_runs, replicates)."""
+    runs = [history.runs[i] for i in which]
+    plans = Plans.recorded([run.body for run in runs], [run.tail for run in runs], [run.workers for run in runs])
+    parts = []
+    for i, (cost, rest) in enumerate(zip(costs, rests, strict=True)):
+        one = plans.take(np.array([i]))
+        # A recorded run says how many of its workers were new; a future one does not.
+        known = Rest(rest.gap, rest.variance, rest.stagger_s, runs[i].cold, rest.hosts)
+        parts.append(timing_of(one, cost, known))
+    played = [
+        simulate(plans.take(np.array([i])), timing, options.replicates // 2, options.seed)[0]
+        for i, timing in enumerate(parts)
+    ]
+    return np.array(played, dtype=np.float64).reshape(len(which), -1)
+
+
+def _backtest(trial: _Trial, history: TaskHistory, cells: Cells, spread: Array, effects: RunEffects) -> Backtest:
+    """Predict each judged run from the others, with the model and with the baseline."""
+    runs, judged = history.runs, trial.judged
+    measured = np.array([runs[i].makespan_s for i in judged])
+    ids = tuple(runs[i].run_id for i in judged)
+    if len(runs) < 3 or len(judged) < 3:
+        nothing = np.full(len(judged), np.nan)
+        return Backtest(ids, nothing, measured, nothing, nothing, nothing)
+    fold = folds(len(runs))
+    held = fold[None, :] == np.arange(fold.max() + 1)[:, None]
+    weights = np.where(held[:, cells.run], 0.0, 1.0)
+    costs = trial.structure.fit(cells, weights, spread)
+    # How much longer each run would take under the coefficients of each fold: all its batches together.
+    longer = np.log(_loads(costs, cells, len(runs)) / _loads(trial.costs, cells, len(runs)))[:, judged]
+    of = fold[judged]
+    # What a new process costs is known from no other run where only the left-out one had new processes.
+    cold_cells = (weights * cells.cold[None, :]).sum(axis=1) > 0
+    error, expected = np.full(len(judged), np.nan), np.full(len(judged), np.nan)
+    for k, (i, f) in enumerate(zip(judged, of.tolist(), strict=True)):
+        if runs[i].cold > 0 and not cold_cells[f]:
+            continue
+        residual = trial.residual - longer[f]
+        shift, expected[k] = leave_out(effects, k, residual)
+        error[k] = residual[k] - shift
+    predicted = measured * np.exp(-np.where(np.isfinite(error), error, trial.residual))
+    baseline = np.array(baseline_errors([runs[i] for i in judged]))
+    return Backtest(ids, predicted, measured, error, baseline, expected)
+
+
+def _loads(costs: Costs, cells: Cells, n_runs: int) -> Array:
+    """Seconds of all batches of each run, of shape (n_sets, n_runs)."""
+    spent = costs.cell_s(cells) * cells.n
+    out = np.zeros((len(spent), n_runs))
+    np.add.at(out.T, cells.run, spent.T)
+    return np.maximum(out, 1e-12)

@@ -1,0 +1,161 @@
+"""Which structure the data support: contention and threshold.
+
+Each candidate is judged by its evidence: how probable the seconds of whole runs are under it, with its coefficients
+and what equal runs differ by averaged over (MacKay, *Information Theory, Inference, and Learning Algorithms*, 2003, ch.
+28). A richer structure spreads its belief over more and pays for it, so none wins by bending; rows of one run share its
+circumstances, so runs are counted and not rows. Leaving out runs would need many: where only one run tells of a worker
+count, it cannot be left out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.tuning.history import Array, Cells
+from toolkit.tuning.sensitivity import Sensitivity
+from toolkit.tuning.structure import Costs, fit_costs, steady
+
+_FOLDS = 20
+_KINDS = 6  # saturation points tried
+_SIMPLER = {"none": 0.0, "usl": -0.7, "saturation": -0.7, "serial": -2.0}  # log belief beforehand
+_THRESHOLD = -1.5  # the same of a threshold
+_THRESHOLDS = 6
+_REFINED = 3
+_CLOSE = 8.0  # difference of log evidence up to which a shared resource is looked at closer
+_NOISE = np.array([0.01, 0.018, 0.03, 0.055, 0.1, 0.2, 0.4])
+_NOISE_BELIEF = np.exp(-0.5 * np.square(np.log(_NOISE / 0.035)))
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What was chosen.
+
+    Attributes
+    ----------
+    kind : str
+        Contention terms, see `structure`.
+    free : float
+        Items of a batch that cost nothing.
+    evidence : dict of str to float
+        Log evidence of each contention.
+    value : float
+        Log evidence of this structure.
+    rival : Structure or None
+        A shared resource where it is about as probable: whole makespans tell then, see `model`.
+    """
+
+    kind: str
+    free: float = 0.0
+    evidence: dict[str, float] = field(default_factory=dict)
+    value: float = 0.0
+    rival: Structure | None = None
+
+    def fit(self, cells: Cells, weights: Array, spread: Array) -> Costs:
+        """Fit the coefficients once per row of `weights`."""
+        return fit_costs(cells, weights, self.kind, spread, self.free)
+
+
+def contention_kinds(cells: Cells) -> list[str]:
+    """Contention terms that the data can tell apart, the simplest first."""
+    most = float(cells.busy.max())
+    if most < 1.3 or most < 1.2 * float(cells.busy.min()):
+        return ["none"]
+    points = list(range(2, math.ceil(most)))
+    if len(points) > _KINDS:
+        points = sorted({round(c) for c in np.geomspace(2, points[-1], _KINDS)})
+    return ["none", "usl", *(f"saturation:{c}" for c in points), "serial"]
+
+
+def folds(n_runs: int) -> NDArray[np.int64]:
+    """Fold of each run: each its own, or `_FOLDS` of them."""
+    return np.arange(n_runs, dtype=np.int64) % min(max(1, n_runs), _FOLDS)
+
+
+def choose(cells: Cells, spread: Array, variance: tuple[float, float]) -> Structure:
+    """Return the most probable structure.
+
+    Parameters
+    ----------
+    cells : Cells
+        What was measured.
+    spread : ndarray of shape (n_cells,)
+        Relative variance of a cell's mean, with what its run shares.
+    variance : (batch, item)
+        Relative variance of a batch of `b` items: ``batch + item / b``.
+    """
+    judge = _Judge(cells, spread, (variance[0] + variance[1] / cells.items) / cells.n)
+    found = {kind: judge.evidence(kind) for kind in contention_kinds(cells)}
+    best = max((kind for kind in found if kind != "serial"), key=found.__getitem__)
+    free, value = _threshold(cells, judge, best, found[best])
+    shared = found.get("serial", -math.inf)
+    rival = Structure("serial", 0.0, found, shared) if shared > value - _CLOSE else None
+    return Structure(best, free, found, value, rival)
+
+
+def _threshold(cells: Cells, judge: _Judge, kind: str, without: float) -> tuple[float, float]:
+    """The most probable threshold and its evidence, 0 where none is as probable: a coarse search, then finer ones."""
+    low, high = max(2.0, float(cells.items.min())), float(cells.items.max()) / 1.5
+    if high < 3.0 * low:
+        return 0.0, without
+    step = (high / low) ** (1.0 / (_THRESHOLDS - 1))
+    tried = {float(t): judge.evidence(kind, float(t)) for t in np.geomspace(low, high, _THRESHOLDS)}
+    best = max(tried, key=tried.__getitem__)
+    if tried[best] < without - 5.0:
+        return 0.0, without
+    for _ in range(_REFINED):
+        step = math.sqrt(step)
+        tried.update({t: judge.evidence(kind, t) for t in (best / step, best * step)})
+        best = max(tried, key=tried.__getitem__)
+    return (best, tried[best]) if tried[best] > without else (0.0, without)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """What candidates are judged by; `within` is the relative variance of a cell's mean within its run."""
+
+    cells: Cells
+    spread: Array
+    within: Array
+
+    def evidence(self, kind: str, free: float = 0.0) -> float:
+        """Log evidence of all runs' seconds under one candidate."""
+        cells = self.cells
+        costs = fit_costs(cells, np.ones((1, len(cells))), kind, self.spread, free)
+        sensitivity = Sensitivity.of(costs, cells)
+        fitted = costs.cell_s(cells)[0]
+        n_runs = int(cells.run.max()) + 1
+        # Of runs that have any, the batches that had the usual company: the ends say more of luck than of costs.
+        usual = steady(cells)
+        usual |= np.bincount(cells.run, weights=usual, minlength=n_runs)[cells.run] == 0
+        weight = np.where(usual, cells.n, 0.0)
+        there = np.bincount(cells.run, weights=weight, minlength=n_runs) > 0
+        seconds = [np.bincount(cells.run, weights=weight * s, minlength=n_runs)[there] for s in (cells.mean_s, fitted)]
+        residual = np.log(seconds[0] / seconds[1])
+        jacobian = np.zeros((n_runs, len(sensitivity.which)))
+        np.add.at(jacobian, cells.run, (weight * fitted)[:, None] * sensitivity.of_cells(cells))
+        jacobian = jacobian[there] / seconds[1][:, None]
+        belief = _SIMPLER[kind.partition(":")[0]] + (_THRESHOLD if free else 0.0)
+        return log_evidence(residual, jacobian, sensitivity.prior(cells, self.within)) + belief
+
+
+def log_evidence(residual: Array, jacobian: Array, prior: Array) -> float:
+    """Log probability of runs' residuals, over what equal runs may differ by; constants left out.
+
+    Parameters
+    ----------
+    residual : ndarray of shape (n_runs,)
+        Logarithms of measured over predicted.
+    jacobian : ndarray of shape (n_runs, n_coefficients)
+        How these answer to the coefficients.
+    prior : ndarray of shape (n_coefficients, n_coefficients)
+        Covariance of the coefficients' errors.
+    """
+    system = (jacobian @ prior @ jacobian.T)[None] + np.square(_NOISE)[:, None, None] * np.eye(len(residual))
+    solved = np.linalg.solve(system, np.broadcast_to(residual[:, None], (len(_NOISE), len(residual), 1)))[..., 0]
+    log = -0.5 * np.linalg.slogdet(system)[1] - 0.5 * solved @ residual + np.log(_NOISE_BELIEF)
+    most = float(log.max())
+    return most + math.log(float(np.exp(log - most).sum()))

@@ -18,6 +18,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -209,8 +210,8 @@ def large(page: recipe.NotebookPage) -> list[Line]:
     return [Line("run of 100,000 batches", "s until the panel is shown", seconds, 1.0)]
 
 
-def journey(lab: recipe.Lab, browser: Any, seconds: float) -> list[Line]:
-    """All of it, in one notebook."""
+def journey(lab: recipe.Lab, browser: Any, seconds: float) -> Iterator[list[Line]]:
+    """All of it, in one notebook, part by part."""
     cells = [
         SETUP, START, f"time.sleep({seconds + 2})",
         f"end = time.monotonic() + {seconds + 2}\nwhile time.monotonic() < end: sum(range(1000))",
@@ -226,13 +227,12 @@ def journey(lab: recipe.Lab, browser: Any, seconds: float) -> list[Line]:
     kernel_pid = int(page.output(0).inner_text().split()[-1])
     page.run(1)
     recipe.expect(page.panel(1)).to_contain_text("90 %")  # the workers have started, and something was seen
-    found = freshness(page, seconds)
-    found += costs(page, kernel_pid, seconds)
-    found += buffered(page, seconds)
-    found += cancelling(page)
-    found += large(page)
+    yield freshness(page, seconds)
+    yield costs(page, kernel_pid, seconds)
+    yield buffered(page, seconds)
+    yield cancelling(page)
+    yield large(page)
     page.close()
-    return found
 
 
 def main() -> None:
@@ -250,7 +250,11 @@ def main() -> None:
             recipe.jupyter_lab(home, {"TOOLKIT_STATE_DIR": str(state)}) as lab,
             recipe.chromium(chromium) as browser,
         ):
-            print(show(journey(lab, browser, options.seconds)))
+            found: list[Line] = []
+            for part in journey(lab, browser, options.seconds):
+                found += part
+                print("\n".join(show(part).splitlines()[2:]), flush=True)
+            print(f"\n{show(found)}")
     finally:
         LocalCluster(state_dir=state).stop()
         shutil.rmtree(state, ignore_errors=True)

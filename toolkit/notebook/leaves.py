@@ -336,7 +336,11 @@ def events(found: tuple[RunEvent, ...] | str | None) -> str:
     if found is None or isinstance(found, str):
         return _missing(found)
     body = [
-        (fmt.clock(e.at.timestamp()), escape.html(e.kind.replace("_", " "), 40), escape.html(e.detail, 300))
+        (
+            f"<span class=nw>{fmt.clock(e.at.timestamp())}</span>",
+            escape.html(e.kind.replace("_", " "), 40),
+            escape.html(e.detail, 300),
+        )
         for e in reversed(found)
     ]
     return rows(("at", "what", "why"), body, (0, 1, 2)) if body else _note("Nothing yet.")

@@ -161,6 +161,8 @@ class Settings:
         ``TOOLKIT_DISABLED``: 1 switches instrumentation off.
     archive : pathlib.Path or None
         ``TOOLKIT_ARCHIVE``: directory of the archive of ended runs.
+    colour : bool
+        No ``NO_COLOR``, as of https://no-color.org: terminals may be sent colours.
     """
 
     app: str | None = None
@@ -171,6 +173,7 @@ class Settings:
     progress: bool = True
     disabled: bool = False
     archive: Path | None = None
+    colour: bool = True
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -191,4 +194,5 @@ class Settings:
             progress=env.get("TOOLKIT_PROGRESS", "1") != "0",
             disabled=env.get("TOOLKIT_DISABLED", "0") == "1",
             archive=Path(archive).expanduser().absolute() if archive else None,
+            colour=not env.get("NO_COLOR"),
         )

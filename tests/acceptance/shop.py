@@ -27,6 +27,20 @@ def journal(x: int, folder: str, pause_s: float = 0.0) -> int:
 
 
 @task
+def nap(x: int) -> int:
+    """Take ten milliseconds of nobody's time."""
+    time.sleep(0.01)
+    return x
+
+
+@task
+def nap_or_fail(x: int) -> int:
+    """Take ten milliseconds of nobody's time; needs a number."""
+    time.sleep(0.01)
+    return x + 1
+
+
+@task
 def poison(x: int) -> int:
     """Kill the process on one item."""
     if x == 37:

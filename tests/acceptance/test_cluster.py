@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.acceptance import shop
 from tests.integration.clusters import ROOT, alive, home, until
-from toolkit.client import Client
+from toolkit.client import Client, scaling
+from toolkit.client.run import Run
 from toolkit.cluster import LocalCluster
 from toolkit.transport import make_app
 
@@ -150,3 +152,42 @@ def test_restarted_workers_import_edited_modules(home: Path, tmp_path: Path) -> 
     assert ask() == "[1]"
     module.write_text("from toolkit.execution import task\n@task\ndef answer(x):\n    return 22\n")
     assert ask("restart") == "[22]"
+
+
+def test_a_run_with_automatic_workers_grows_a_small_cluster_when_earlier_runs_say_so(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaling, "default_workers", lambda: 2)  # whatever this machine has
+    with LocalCluster(2, state_dir=home) as cluster, Client(cluster=cluster) as client:
+        # Given runs that were measured with one worker and with two, and a cluster that has one
+        cluster.wait_ready(PATIENCE_S)
+        for workers in (1, 2):
+            for size in (2, 12):
+                client.map(shop.nap, range(48), batch_size=size, max_workers=workers).wait(PATIENCE_S, progress=False)
+        cluster.scale(1)
+        cluster.wait_ready(PATIENCE_S)
+        # When a short run, a capped one and one beside another are submitted, nothing happens
+        short = client.map(shop.nap, range(4))
+        short.wait(PATIENCE_S, progress=False)
+        capped = client.map(shop.nap, range(2000), max_workers=1)
+        beside = client.map(shop.nap, range(2000))
+        assert [event for run in (short, capped) for event in run.events() if event.kind == "workers"] == []
+        assert _told(beside) == f"left at 1 worker of 2 that this machine has CPUs for: run {capped.run_id} uses them"
+        for run in (capped, beside):
+            run.cancel(terminate=True, grace_s=0)
+            run.wait(PATIENCE_S, progress=False)
+        assert cluster.workers == 1
+        # When a long one is, the cluster grows for it, and says so
+        run = client.map(shop.nap, range(2000))
+        assert cluster.workers == 2
+        assert _told(run).startswith("scaled from 1 worker to 2: predicted ")
+        until(lambda: run.status().active == 2, "both workers work for it")
+        run.cancel(terminate=True, grace_s=0)
+        run.wait(PATIENCE_S, progress=False)
+        run.verify()
+
+
+def _told(run: Run) -> str:
+    """Return what the run's event says about workers."""
+    (event,) = [event for event in run.events() if event.kind == "workers"]
+    return event.detail

@@ -44,7 +44,7 @@ class Work:
     batch_size: int | str = "auto"
     part: int = 1  # the serial time is taken on one item in so many
     sleeping: bool = False
-    weight: Callable[[Any], float] | None = None
+    weight: Sequence[float] | None = None
     peers: tuple[str, ...] = ("Pool", "joblib", "Celery chunks")
 
     @property
@@ -103,11 +103,8 @@ def _round(client: Client, this: Work, peers: dict[str, Mapper], nth: int, found
         taken[name] = seconds * len(this.items) / len(items)
         truth = results if len(items) == len(this.items) else truth
     run_name = f"{this.function} {next(_nth)}"
-    taken["ours"], ours = _timed(
-        lambda: client.map(
-            this.task, this.items, batch_size=this.batch_size, weight=this.weight, name=run_name
-        ).results(600)
-    )
+    options: dict[str, Any] = {"batch_size": this.batch_size, "weight": this.weight, "name": run_name}
+    taken["ours"], ours = _timed(lambda: client.map(this.task, this.items, **options).results(600))
     assert truth is None or ours == truth
     ideal_s = (before_s + this.ideal_s()) / 2
     last = client.runs(source="server").iloc[0]
@@ -167,8 +164,12 @@ def sleeping(client: Client, rounds: int) -> Iterator[Line]:
     )  # fmt: skip
     with all_of(8) as peers:
         found = _measure(client, this, peers, rounds)
-    greedy = list_scheduling(lengths, 8) / (sum(lengths) / 8)
+    ideal_s = sum(lengths) / 8
+    greedy = list_scheduling(lengths, 8) / ideal_s
     others = f"list scheduling {greedy:.2f}, {found.others()}"
     yield Line(this.title, "times ideal", statistics.median(found.ideal["ours"]), 1.27, others=others)
-    weighed = _measure(client, replace(this, weight=float, peers=()), {}, rounds)
-    yield Line("", "the same with weight=", statistics.median(weighed.ideal["ours"]), 1.10)
+    this = replace(this, kind="of the same with weights", weight=lengths, peers=())
+    found = _measure(client, this, {}, rounds)
+    longest_first = list_scheduling(sorted(lengths, reverse=True), 8) / ideal_s
+    others = f"list scheduling, longest first {longest_first:.2f}"
+    yield Line(this.title, "times ideal", statistics.median(found.ideal["ours"]), 1.10, others=others)

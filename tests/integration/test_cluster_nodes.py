@@ -161,6 +161,18 @@ def test_joining_leaves_the_size_alone_unless_a_number_is_given(home: Path) -> N
         resized.close()
 
 
+def test_growing_never_shrinks_what_another_client_wants(home: Path) -> None:
+    with StandIn(home, 2) as cluster, StandIn(home) as other:
+        cluster.wait_ready(PATIENCE_S)
+        assert cluster.grow(3)
+        other.scale(5)
+        assert not cluster.grow(4)
+        assert not cluster.grow(5)
+        cluster.wait_ready(PATIENCE_S)
+        assert cluster.workers == other.workers == 5
+        assert cluster.lives()[-1][1] == 5
+
+
 def test_starting_again_does_not_undo_a_scaling_by_another(home: Path) -> None:
     with StandIn(home, 1) as cluster, StandIn(home) as other:
         other.scale(2)

@@ -190,7 +190,7 @@ def test_nothing_is_kept_of_ended_runs_and_nothing_counted_twice(deployment: Dep
         deployment.registry.deactivate("celery", run_id)
     for _ in range(3):
         assert watch.look().tasks["shop.price"].counts["items", "ok"] == 20
-    assert watch._runs == {}
+    assert watch._watch._runs == {}
 
 
 def test_tasks_beyond_the_limit_share_one_label(deployment: Deployment) -> None:

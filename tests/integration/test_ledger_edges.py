@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -153,7 +154,12 @@ PASSING = {
 
 
 @pytest.mark.parametrize("answer", PASSING)
-def test_an_answer_that_passes_is_tried_again_and_then_explained(address: ServerAddress, answer: str) -> None:
+def test_an_answer_that_passes_is_tried_again_and_then_explained(
+    address: ServerAddress, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = [0.0]  # a clock that only pauses move
+    clock = SimpleNamespace(monotonic=lambda: sum(slept), sleep=slept.append)
+    monkeypatch.setattr("toolkit.ledger.connection.time", clock)
     error = redis.connection.DefaultParser.parse_error(answer)
     with closing(Connection(address, LedgerSettings(retry_s=0.1))) as connection:
         calls = watch(connection)
@@ -168,6 +174,7 @@ def test_an_answer_that_passes_is_tried_again_and_then_explained(address: Server
         with pytest.raises(LedgerUnavailable, match=PASSING[answer]) as caught:
             connection.command("PING")
     assert len(calls) >= 2, "it was not tried again"
+    assert sum(slept) <= 0.1
     assert str(address) in str(caught.value)
 
 

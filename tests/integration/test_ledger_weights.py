@@ -103,6 +103,15 @@ def test_batches_shrink_with_the_weight_that_is_left(ledger: Ledger) -> None:
     assert (claim.weighed.limit, claim.weighed.left) == (1.5, 2 - claim.weighed.weight)  # and no further than the floor
 
 
+def test_where_no_item_is_left_no_weight_is_left_either(ledger: Ledger) -> None:
+    run = Run(ledger, weight_size=0.15)
+    weights = [0.1, 0.2, 0.3]
+    assert sum(weights) - 0.3 - 0.2 - 0.1 != 0  # binary fractions leave something
+    ledger.append(run.run_id, weigh_page(page_of(0, 3), weights, [0, 1, 2]), expected=0, close=True)
+    assert taken(run, 3) == [[2], [1], [0]]
+    assert left(run) == 0
+
+
 def test_no_more_ranges_are_gathered_than_in_other_runs(ledger: Ledger) -> None:
     run = Run(ledger, 210, page=210, weight_size=1000)
     run_of = run.claim()

@@ -74,7 +74,7 @@ _COMMON = _mutants(
     ("cancel-weight", "    if v[8] then redis.call('HSET', k.h, 'weight_left', 0) end\n", "",
      "a cancelled run has no weight left"),
     ("ended-weights", "'k' .. start, 'n' .. start, 'w' .. start)", "'k' .. start, 'n' .. start)", "weights go with their items"),
-    ("claim-ranges", "string.find(rest, ';', 1, true) and claim_weights(k, c) or rest", "rest",
+    ("claim-ranges", "local ranges = k.weighted and claim_weights(k, c) or rest", "local ranges = rest",
      "a claim's weights are no range"),
     ("segment-expiry", "all[#all + 1] = k.m .. ':' .. i end\n  return all", "end\n  return all",
      "metric rows expire with their run"),

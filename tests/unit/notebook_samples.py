@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache
 from html.parser import HTMLParser
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from toolkit.client.tally import Tally, WorkerTally
 from toolkit.frames import RunInfo, concat_metrics, metrics_frame
-from toolkit.notebook.view import ErrorLine, RunView, Trouble, WorkerLine
-from toolkit.records import METRIC_NAMES, METRIC_ROW, RunState, RunStatus, WorkerIdentity
+from toolkit.notebook.trend import Trend
+from toolkit.notebook.view import ErrorLine, Errors, RunView, Trouble
+from toolkit.records import METRIC_NAMES, METRIC_ROW, Counters, RunEvent, RunState, RunStatus, WorkerIdentity
+from toolkit.tuning import Recommendation, Recommender, Workload, simulate_runs
+
+if TYPE_CHECKING:
+    from toolkit.notebook.theme import Display
 
 NOON = 1_790_000_000.0
 """A moment: 2026-09-21 14:13:20 UTC."""
@@ -101,6 +110,7 @@ def status(**changes: Any) -> RunStatus:
         submitted=1000, remaining=400, ready=0, delayed=20, claimed=80, ok=490, dead=10, skipped=0, retried=30,
         batches=52, active=4, known_workers=6, lost=1, batch_size=16, auto=True, max_workers=0, item_s=0.2,
         generation=0, created_at=NOON - 30, started_at=NOON - 25, finished_at=0.0, at=NOON,
+        errors={"retryable": 30, "fatal": 10},
     )  # fmt: skip
     return replace(sample, **changes)
 
@@ -121,10 +131,36 @@ def view(snapshot: RunStatus | None = None, **changes: Any) -> RunView:
 def hostile_view(text: str, snapshot: RunStatus | None = None) -> RunView:
     """Return a view with `text` in every field that holds foreign text."""
     base = replace(snapshot or status(), run_id=text, name=text, task=text)
+    letters = Errors((ErrorLine(text, text, 5, 7, text),), 5, 9)
     return RunView(
-        run_id=text, title=text, task=text + text, status=base, at=NOON, trouble=Trouble(NOON, text),
-        workers=(WorkerLine(text, text, 3, 40, 2, 0.5),), errors=(ErrorLine(text, text, 5, 7, text),), notice=text,
+        run_id=text, title=text, task=text + text, status=replace(base, errors={text: 3}), at=NOON,
+        trouble=Trouble(NOON, text), trend=trend(base), tally=tally(text), errors=letters,
+        events=(event("updated", detail=text), event(text)), notice=text,
     )  # fmt: skip
+
+
+def tally(name: str = "node-1/4000") -> Tally:
+    """Return what two workers came to."""
+    workers = (
+        WorkerTally(name, name, 3, 150, 1, 18.75, NOON),
+        WorkerTally("node-1/4001", "host-a", 2, 100, 0, 12.5, NOON),
+    )
+    return Tally(5, workers, 31.25, 0.5, service_s=1.25, wait_s=0.004)
+
+
+def event(kind: str, at: float = NOON, done: int = 0, detail: str = "") -> RunEvent:
+    """Return an event of a run of which `done` items had ended well."""
+    return RunEvent("1-0", datetime.fromtimestamp(at, UTC), kind, Counters(1000, done), detail)
+
+
+def trend(snapshot: RunStatus, looks: int = 40) -> Trend:
+    """Return what was seen of a run that came to `snapshot` at an even pace."""
+    seen = Trend()
+    done = snapshot.ok + snapshot.dead
+    for i in range(1, looks + 1):
+        at = snapshot.started_at + snapshot.elapsed_s * i / looks
+        seen = seen.add(replace(snapshot, ok=done * i // looks, dead=0, at=at, finished_at=0.0))
+    return seen.add(snapshot)
 
 
 def metrics(
@@ -155,3 +191,31 @@ def history() -> pd.DataFrame:
             for i, (size, workers) in enumerate(settings)
         ]
     )
+
+
+SETTINGS = ((1, 1), (10, 2), (100, 2), (10, 1), (100, 1), (40, 2))
+"""Batch sizes and worker counts of the runs that `studied` learned from."""
+
+
+@cache
+def studied() -> tuple[pd.DataFrame, Recommender, Recommendation]:
+    """History of a task, the model of it, and its advice."""
+    workload = Workload(name="docs.classify", per_item_s=0.002, per_batch_s=0.03)
+    frame = simulate_runs(workload, 500, SETTINGS, seed=1)
+    model = Recommender(draws=20, replicates=8).fit(frame)
+    return frame, model, model.recommend(n_items=2000, max_workers=4)
+
+
+def check_display(display: Display) -> None:
+    """Assert that a display draws itself and says, in title, caption and pictures, what it shows."""
+    assert display.plot() is display
+    assert display.ax_.get_title(loc="left").replace("\n", " ") == display.finding().replace("$", "\\$")
+    assert isinstance(display.figure_, Figure)
+    assert display.caption().startswith(display.finding())
+    reader = Reader(display.svg("fig-x"))
+    assert reader.problems == []
+    assert display.finding() in reader.text
+    assert reader.text.count(display.caption()) == 1
+    picture = Reader(display._repr_html_())
+    assert picture.problems == []
+    assert dict(picture.attributes)["alt"] == display.caption()

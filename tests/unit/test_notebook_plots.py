@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from tests.unit.notebook_samples import EVERYTHING, HOSTILE, NOON, Reader, history, metrics
+from tests.unit.notebook_samples import EVERYTHING, HOSTILE, NOON, Reader, check_display, history, metrics
 from toolkit.frames import METRICS, concat_metrics, empty
 from toolkit.notebook.heat import HeatGrid, colour, ink, thin
 from toolkit.notebook.measured import measured_runs, measured_settings
@@ -69,16 +69,7 @@ def displays() -> list:
 
 @pytest.mark.parametrize("display", displays(), ids=lambda d: type(d).__name__)
 def test_display_draws_itself_and_says_what_it_shows(display):
-    assert display.plot() is display
-    assert display.ax_.get_title(loc="left").replace("\n", " ") == display.finding()
-    assert isinstance(display.figure_, Figure)
-    assert display.caption().startswith(display.finding())
-    reader = Reader(display.svg("fig-x"))
-    assert reader.problems == []
-    assert display.finding() in reader.text
-    assert reader.text.count(display.caption()) == 1
-    picture = Reader(display._repr_html_())
-    assert dict(picture.attributes)["alt"] == display.caption()
+    check_display(display)
 
 
 def test_display_draws_on_the_axes_it_is_given():

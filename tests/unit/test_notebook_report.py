@@ -10,30 +10,24 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 
-from tests.unit.notebook_samples import EVERYTHING, HOSTILE, NOON, Reader, metrics
+from tests.unit.notebook_samples import EVERYTHING, HOSTILE, NOON, SETTINGS, Reader, ended, metrics, studied
+from toolkit import notebook
 from toolkit.client.profile import Profile
+from toolkit.errors import InvalidInput
 from toolkit.frames import METRICS, concat_metrics, empty
+from toolkit.notebook import escape
 from toolkit.notebook.html import headline, recommendation_html
 from toolkit.notebook.plots import MakespanMap, ThroughputPlot
-from toolkit.notebook.report import MAX_TABLE_ROWS, write_report
+from toolkit.notebook.report import MAX_TABLE_ROWS, Report, write_report
 from toolkit.tuning import Recommendation, Recommender, Workload, simulate_runs
 
-SETTINGS = [(1, 1), (10, 2), (100, 2), (10, 1), (100, 1), (40, 2)]
 KEPT = {
     "b", "code", "details", "div", "i", "li", "span", "summary", "table", "tbody", "td", "th", "thead", "tr", "ul",
 }  # fmt: skip
-
-
-@cache
-def studied() -> tuple[pd.DataFrame, Recommender, Recommendation]:
-    """History of a task, the model of it, and its advice."""
-    workload = Workload(name="docs.classify", per_item_s=0.002, per_batch_s=0.03)
-    frame = simulate_runs(workload, 500, SETTINGS, seed=1)
-    model = Recommender(draws=20, replicates=8).fit(frame)
-    return frame, model, model.recommend(n_items=2000, max_workers=4)
 
 
 def refused() -> Recommendation:
@@ -130,13 +124,18 @@ def test_hostile_text_in_every_field_stays_text(tmp_path: Path):
 
 def test_a_profile_is_drawn_as_a_flame_graph_and_harms_nothing(tmp_path: Path):
     stacks = Counter({("docs:classify", "docs:split"): 30, ("docs:classify", "<script>alert(1)</script>"): 10})
-    page = written(tmp_path, profile=Profile("run-000001", "docs.classify", 2, stacks))
+    profile = Profile("run-000001", "docs.classify", 2, stacks)
+    page = written(tmp_path, profile=profile)
     assert "Where user code spends it" in page
     assert "40 samples of 2 batches of run run-000001" in page
     assert "docs:split (30 samples, 75.0 %)" in page
     assert "<script>" not in page
     read(page)
     assert "Where user code spends it" not in written(tmp_path)
+    frame, model, recommendation = studied()
+    report = Report.of(frame=frame, model=model, recommendation=recommendation, profile=profile)
+    assert "docs:classify 100 %, in it docs:split 75 %" in report.markdown().replace("\\", "")
+    assert "profile=client.get_run('run-000001').profile()" in report.notebook()
 
 
 def test_report_of_a_long_history_is_small(tmp_path: Path):
@@ -151,10 +150,24 @@ def test_report_of_a_long_history_is_small(tmp_path: Path):
     assert f"{201 - MAX_TABLE_ROWS} more rows not shown" in read(page).text
 
 
-def test_report_without_any_history(tmp_path: Path):
-    text = read(written(tmp_path, frame=empty(METRICS), measured=None)).text
-    assert "No run was measured" in text
+def test_without_rows_the_report_shows_what_the_model_remembers(tmp_path: Path):
+    frame, model, recommendation = studied()
+    notebook.register()  # as the front door does
+    path = model.report(tmp_path / "report.html", recommendation=recommendation)
+    text = read(path.read_text(encoding="utf-8")).text
+    assert "Batch tuning of docs.classify" in text
+    assert frame["run_id"].iloc[0] in text
+    assert f"{len(SETTINGS)}, {len(frame):,}" in text  # runs, batches
     assert "Did the predictions hold?" not in text
+    assert "Where the time goes" not in text
+
+
+def test_report_without_any_history(tmp_path: Path):
+    nothing = Recommender().fit(empty(METRICS))
+    advice = nothing.recommend(n_items=10)
+    text = read(written(tmp_path, frame=empty(METRICS), model=nothing, recommendation=advice, measured=None)).text
+    assert "No run was measured" in text
+    assert "No recommendation for 10 items" in text
 
 
 def test_report_of_a_refusal_says_why_and_predicts_nothing(tmp_path: Path):
@@ -191,6 +204,88 @@ def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path):
 def test_report_into_a_missing_directory_says_so(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         written(tmp_path / "missing")
+
+
+# --------------------------------------------------------------------------- the other formats
+
+
+@cache
+def report_on_a_run(text: str = "broken") -> Report:
+    """A report about a run with dead letters, with `text` in what others wrote."""
+    frame, model, recommendation = studied()
+    letters = pd.DataFrame({"index": [7], "error_type": [text], "attempts": [2], "message": [text]}, dtype=object)
+    return Report.of(
+        frame=frame, model=model, recommendation=recommendation, measured=trials(), dead_letters=letters,
+        status=ended(name=text), title=text,
+    )  # fmt: skip
+
+
+@cache
+def as_notebook(text: str) -> nbformat.NotebookNode:
+    """The same report as a notebook."""
+    return nbformat.reads(report_on_a_run(text).notebook(), as_version=4)
+
+
+def test_every_format_says_the_same():
+    report = report_on_a_run()
+    page, words, cells = read(report.html()).text, report.markdown(), as_notebook("broken")
+    shown = " ".join(
+        Reader(output.data["text/html"]).text for cell in cells.cells for output in cell.get("outputs", [])
+    )
+    for sentence in (headline(studied()[2]), *studied()[2].reasons, "Dead letters", "990"):
+        assert sentence in page
+        assert sentence in shown
+        assert escape.markdown(sentence, 600) in words
+    headings = [section.heading for section in report.content.sections]
+    assert re.findall(r"^## (.*)$", words, re.MULTILINE) == headings
+    assert [c.source[3:] for c in cells.cells if c.source.startswith("## ")] == headings
+
+
+def test_markdown_of_hostile_text_is_nothing_but_text():
+    words = report_on_a_run(EVERYTHING + " @octocat fixes #12 `code` [a](http://x.test) www.x.test").markdown()
+    assert "<script" not in words
+    assert not re.search(r"(?<![&\w])[@#](?=\w)|\bwww\.|http://|\x1b|\u202e", words)
+    rows = [line for line in words.splitlines() if line.startswith("|")]
+    assert rows
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} <= {3, 4, 5, 7, 8, 11, 14}  # no cell was added
+
+
+def test_the_notebook_is_valid_executed_and_has_parameters_that_a_tool_can_set():
+    made = as_notebook("broken")
+    nbformat.validate(made)
+    code = [cell for cell in made.cells if cell.cell_type == "code"]
+    (parameters,) = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+    names: dict[str, object] = {}
+    exec(parameters.source, names)  # noqa: S102 - our own text, a moment old
+    assert (names["task"], names["n_items"], names["since"]) == ("docs.classify", 2000, None)
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert [cell.id for cell in made.cells] == [f"cell-{i:02d}" for i in range(len(made.cells))]  # nothing is random
+    for cell in code:
+        compile(cell.source, "cell", "exec")
+
+
+def test_pictures_of_the_notebook_survive_the_sanitiser():
+    made = as_notebook(EVERYTHING)
+    for output in (output for cell in made.cells for output in cell.get("outputs", [])):
+        reader = Reader(output.data["text/html"])
+        assert reader.problems == []
+        assert set(reader.tags) <= KEPT | {"caption", "img", "p", "pre"}
+
+
+@pytest.mark.parametrize(("name", "start"), [("a.html", "<!doctype"), ("a.md", "# "), ("A.IPYNB", "{")])
+def test_the_ending_says_the_format(tmp_path: Path, name: str, start: str):
+    assert report_on_a_run().write(tmp_path / name).read_text(encoding="utf-8").startswith(start)
+
+
+@pytest.mark.parametrize("name", ["report", "report.pdf", "report.html.gz"])
+def test_another_ending_is_refused_with_those_there_are(tmp_path: Path, name: str):
+    with pytest.raises(InvalidInput, match=r"\.html, \.md or \.ipynb"):
+        report_on_a_run().write(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_section_that_has_nothing_to_say_says_so_when_a_notebook_asks_for_it():
+    assert "Nothing to show" in repr(report_on_a_run()["What was never there"])
 
 
 # --------------------------------------------------------------------------- the recommendation

@@ -117,9 +117,11 @@ def test_every_setting_is_read() -> None:
     settings = Settings.from_env({
         "TOOLKIT_APP": "pkg:app", "TOOLKIT_LEDGER_URL": "redis://:hidden@h", "TOOLKIT_STATE_DIR": "/s",
         "TOOLKIT_FUNCTION_KEY_FILE": "/k", "TOOLKIT_SERVER_BINARY": "/b", "TOOLKIT_PROGRESS": "0",
-        "TOOLKIT_DISABLED": "1", "TOOLKIT_ARCHIVE": "/a",
+        "TOOLKIT_DISABLED": "1", "TOOLKIT_ARCHIVE": "/a", "NO_COLOR": "1",
     })  # fmt: skip
-    assert settings == Settings("pkg:app", "redis://:hidden@h", Path("/s"), Path("/k"), "/b", False, True, Path("/a"))
+    assert settings == Settings(
+        "pkg:app", "redis://:hidden@h", Path("/s"), Path("/k"), "/b", False, True, Path("/a"), False
+    )
     assert "hidden" not in f"{settings!r} {settings}"
 
 

@@ -116,3 +116,13 @@ def test_uncertainty_shrinks_with_runs() -> None:
 def test_an_unknown_contention_is_refused() -> None:
     with pytest.raises(ValueError, match="contention kind"):
         contention_basis("magic", np.ones(3))
+
+
+def test_a_run_of_which_only_cut_off_batches_are_left_does_not_spoil_the_choice_of_contention() -> None:
+    frame = simulate_runs(
+        Workload(per_item_s=0.01, per_batch_s=0.02), 300, [(10, 1), (40, 1), (10, 2), (40, 2), (5, 2)]
+    )
+    killed = frame["run_id"].unique()[2]
+    frame["cut_off"] = frame["run_id"] == killed
+    (history,) = clean(frame).values()
+    assert np.isfinite(list(fit_task(history, Options()).contention_errors.values())).all()

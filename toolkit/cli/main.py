@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from toolkit import __version__, notebook
-from toolkit.cli import acl, archive, exporter, letters
+from toolkit.cli import acl, archive, exporter, letters, report, top
 from toolkit.cli.output import inert, open_client, plain_errors, print_frame
 from toolkit.cluster import LocalCluster
 from toolkit.records import one_line
@@ -31,6 +31,8 @@ acl.add_to(main)
 letters.add_to(main)
 archive.add_to(main)
 exporter.add_to(main)
+report.add_to(main)
+top.add_to(main)
 
 
 @main.command()

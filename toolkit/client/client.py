@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from toolkit._version import PROTOCOL, __version__
-from toolkit.client import celery_app, tracing
+from toolkit.client import celery_app, scaling, tracing
 from toolkit.client.arguments import (
     Size,
     check_items,
@@ -31,7 +31,7 @@ from toolkit.client.weights import Weight, Weights
 from toolkit.cluster import LocalCluster
 from toolkit.errors import InvalidInput, TransportError
 from toolkit.ledger import Ledger, Registry
-from toolkit.records import INLINE_QUEUE, METRIC_SCHEMA, NodeInfo, Retry, RunSpec, check_run_id
+from toolkit.records import INLINE_QUEUE, METRIC_SCHEMA, NodeInfo, Retry, RunSpec, check_run_id, one_line
 from toolkit.settings import LedgerSettings, Settings
 
 if TYPE_CHECKING:
@@ -153,7 +153,8 @@ class Client(History):
             Items per batch. ``"auto"`` plans from earlier runs of the same code, or probes, then re-plans. With
             `weight`, how much weight a batch takes, a fraction is fine; at least one item.
         max_workers : int or "auto"
-            Most batches at a time; ``"auto"`` sets no cap.
+            Most batches at a time. ``"auto"`` sets no cap; a LocalCluster with fewer workers than CPUs grows first
+            where earlier runs of the task recommend it, and the run's event ``workers`` says so.
         priority : str
             ``low``, ``normal``, ``high`` or ``urgent``, honoured between runs.
         queue : str, optional
@@ -238,7 +239,10 @@ class Client(History):
         send = (lambda _n: None) if inline else (lambda n: self._try_send(spec, n))
         submission = Submission(self._ledger, self._registry, spec, size, send, resumes=earlier is not None)
         self._submitted = True
+        grown = "" if inline or earlier is not None else self._grow(spec, size, items)
         submission.write(items, key, weights, function, encoded_kwargs)
+        if grown:
+            self._ledger.note(spec.run_id, scaling.EVENT, grown)
         if inline:
             assert described.task is not None
             run_inline(self._ledger, spec, described.task, encoded_kwargs)
@@ -250,12 +254,26 @@ class Client(History):
                 logger.exception("run %s: not planned, its workers size the batches by themselves", spec.run_id)
         return run
 
+    def _grow(self, spec: RunSpec, size: Size, items: Iterable[Any]) -> str:
+        """Let a LocalCluster grow for a run whose worker count is automatic; returns what was done, and why."""
+        if self._cluster is None:
+            return ""
+        try:
+            grower = scaling.Grower(
+                self._cluster, self._ledger, self._registry, lambda task: self.metrics(task, source="server")
+            )
+            return grower.grow(spec, size, len(items) if isinstance(items, Sized) else None)
+        except Exception as error:  # more workers are a wish: without them the run is only slower
+            logger.exception("run %s: workers left as they are", spec.run_id)
+            return f"left as they are: {one_line(str(error))}"
+
     def _plan(self, spec: RunSpec) -> None:
         """Size an automatic run from history, and keep an eye on it."""
         status = self._ledger.status(spec.run_id, spec)
         if status.state.final:
             return
-        workers = max(1, status.known_workers or (self._cluster.workers if self._cluster else 1))
+        local = self._cluster.workers if self._cluster is not None and spec.queue == self._cluster.queue else 0
+        workers = max(1, status.known_workers, local)  # of a cluster that was just scaled, the node knows less
         workers = min(workers, status.max_workers or workers)
         plan = plan_from_history(self._ledger, self._registry, spec, status.submitted, workers)
         if plan is not None and plan.confident:
@@ -286,7 +304,8 @@ class Client(History):
         n_items : int
             Items of the next run.
         **options
-            See `toolkit.Recommender.recommend`.
+            See `toolkit.Recommender.recommend`. Where the latest run of the task had weights, batch sizes are weights;
+            ``weights=`` may give those of the new items, or of a sample of them.
 
         Raises
         ------
@@ -294,9 +313,14 @@ class Client(History):
             There is no history to learn from.
         """
         from toolkit.tuning import Recommender
+        from toolkit.tuning.weighed import weigh
 
         name = task_name(task)
-        return Recommender().fit(self.metrics(task=name)).recommend(task=name, n_items=n_items, **options)
+        frame = self.metrics(task=name)
+        weighed = weigh(frame)
+        if weighed is not None:
+            return weighed.recommend(Recommender().fit(weighed.frame), name, n_items, **options)
+        return Recommender().fit(frame).recommend(task=name, n_items=n_items, **options)
 
     # ------------------------------------------------------------------ the deployment
 
@@ -304,6 +328,11 @@ class Client(History):
     def cluster(self) -> LocalCluster | None:
         """The LocalCluster behind this client, None on a shared deployment."""
         return self._cluster
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
 
     def restart_workers(self) -> None:
         """Restart the LocalCluster's workers, which picks up edited modules.

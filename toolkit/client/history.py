@@ -7,8 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from toolkit import renderers
 from toolkit.client.feed import MetricsFeed, metrics_from
-from toolkit.client.selecting import Known, Selection, known_runs
+from toolkit.client.selecting import Known, Selection, known_runs, task_name
+from toolkit.client.watching import RunsWatch
 from toolkit.errors import InvalidInput
 from toolkit.ledger import Ledger, Reader, Registry
 from toolkit.settings import LedgerSettings
@@ -135,6 +137,38 @@ class History:
             cursor,
         )
 
+    def panel(self, text: str = "", state: str = "all") -> None:
+        """Show all runs below the cell, live: progress, pace, time left, failures, backlog, workers, dead letters.
+
+        Without a notebook, one picture as text; ``toolkit top`` is the same, live, in a terminal.
+
+        Parameters
+        ----------
+        text : str
+            Only runs that hold each of these words in their name, task, id, queue or tags; can be changed in the view.
+        state : str
+            ``all``, ``unfinished``, ``failing``, or a state of a run; likewise.
+
+        Raises
+        ------
+        InvalidInput
+            `state` is none of them.
+        """
+        show = renderers.get("client_display")
+        if show is None:
+            raise InvalidInput("panel: nothing draws here; import toolkit, which brings the views")
+        show(self, text, state)
+
+    def watch_runs(self, latest: int | None = None) -> RunsWatch:
+        """For views: looks at all runs of the server again and again, reading only what may have changed.
+
+        Parameters
+        ----------
+        latest : int, optional
+            Runs that have ended which stay in sight, the newest; without, only those with dead letters.
+        """
+        return RunsWatch(self._ledger, latest)
+
     def workers(self) -> pd.DataFrame:
         """One row per node that is alive; columns and units in `toolkit.frames.WORKERS`."""
         from toolkit import frames
@@ -169,6 +203,31 @@ class History:
         if archive is not None:
             found.append(archive.dead_letters(_selected(archive, Selection(), _keys(live))))
         return frames.concat_dead_letters(found)
+
+    def explore(self, task: Any = None) -> Any:
+        """Open the metrics explorer over what `metrics` returns: pick runs and axes, see figures.
+
+        Parameters
+        ----------
+        task : callable or str, optional
+            The task to begin with; by default all.
+
+        Returns
+        -------
+        MetricsExplorer
+            As the last value of a cell it shows itself.
+
+        Raises
+        ------
+        InvalidInput
+            No metric row of `task` is recorded.
+        MissingDependency
+            ipywidgets is not installed.
+        """
+        show = renderers.get("explore")
+        if show is None:
+            raise InvalidInput("explore: nothing draws here; import toolkit, which brings the views")
+        return show(self, None if task is None else task_name(task))
 
     def archive(self, path: str | Path | None = None) -> Archived:
         """Write ended runs, their metric rows and dead letters, and rows of instrumented tasks into a Parquet dataset.

@@ -41,6 +41,11 @@ class Letters(Handle):
         """Dead letters as records, ascending by index, a few hundred in memory at a time; chosen as above."""
         return self._letters(None, where, category, error_type)
 
+    def sample_dead(self, most: int = 50) -> list[DeadLetter]:
+        """At most `most` dead letters, ascending by index and evenly spread over all of them: a look at the kinds."""
+        indexes = self._reader.dead_indexes()
+        return self._reader.dead_letters(indexes[:: max(1, -(-len(indexes) // max(1, most)))])
+
     def logs(self, index: int) -> str:
         """Tail of what item `index` printed and logged before it failed."""
         letters = self._reader.dead_letters([index])

@@ -16,6 +16,7 @@ from toolkit.client.feed import MetricsFeed, metrics_from
 from toolkit.client.letters import Letters
 from toolkit.client.notices import PauseNotice, say
 from toolkit.client.profile import Profile
+from toolkit.client.tally import BatchCounter
 from toolkit.errors import (
     InvalidInput,
     LedgerCorrupt,
@@ -73,6 +74,13 @@ class Run(Letters):
         render = renderers.get("run_html")
         return str(render(self)) if render is not None else f"<pre>{escape(str(self))}</pre>"
 
+    def panel(self) -> None:
+        """Show the live panel of the run below the cell; without a notebook, one line of text.
+
+        The same as `run` at the end of a cell. However many panels of a run are open, one thread keeps them fresh.
+        """
+        self._ipython_display_()
+
     # ------------------------------------------------------------------ wait
 
     def wait(self, timeout: float | None = None, *, progress: bool | None = None) -> RunStatus:
@@ -113,7 +121,7 @@ class Run(Letters):
                 pause = min(0.1, pause * 1.3)
                 status = self._fresh()
         except KeyboardInterrupt:
-            say(f"\nDetached. Run {self.run_id} goes on; client.get_run({self.run_id!r}) finds it, .cancel() stops it.")
+            self._say_detached()
             raise
         finally:
             if bar is not None:
@@ -125,10 +133,17 @@ class Run(Letters):
 
     async def _wait_async(self) -> RunStatus:
         notice = PauseNotice()
-        while not (status := await asyncio.to_thread(self.status)).state.final:
-            notice.look(status)
-            await asyncio.sleep(0.1)
+        try:
+            while not (status := await asyncio.to_thread(self.status)).state.final:
+                notice.look(status)
+                await asyncio.sleep(0.1)
+        except (KeyboardInterrupt, asyncio.CancelledError):  # a kernel cancels what it awaits when it is interrupted
+            self._say_detached()
+            raise
         return status
+
+    def _say_detached(self) -> None:
+        say(f"\nDetached. Run {self.run_id} goes on; client.get_run({self.run_id!r}) finds it, .cancel() stops it.")
 
     def _why_not_started(self, status: RunStatus) -> str:
         if status.known_workers == 0:
@@ -257,6 +272,10 @@ class Run(Letters):
         ledger, spec = self._ledger, self.spec
         return MetricsFeed(lambda: [(spec, ledger.status(spec.run_id, spec))], ledger.connection, cursor)
 
+    def batch_counter(self) -> BatchCounter:
+        """Sums up the run's batches by worker, again and again: each `BatchCounter.pull` reads only what is new."""
+        return BatchCounter(self._reader, self.spec)
+
     def items(self) -> pd.DataFrame:
         """One row per item: index, key, state, attempts, error."""
         from toolkit import frames
@@ -298,6 +317,10 @@ class Run(Letters):
         if follow:
             return events.follow(self._reader, self._fresh, timeout_s, self._ledger.settings.retry_s)
         return events.replay(self._reader)
+
+    def latest_events(self, count: int = 20) -> list[RunEvent]:
+        """At most `count` events, the latest, oldest of them first: one cheap call, however much happened."""
+        return [RunEvent.parse(*entry) for entry in reversed(self._reader.latest_events(count))]
 
     def events_frame(self) -> pd.DataFrame:
         """What happened to the run: one row per event."""

@@ -155,8 +155,8 @@ class Submission:
 
     def _append(self, pages: Iterable[Page], intake: Intake, stream: bool) -> int:
         """A sequence is ended in one call with its last page; a stream's page is not held back until the next one."""
-        # Where items have weights, the heaviest one may come last: the first tickets wait for it, for a moment.
-        first = math.inf if self._size.weight_size is not None else self._size.batch_size
+        # The heaviest item of a sequence may be its last one: the first tickets wait for it, for a moment.
+        first = math.inf if self._size.weight_size is not None and not stream else self._size.batch_size
         tickets = Tickets(self._send, max(1, min(self._size.max_workers or 64, self._known or 2)), first)
         pending: Page | None = None
         stop = 0

@@ -195,6 +195,27 @@ class LocalCluster:
         with self._exclusive(), self._told_as_cluster_error():
             self._want(workers)
 
+    def grow(self, workers: int) -> bool:
+        """Want `workers` worker processes where fewer are wanted now; as `scale`, but shrinks nothing, also in a race.
+
+        A client asks for this before a run with ``max_workers="auto"``, see `toolkit.client.scaling`.
+
+        Returns
+        -------
+        bool
+            Whether more are wanted now than before.
+
+        Raises
+        ------
+        InvalidInput, ClusterError
+            As for `scale`.
+        """
+        self._check_node()
+        count = _checked_workers(workers)
+        self.start()
+        with self._exclusive(), self._told_as_cluster_error():
+            return self._want(count, at_least=True)
+
     def restart_workers(self) -> None:
         """Start the node anew, in this process's environment and directory: it then imports edited modules.
 
@@ -237,16 +258,19 @@ class LocalCluster:
         if not self._wants_node:
             raise InvalidInput("this LocalCluster was made with node=False and has no workers")
 
-    def _want(self, workers: int | None, *, renew: bool = False) -> None:
+    def _want(self, workers: int | None, *, renew: bool = False, at_least: bool = False) -> bool:
         """Make sure that a node is wanted, with `workers` workers unless None, and tell the guard of a change."""
         with nodes.wishes_locked(self._state):
             wish = nodes.read_wish(self._state, self._key)
             count = workers or wish.get("workers") or self._asked or nodes.default_workers()
+            if at_least:
+                count = max(count, wish.get("workers") or 0)
             if wish and count == wish.get("workers") and not renew:
-                return
+                return False
             argv = self._node_argv(count)
             nodes.write_wish(self._state, self._key, argv, count, nodes.next_generation(wish))
         files.wake(self._state.path)
+        return True
 
     def _node_argv(self, workers: int) -> list[str]:
         """Return the command of the node; tests put another one in its place."""

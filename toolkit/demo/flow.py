@@ -209,7 +209,7 @@ def _measure_design(client: Client, plan: Sequence[Study], session: str) -> list
 def _try_advice(client: Client, model: Recommender, study: Study, session: str) -> Trial:
     """Ask for the best setting, run it, and print what was said and what happened."""
     advice = model.recommend(task=study.task.name, n_items=len(study.items), max_workers=study.most_workers)
-    setting = Setting(advice.batch_size, advice.workers)
+    setting = Setting(int(advice.batch_size), advice.workers)
     say(f"\n{study.label}, {len(study.items):,} items")
     if advice.refused:
         say(f"  no recommendation: {advice.refused}")

@@ -116,7 +116,7 @@ def evaluate(
     if not advised:
         say("\nThe grid: nothing was recommended, so there is nothing to compare; the goal is missed")
         return False
-    recommended = [Setting(advice.batch_size, advice.workers) for _, advice in advised]
+    recommended = [Setting(int(advice.batch_size), advice.workers) for _, advice in advised]
     cells = [
         (i, setting) for i, (study, _) in enumerate(advised) for setting in dict.fromkeys((*study.grid, recommended[i]))
     ]

@@ -5,26 +5,18 @@ Only a run's own counters are read, never its items: a look costs one short call
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Final
 
-from toolkit.errors import LedgerCorrupt, RunNotFound
-from toolkit.ledger import Ledger, Registry
-from toolkit.records import NodeInfo, RunSpec, RunState, RunStatus, one_line
-
-logger = logging.getLogger(__name__)
+from toolkit.client.watching import Look, RunsWatch
+from toolkit.ledger import Ledger
+from toolkit.records import RunState, RunStatus, one_line
 
 OTHER: Final = "other"
 """Label of all tasks beyond the limit."""
 _LABEL_CHARS: Final = 200
-_OVERLAP_S: Final = 60.0
-"""A run is indexed before it is created: so long may that take, or it is counted only while it is unfinished."""
-_ENDED_A_LOOK: Final = 200
-"""Ended runs with dead letters that are read again in one look; all of them in turn."""
 
 
 @dataclass(slots=True)
@@ -83,13 +75,6 @@ class Seen:
     unreadable: int
 
 
-@dataclass(slots=True)
-class _Run:
-    spec: RunSpec
-    status: RunStatus
-    label: str
-
-
 class Watch:
     """What is known of a ledger.
 
@@ -104,16 +89,12 @@ class Watch:
     """
 
     def __init__(self, ledger: Ledger, *, task_limit: int = 100, drain_s: float = 300.0) -> None:
-        self._ledger = ledger
-        self._registry = Registry(ledger.connection)
+        self._watch = RunsWatch(ledger)
         self._task_limit = task_limit
         self._drain_s = drain_s
         self._labels: dict[str, str] = {}
-        self._runs: dict[str, _Run] = {}
-        self._turn: list[str] = []  # ended runs with dead letters, still to be read again in this round
         self._item_s: dict[str, float] = {}
         self._counts: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
-        self._looked_at = 0.0
 
     def look(self) -> Seen:
         """Read what may have changed since the last look.
@@ -123,52 +104,19 @@ class Watch:
         LedgerUnavailable, LedgerRefused, LedgerError
             The server does not answer, or not to us; what was counted stays.
         """
-        now = self._registry.now()
-        nodes = self._registry.nodes()
-        active = {run_id for queue in self._registry.queues() for run_id, _ in self._registry.active_runs(queue)}
-        first = not self._looked_at
-        listed = set(self._registry.run_ids(since=None if first else self._looked_at - _OVERLAP_S))
-        unfinished = {run_id for run_id, run in self._runs.items() if not run.status.state.final}
-        fresh = {run_id for run_id in listed if run_id not in self._runs}
-        unreadable = 0
-        for run_id in sorted(active | unfinished | fresh | self._next_ended()):
-            try:
-                self._read(run_id, baseline=first)
-            except RunNotFound:
-                self._runs.pop(run_id, None)
-            except LedgerCorrupt as error:
-                unreadable += 1
-                logger.debug("run %s is left out: %s", run_id, error)
-        self._looked_at = now
-        seen = self._sum_up(now, nodes, unreadable)
-        self._forget(now, active)
-        return seen
+        first = self._watch.first
+        found = self._watch.look()
+        for before, spec, status in found.read:
+            label = self._label(spec.task)
+            if status.item_s > 0:
+                self._item_s[label] = status.item_s
+            # What was there before this process looked first is no increase: a counter that began with it would jump.
+            self._count(self._counts[label], status if first and before is None else before, status)
+        return self._sum_up(found)
 
     def counted(self) -> dict[str, Counter[tuple[str, str]]]:
         """Counts by task, also while the server is away."""
         return dict(self._counts)
-
-    # ------------------------------------------------------------------ reading
-
-    def _next_ended(self) -> set[str]:
-        """Some ended runs whose dead letters somebody may have dropped or sent back."""
-        if not self._turn:
-            self._turn = [k for k, run in self._runs.items() if run.status.state.final and run.status.dead]
-        part = set(islice(self._turn, _ENDED_A_LOOK))
-        del self._turn[:_ENDED_A_LOOK]
-        return part
-
-    def _read(self, run_id: str, *, baseline: bool) -> None:
-        known = self._runs.get(run_id)
-        spec = known.spec if known else self._ledger.spec(run_id)
-        status = self._ledger.status(run_id, spec)
-        label = known.label if known else self._label(spec.task)
-        if status.item_s > 0:
-            self._item_s[label] = status.item_s
-        # What was there before this process looked first is no increase: a counter that began with it would jump.
-        before = status if baseline and not known else known.status if known else None
-        self._count(self._counts[label], before, status)
-        self._runs[run_id] = _Run(spec, status, label)
 
     def _label(self, task: str) -> str:
         label = self._labels.get(task)
@@ -190,25 +138,19 @@ class Watch:
         for category, n in now.errors.items():
             add("errors", category, n, before.errors.get(category, 0) if before else 0)
 
-    def _forget(self, now: float, active: set[str]) -> None:
-        """An ended run without dead letters never changes; it is not listed as new again, so nothing of it is kept."""
-        for run_id, run in list(self._runs.items()):
-            s = run.status
-            if s.state.final and not s.dead and run_id not in active and s.created_at < now - 2 * _OVERLAP_S:
-                del self._runs[run_id]
-
     # ------------------------------------------------------------------ figures
 
-    def _sum_up(self, now: float, nodes: list[NodeInfo], unreadable: int) -> Seen:
+    def _sum_up(self, found: Look) -> Seen:
         by_task: defaultdict[str, list[RunStatus]] = defaultdict(list)
         for label in self._counts:
             by_task[label] = []
-        for run in self._runs.values():
-            by_task[run.label].append(run.status)
-        tasks = {label: self._figures(label, runs, now) for label, runs in by_task.items()}
-        states = Counter(str(r.status.state) for r in self._runs.values() if not r.status.state.final)
+        for spec, status in found.runs:
+            by_task[self._label(spec.task)].append(status)
+        tasks = {label: self._figures(label, runs, found.at) for label, runs in by_task.items()}
+        states = Counter(str(status.state) for _, status in found.runs if not status.state.final)
+        nodes = found.nodes
         return Seen(
-            tasks, states, len(nodes), sum(n.workers for n in nodes), sum(n.busy for n in nodes), unreadable
+            tasks, states, len(nodes), sum(n.workers for n in nodes), sum(n.busy for n in nodes), found.unreadable
         )  # fmt: skip
 
     def _figures(self, label: str, runs: list[RunStatus], now: float) -> Figures:

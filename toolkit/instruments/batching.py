@@ -152,4 +152,4 @@ def _ask(frame: pd.DataFrame, task: str, n_items: int) -> tuple[int, str]:
     advice = Recommender().fit(frame).recommend(task, n_items=n_items)
     if advice.refused:
         return 0, advice.refused
-    return advice.batch_size, f"recommended from {len(frame):,} executions"
+    return int(advice.batch_size), f"recommended from {len(frame):,} executions"

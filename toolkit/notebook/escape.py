@@ -1,8 +1,8 @@
 """The one place where foreign text is made harmless.
 
 Task names, errors, hosts, file names and column names are written by other people. Whatever a view shows goes through
-one of three doors, one per output: `html` for markup, `plain` for terminals and logs, `figure` for text inside a
-plot.
+one of four doors, one per output: `html` for markup, `plain` for terminals and logs, `figure` for text inside a
+plot, `markdown` for Markdown.
 """
 
 from __future__ import annotations
@@ -41,6 +41,27 @@ def plain(value: Any, limit: int = LIMIT) -> str:
 def html(value: Any, limit: int = LIMIT) -> str:
     """Return `value` as text that is safe inside an element and inside a quoted attribute."""
     return _html.escape(plain(value, limit), quote=True)
+
+
+# As entities, which stay letters in every flavour of Markdown: what opens markup, code, mathematics and its delimiters.
+_ENTITIES: Final = {ord(c): f"&#{ord(c)};" for c in "&<>`\\$"}
+# With a backslash, which keeps the source readable; only where they would mean something.
+_MARKS: Final = re.compile(r"([*\[\]|~!]|(?<![^\W_])_|_(?![^\W_]))|(?<=\w)(:)(?=\S)|^([-+=#>])|^(\d+)(?=[.)](?:\s|$))")
+
+
+def markdown(value: Any, limit: int = LIMIT) -> str:
+    """Return `value` as one line of text that is nothing but text in Markdown, in a table's cell and inside markup too.
+
+    It cannot mention a person, refer to an issue or link: an empty comment stands within what would.
+    """
+    text = plain(value, limit).translate(_ENTITIES)
+    text = _MARKS.sub(_marked, text)
+    return re.sub(r"(?<![&\w])([@#])(?=\w)|\b(www)(?=\.)", r"\1\2<!-- -->", text, flags=re.IGNORECASE)
+
+
+def _marked(match: re.Match[str]) -> str:
+    digits = match.group(4)
+    return f"&#{ord(digits[0])};{digits[1:]}" if digits else f"\\{match.group()}"
 
 
 def figure(value: Any, limit: int = 60) -> str:

@@ -50,6 +50,11 @@ def count(value: float | None) -> str:
     return f"{round(value):,}"
 
 
+def batch_size(value: float) -> str:
+    """Return a batch size: a whole number of items, or a weight, which may have a fraction."""
+    return count(value) if value >= 100 or value == round(value) else number(value)
+
+
 def quantity(count_: int, singular: str, plural: str = "") -> str:
     """Return a count with its noun, for example ``1 worker`` or ``2 workers``."""
     return f"{count(count_)} {singular if count_ == 1 else plural or singular + 's'}"
@@ -76,6 +81,8 @@ def percent(part: float | None) -> str:
     value = 100 * part
     if not math.isfinite(value):
         return UNKNOWN
+    if 0 < value < 0.05:
+        return "<0.1 %"
     return f"{value:.1f} %" if 0 < abs(value) < 9.95 and abs(value - round(value)) > 0.05 else f"{value:,.0f} %"
 
 

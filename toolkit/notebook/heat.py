@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_COLUMNS: Final = 12
 MAX_ROWS: Final = 12
+_LEAST: Final = 1e-9  # keeps the logarithm of a size finite
 
 # matplotlib's "cividis" at eleven even steps (Nunez, Anderton and Renslow, PLOS ONE 13(7), 2018): even in
 # lightness, and the same to eyes with and without colour-vision deficiency.
@@ -52,12 +53,12 @@ def ink(rgb: tuple[int, int, int]) -> str:
     return "#000000" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "#ffffff"
 
 
-def setting(batch_size: int, workers: int) -> str:
+def setting(batch_size: float, workers: int) -> str:
     """Return a setting in words."""
-    return f"batch size {fmt.count(batch_size)} with {fmt.quantity(workers, 'worker')}"
+    return f"batch size {fmt.batch_size(batch_size)} with {fmt.quantity(workers, 'worker')}"
 
 
-def thin(values: Sequence[int], limit: int, keep: Iterable[int] = ()) -> list[int]:
+def thin(values: Sequence[float], limit: int, keep: Iterable[float] = ()) -> list[float]:
     """Return at most `limit` of the `values`, sorted: both ends, those of `keep` that fit, and an even spread between.
 
     Spread is by ratio, because sizes from 1 to 10,000 are.
@@ -69,8 +70,8 @@ def thin(values: Sequence[int], limit: int, keep: Iterable[int] = ()) -> list[in
     for wanted in ([v for v in dict.fromkeys(keep) if v in values], values):
         rest = [v for v in wanted if v not in chosen]
         while rest and len(chosen) < limit:
-            logs = np.log(np.maximum(rest, 1))
-            distance = np.abs(logs[:, None] - np.log(np.maximum(chosen, 1))[None, :]).min(axis=1)
+            logs = np.log(np.maximum(rest, _LEAST))
+            distance = np.abs(logs[:, None] - np.log(np.maximum(chosen, _LEAST))[None, :]).min(axis=1)
             chosen.append(rest.pop(int(distance.argmax())))
     return sorted(chosen)
 
@@ -81,24 +82,24 @@ class HeatGrid:
 
     Attributes
     ----------
-    batch_sizes, workers : tuple of int
+    batch_sizes, workers : tuple of number
         Columns and rows, ascending.
     makespan_s : ndarray of shape (n_workers, n_batch_sizes)
         Predicted makespan in seconds; NaN where nothing was predicted.
     measured, extrapolated : ndarray of bool, same shape
         Settings that were measured, and settings outside of what was measured.
-    recommended : tuple of int or None
+    recommended : tuple of number or None
         Batch size and workers of the recommended cell.
     predicted : bool
         By a model; False where each setting is only taken at the throughput that it was measured at.
     """
 
-    batch_sizes: tuple[int, ...]
+    batch_sizes: tuple[float, ...]
     workers: tuple[int, ...]
     makespan_s: NDArray[np.float64]
     measured: NDArray[np.bool_]
     extrapolated: NDArray[np.bool_]
-    recommended: tuple[int, int] | None
+    recommended: tuple[float, int] | None
     predicted: bool = True
 
     @classmethod
@@ -110,7 +111,7 @@ class HeatGrid:
             empty = np.zeros((0, 0))
             return cls((), (), empty, empty.astype(bool), empty.astype(bool), None)
         if not recommendation.refused:
-            chosen = (int(recommendation.batch_size), int(recommendation.workers))
+            chosen = (recommendation.batch_size, int(recommendation.workers))
         seen = grid[grid["measured"]]
         first = chosen or (0, 0)
         sizes = thin(grid["batch_size"].tolist(), MAX_COLUMNS, [first[0], *seen["batch_size"].tolist()])
@@ -125,7 +126,9 @@ class HeatGrid:
             if b in column and w in row:
                 place = row[w], column[b]
                 makespan[place], measured[place], extrapolated[place] = value, seen, beyond
-        return cls(tuple(sizes), tuple(rows), makespan, measured, extrapolated, chosen, not recommendation.refused)
+        return cls(
+            tuple(sizes), tuple(map(int, rows)), makespan, measured, extrapolated, chosen, not recommendation.refused
+        )
 
     def __bool__(self) -> bool:
         return bool(np.isfinite(self.makespan_s).any())
@@ -170,7 +173,7 @@ class HeatGrid:
         low, high = float(np.nanmin(self.makespan_s)), float(np.nanmax(self.makespan_s))
         return (
             f"{self.finding()}. {self.meaning()} for {fmt.quantity(len(self.batch_sizes), 'batch size')} from "
-            f"{fmt.count(self.batch_sizes[0])} to {fmt.count(self.batch_sizes[-1])} and "
+            f"{fmt.batch_size(self.batch_sizes[0])} to {fmt.batch_size(self.batch_sizes[-1])} and "
             f"{fmt.quantity(len(self.workers), 'worker count')} from {self.workers[0]} to {self.workers[-1]}: "
             f"{fmt.duration(low)} to {fmt.duration(high)}. "
             f"{fmt.quantity(int(self.measured.sum()), 'setting')} measured, "
@@ -194,7 +197,7 @@ class HeatGrid:
             return ""
         shares = self.shares()
         edge = "padding:3px 6px;text-align:right;font-weight:600"
-        head = "".join(f'<th scope="col" style="{edge}">{fmt.count(b)}</th>' for b in self.batch_sizes)
+        head = "".join(f'<th scope="col" style="{edge}">{fmt.batch_size(b)}</th>' for b in self.batch_sizes)
         body = ""
         for i in reversed(range(len(self.workers))):
             cells = "".join(self._cell(i, j, float(shares[i, j])) for j in range(len(self.batch_sizes)))
@@ -202,7 +205,7 @@ class HeatGrid:
         return (
             f'<div style="margin:4px 0;opacity:.8">{self.meaning()} by workers (down) and batch size (across). '
             "★ recommended, ● measured, <i>~ extrapolated</i></div>"
-            '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:12px">'
+            '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:12px;line-height:1.45">'
             f'<thead><tr><th scope="col" style="{edge}">workers</th>{head}</tr></thead>'
             f"<tbody>{body}</tbody></table></div>"
         )

@@ -6,55 +6,32 @@ Only tags and styles that survive the sanitiser of an untrusted notebook; every 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from toolkit.notebook import escape, leaves
 from toolkit.notebook import format as fmt
 from toolkit.notebook.heat import HeatGrid, setting
-from toolkit.notebook.view import RunView, answered, blank, unanswered, with_details
+from toolkit.notebook.sheet import LOOKS, still
+from toolkit.notebook.view import Errors, RunView, look
 
 if TYPE_CHECKING:
     from toolkit.tuning import Recommendation
 
-_BOX: Final = f"border:1px solid #8888;border-radius:8px;padding:10px 14px;max-width:820px;{leaves.FONT}"
-
-
-def _details(summary: str, body: str, opened: bool = False) -> str:
-    mark = " open" if opened else ""
-    return f'<details{mark} style="margin-top:6px"><summary style="cursor:pointer">{summary}</summary>{body}</details>'
+BOX: Final = LOOKS["box"]
+"""The frame around a static summary."""
 
 
 def summary(view: RunView) -> str:
     """Return the picture of a run as it stands, for good: no widget, no script."""
-    parts = [leaves.head(view), leaves.bar(view), leaves.tiles(view)]
-    status = view.status
-    if status is not None and status.dead:
-        hint = '<div style="margin-top:6px">Why: <code>run.dead_letters()</code></div>'
-        words = f"Dead letters ({fmt.count(status.dead)})"
-        parts.append(_details(words, leaves.errors(view.errors), opened=True) if view.errors else hint)
+    parts = [leaves.head(view), leaves.pulse(view), leaves.failures(view)]
+    if isinstance(view.errors, str) or (view.errors and view.errors.dead):
+        dead = view.errors.dead if isinstance(view.errors, Errors) else view.status.dead if view.status else 0
+        parts.append(leaves.details(f"Dead letters ({fmt.count(dead)})", leaves.errors(view.errors)))
     if view.workers:
-        parts.append(_details("Workers", leaves.workers(view.workers)))
+        parts.append(leaves.details("Workers", leaves.workers(view.workers)))
     parts.append(leaves.foot(view))
-    return f'<div style="{_BOX}">{"".join(parts)}</div>'
-
-
-def look(run: Any) -> RunView:
-    """Ask a run for its state once and return what a view shows; never raises.
-
-    Parameters
-    ----------
-    run : Run
-        Anything with ``run_id``, ``spec`` and ``status()``. Of a run that has ended, workers and dead letters
-        are read too.
-    """
-    view = blank(run)
-    try:
-        view = answered(view, run.status(), time.time())
-    except Exception as error:  # noqa: BLE001 - a representation must not raise, whatever the server or a proxy throws
-        return unanswered(view, error, time.time())
-    return with_details(run, view) if view.final else view
+    return still(f"<div class=box>{''.join(parts)}</div>")
 
 
 def run_html(run: Any) -> str:
@@ -159,31 +136,54 @@ def recommendation_html(recommendation: Recommendation) -> str:
     recommendation : Recommendation
         As `Recommender.recommend` returns it; a refused one says why it is refused.
     """
-    refused = bool(recommendation.refused)
-    edge = leaves.GREY if refused else leaves.BLUE
-    answer = f"border-left:4px solid {edge};padding:2px 10px;font-size:15px;font-weight:600"
     parts = [
         f'<div style="opacity:.75">{escape.html(recommendation.task or "all tasks", 80)}</div>',
+        *answer_parts(recommendation),
+        reasons_list(recommendation),
+    ]
+    if not recommendation.refused:
+        parts.append(
+            f'<div style="margin-top:6px"><code>client.map({escape.html(call_text(recommendation))})</code></div>'
+        )
+    grid = HeatGrid.from_recommendation(recommendation)
+    if grid:
+        parts.append(leaves.details("Makespan of every setting", grid.html()))
+    evidence = evidence_table(recommendation)
+    if evidence:
+        parts.append(leaves.details("Evidence", evidence))
+    return still(f"<div class=box>{''.join(parts)}</div>")
+
+
+def answer_parts(recommendation: Recommendation) -> list[str]:
+    """Return the answer in short: the setting with its interval, then cost, saving and the source of the interval."""
+    edge = leaves.GREY if recommendation.refused else leaves.BLUE
+    answer = f"border-left:4px solid {edge};padding:2px 10px;font-size:15px;font-weight:600"
+    return [
         f'<div style="{answer}">{escape.html(headline(recommendation), 600)}</div>',
         *_details_of_answer(recommendation),
     ]
-    if recommendation.reasons:
-        items = "".join(f"<li>{escape.html(reason, 600)}</li>" for reason in recommendation.reasons)
-        parts.append(f'<ul style="margin:6px 0 0 0">{items}</ul>')
-    if recommendation.experiment and not refused:
+
+
+def reasons_list(recommendation: Recommendation) -> str:
+    """Return the reasons, and the experiment that would teach most."""
+    items = "".join(f"<li>{escape.html(reason, 600)}</li>" for reason in recommendation.reasons)
+    parts = [f'<ul style="margin:6px 0 0 0">{items}</ul>'] if items else []
+    if recommendation.experiment and not recommendation.refused:
         parts.append(
             f'<div style="margin-top:6px">Would teach most: {escape.html(recommendation.experiment, 600)}</div>'
         )
-    if not refused:
-        code = ", ".join(f"{key}={value!r}" for key, value in recommendation.kwargs().items())
-        parts.append(f'<div style="margin-top:6px"><code>client.map(task, items, {escape.html(code)})</code></div>')
-    grid = HeatGrid.from_recommendation(recommendation)
-    if grid:
-        parts.append(_details("Makespan of every setting", grid.html()))
+    return "".join(parts)
+
+
+def evidence_table(recommendation: Recommendation) -> str:
+    """Return the evidence and the baseline as a table; empty without any."""
     rows = [(escape.html(name), escape.html(text, 600)) for name, text in evidence_facts(recommendation)]
-    if rows:
-        parts.append(_details("Evidence", leaves.table(("", ""), rows, left=(0, 1))))
-    return f'<div style="{_BOX}">{"".join(parts)}</div>'
+    return still(leaves.table(("", ""), rows, left=(0, 1))) if rows else ""
+
+
+def call_text(recommendation: Recommendation) -> str:
+    """Return the arguments of ``client.map`` that follow the advice, as code."""
+    return ", ".join(["task, items", *(f"{key}={value!r}" for key, value in recommendation.kwargs().items())])
 
 
 def _details_of_answer(recommendation: Recommendation) -> list[str]:

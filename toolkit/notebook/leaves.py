@@ -1,8 +1,8 @@
 """The pieces of a run's picture: pure functions from a `RunView` to markup.
 
-The live panel and the static summary are made of the same pieces. They use only tags and styles that the sanitiser of
-an untrusted notebook keeps: no style element, no SVG, no CSS variables; colours that are legible on white and on
-black; and no fact that only a colour tells.
+The live panel and the static summary are made of the same pieces, whose looks are said in `toolkit.notebook.sheet`.
+They use only tags and styles that the sanitiser of an untrusted notebook keeps: no SVG, no CSS variables; colours that
+are legible on white and on black; and no fact that only a colour tells.
 """
 
 from __future__ import annotations
@@ -12,113 +12,87 @@ from typing import Final
 
 from toolkit.notebook import escape
 from toolkit.notebook import format as fmt
-from toolkit.notebook.view import MAX_ERRORS, MAX_WORKERS, ErrorLine, RunView, WorkerLine
-from toolkit.records import RunState, RunStatus
+from toolkit.notebook.sheet import BLUE, FONT, GREEN, GREY, RED, still
+from toolkit.notebook.trend import TimeLeft
+from toolkit.notebook.view import MAX_ERRORS, MAX_WORKERS, ErrorLine, Errors, RunView, WorkerLine
+from toolkit.records import RunEvent, RunState, RunStatus
 
-# Okabe-Ito hues, darkened until white text on them reaches a contrast of 4.5.
-BLUE: Final = "#0067a3"
-GREEN: Final = "#00785a"
-RED: Final = "#b84a00"
-GREY: Final = "#666c75"
+__all__ = ["BLUE", "FONT", "GREEN", "GREY", "RED"]  # read here by those that draw beside a run
 
-SKY: Final = "#56b4e9"
-"""Items on a worker, in the bar."""
+MIX: Final = 3
+"""Categories of failures named in the line about them."""
 
-FONT: Final = "font-family:system-ui,-apple-system,'Segoe UI',sans-serif;font-size:13px;line-height:1.45"
-_CELL: Final = "text-align:right;padding:2px 10px"
-_FIRST: Final = "text-align:left;padding:2px 10px 2px 0"
+
+def rows(
+    head: tuple[str, ...], body: Sequence[tuple[str, ...]], left: tuple[int, ...] = (0,), caption: str = ""
+) -> str:
+    """Return a table of cells that are markup already, with classes; columns in `left` are text, the others numbers."""
+    ends = ["l" if i in left else "r" for i in range(len(head))]
+    top = "".join(f"<th class=h{end} scope=col>{cell}</th>" for end, cell in zip(ends, head, strict=True))
+    cells = (
+        "".join(f"<td class=t{end}>{cell}</td>" for end, cell in zip(ends, row, strict=True)) for row in body
+    )  # fmt: skip
+    lines = "".join(f"<tr>{row}</tr>" for row in cells)
+    title = f"<caption class=cap>{caption}</caption>" if caption else ""
+    return (
+        f"<div class=wide><table class=tab>{title}<thead><tr class=row>{top}</tr></thead>"
+        f"<tbody>{lines}</tbody></table></div>"
+    )
 
 
 def table(
-    head: tuple[str, ...], rows: Sequence[tuple[str, ...]], caption: str = "", left: tuple[int, ...] = (0,)
+    head: tuple[str, ...], body: Sequence[tuple[str, ...]], caption: str = "", left: tuple[int, ...] = (0,)
 ) -> str:
-    """Return a table of cells that are markup already; columns in `left` are text, the others numbers."""
-    style = [_FIRST if i in left else _CELL for i in range(len(head))]
-    top = "".join(
-        f'<th scope="col" style="{s};font-weight:600">{cell}</th>' for s, cell in zip(style, head, strict=True)
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(f'<td style="{s};vertical-align:top">{c}</td>' for s, c in zip(style, row, strict=True))
-        + "</tr>"
-        for row in rows
-    )
-    title = f'<caption style="text-align:left;opacity:.8">{caption}</caption>' if caption else ""
-    return (
-        f'<table style="border-collapse:collapse;{FONT}">{title}<thead><tr style="border-bottom:1px solid #8888">'
-        f"{top}</tr></thead><tbody>{body}</tbody></table>"
-    )
+    """Return the same table with its looks written into it, for what stands by itself."""
+    return still(rows(head, body, left, caption))
 
 
-def chip(text: str, colour: str) -> str:
-    """Return a short word on a coloured ground; `text` is escaped here."""
-    return (
-        f'<span style="background-color:{colour};color:#fff;border-radius:9px;padding:1px 9px;font-size:12px;'
-        f'font-weight:600;white-space:nowrap">{escape.html(text)}</span>'
-    )
+def details(words: str, body: str, opened: bool = False) -> str:
+    """Return a part of a static summary that opens by a click; in a live view it would close at each refresh."""
+    return f"<details class=gap{' open' if opened else ''}><summary class=sum>{words}</summary>{body}</details>"
+
+
+# --------------------------------------------------------------------------- a run's head
+
+
+def chip(words: str, kind: str) -> str:
+    """Return a short word on a coloured ground; `kind` is run, good, bad or off, the words are escaped here."""
+    return f"<span class={kind}>{escape.html(words)}</span>"
+
+
+_KINDS: Final = {
+    RunState.RUNNING: "run", RunState.PAUSED: "off", RunState.CANCELLING: "bad", RunState.CANCELLED: "off",
+}  # fmt: skip
+
+
+def status_chip(status: RunStatus) -> str:
+    """Return the state as a word on its colour; a finished run with dead letters says so."""
+    if status.state is not RunState.FINISHED:
+        return chip(str(status.state), _KINDS[status.state])
+    if status.dead:
+        return chip(f"✖ finished, {fmt.quantity(status.dead, 'dead letter')}", "bad")
+    return chip("✔ finished", "good")
 
 
 def state_chip(view: RunView) -> str:
-    """Return the state as a word on its colour; a finished run with dead letters says so."""
-    status = view.status
-    if status is None:
-        return chip("no answer yet", GREY)
-    if view.cancelling and not status.state.final:
-        return chip("cancel asked", RED)
-    if status.state is RunState.FINISHED:
-        if status.dead:
-            return chip(f"✖ finished, {fmt.quantity(status.dead, 'dead letter')}", RED)
-        return chip("✔ finished", GREEN)
-    colour = {RunState.RUNNING: BLUE, RunState.PAUSED: GREY, RunState.CANCELLING: RED, RunState.CANCELLED: GREY}
-    return chip(str(status.state), colour.get(status.state, GREY))
+    """Return the state of a view: what was asked for by a button, else what the server says."""
+    if view.status is None:
+        return chip("no answer yet", "off")
+    if view.asked and not view.status.state.final:
+        return chip(view.asked.lower(), "bad")
+    return status_chip(view.status)
 
 
 def head(view: RunView) -> str:
     """Return the line that says which run this is, and its state."""
     task = f" · {escape.html(view.task, 80)}" if view.task and view.task != view.title else ""
     return (
-        f'<div style="{FONT};margin-bottom:4px"><b style="font-size:15px">{escape.html(view.title, 80)}</b>'
-        f'<span style="opacity:.75">{task} · run {escape.html(view.run_id, 64)}</span> &nbsp;{state_chip(view)}</div>'
+        f"<div class=head><span class=name>{escape.html(view.title, 80)}</span> &nbsp;{state_chip(view)}&nbsp; "
+        f"<span class=dim>run {escape.html(view.run_id, 64)}{task}</span></div>"
     )
 
 
-def _segment(part: int, total: int, colour: str, words: str) -> str:
-    if not part:
-        return ""
-    return (
-        f'<div title="{fmt.count(part)} {words}" style="float:left;height:14px;width:{100 * part / total:.3f}%;'
-        f'background-color:{colour}"></div>'
-    )
-
-
-def bar(view: RunView) -> str:
-    """Return the progress bar: ended well, dead, skipped, and on a worker now."""
-    status = view.status
-    total = max(1, status.submitted) if status else 1
-    parts = ""
-    label = "no answer yet"
-    if status is not None:
-        parts = (
-            _segment(status.ok, total, GREEN if view.final else BLUE, "ok")
-            + _segment(status.dead, total, RED, "dead letters")
-            + _segment(status.skipped, total, GREY, "skipped")
-            + _segment(status.claimed, total, SKY, "on a worker now")
-        )
-        label = f"{fmt.progress(executed(status), status.submitted)} of the items done"
-    # The role tells a screen reader in the live panel; the sanitiser drops it where only the static summary is left.
-    done = executed(status) if status else 0
-    role = f'role="progressbar" aria-label="{label}" aria-valuemin="0" aria-valuemax="{total}" aria-valuenow="{done}"'
-    style = "height:14px;width:100%;overflow:hidden;border-radius:4px;background-color:#8883"
-    return f'<div {role} title="{label}" style="{style}">{parts}</div>'
-
-
-def _tile(value: str, label: str, colour: str = "") -> str:
-    paint = f";color:{colour}" if colour else ""
-    return (
-        '<div style="display:inline-block;vertical-align:top;margin:6px 20px 0 0">'
-        f'<div style="font-size:16px;font-weight:600;white-space:nowrap{paint}">{value}</div>'
-        f'<div style="font-size:11.5px;opacity:.75;white-space:nowrap">{label}</div></div>'
-    )
+# --------------------------------------------------------------------------- what beats: bar and numbers
 
 
 def executed(status: RunStatus) -> int:
@@ -126,44 +100,135 @@ def executed(status: RunStatus) -> int:
     return status.ok + status.dead
 
 
-def left(status: RunStatus) -> str:
+def _segment(part: int, total: int, kind: str, words: str) -> str:
+    if not part:
+        return ""
+    return f'<div class={kind} style="width:{100 * part / total:.2f}%" title="{fmt.count(part)} {words}"></div>'
+
+
+def bar(status: RunStatus | None, kind: str = "bar") -> str:
+    """Return the progress bar: ended well, dead, skipped, and on a worker now."""
+    if status is None:
+        return f'<div class={kind} title="no answer yet"></div>'
+    total = max(1, status.submitted)
+    parts = (
+        _segment(status.ok, total, "bg" if status.state.final else "bo", "ok")
+        + _segment(status.dead, total, "bd", "dead letters")
+        + _segment(status.skipped, total, "bs", "skipped")
+        + _segment(status.claimed, total, "bc", "on a worker now")
+    )
+    # The role tells a screen reader in the live panel; the sanitiser drops it where only the static summary is left.
+    words = f"{fmt.progress(executed(status), status.submitted)} of the items done"
+    role = f'role=progressbar aria-label="{words}" aria-valuemax={total} aria-valuenow={executed(status)}'
+    return f'<div class={kind} title="{words}" {role}>{parts}</div>'
+
+
+def tile(value: str, label: str, kind: str = "v") -> str:
+    """Return a number over what it counts."""
+    return f"<div class=t><div class={kind}>{value}</div><div class=l>{label}</div></div>"
+
+
+def span(left: TimeLeft | None) -> str:
+    """Return the interval of the time left as text; empty when there is none."""
+    if left is None or left.low != left.low:
+        return ""
+    return fmt.interval(left.low, left.high)
+
+
+def left_text(view: RunView) -> str:
     """Return the time left as text; unknown while paused, because nothing moves."""
-    return fmt.UNKNOWN if status.state is RunState.PAUSED else fmt.duration(status.eta_s)
+    left = view.time_left
+    return fmt.UNKNOWN if left is None else fmt.duration(left.best)
 
 
-def tiles(view: RunView) -> str:
-    """Return the numbers of a run: items, times, throughput, workers, batch size, retried, dead letters."""
+def sizes_text(view: RunView) -> str:
+    """Return the batch size, after those that it was before."""
+    status = view.status
+    known = view.trend.sizes[:-1] if view.trend.sizes else ()
+    now = fmt.count(status.batch_size) if status is not None and status.batch_size else fmt.UNKNOWN
+    return " → ".join([*(fmt.count(size) for size in known[-2:]), now])
+
+
+def pulse(view: RunView) -> str:
+    """Return what changes all the time, in one piece, so that a refresh is one message: bar, numbers, history line."""
     status = view.status
     if status is None:
-        return ""
+        return f"<div class=all>{bar(None)}</div>"
+    return f"<div class=all>{bar(status)}{''.join(_tiles(view, status))}{_details(status)}</div>"
+
+
+def _tiles(view: RunView, status: RunStatus) -> list[str]:
     total = fmt.count(status.submitted) + ("" if status.closed else "+")
+    done = executed(status)
+    more = "" if status.closed else ", more to come"
     cells = [
-        _tile(
-            f"{fmt.count(executed(status))} / {total} · {fmt.progress(executed(status), status.submitted)}",
-            "items done" if status.closed else "items done, more to come",
-        ),
-        _tile(fmt.duration(status.elapsed_s if status.started_at else None), "elapsed"),
+        tile(f"{fmt.count(done)} / {total} · {fmt.progress(done, status.submitted)}", f"items done{more}"),
+        tile(fmt.duration(status.elapsed_s if status.started_at else None), "elapsed"),
     ]
     if not view.final:
-        cells.append(_tile(left(status), "left"))
-    cells.append(_tile(fmt.rate(status.rate if status.elapsed_s else None), "throughput"))
+        sure = span(view.time_left)
+        cells.append(tile(left_text(view), f"left, 90 %: {sure}" if sure else "left"))
+    cells.append(_rate(view, status))
     if not view.final:
-        cells.append(_tile(f"{fmt.count(status.active)} / {fmt.count(status.known_workers)}", "workers busy / known"))
-    auto = "batch size, steered" if status.auto else "batch size"
-    cells.append(_tile(fmt.count(status.batch_size) if status.batch_size else fmt.UNKNOWN, auto))
-    cells.append(_tile(fmt.count(status.batches), "batches"))
-    cells.append(_tile(fmt.count(status.retried), "retried"))
-    # The count is said in words as well, so the colour (legible on white and on black) only draws the eye.
-    cells.append(_tile(fmt.count(status.dead), "dead letters", "#d55e00" if status.dead else ""))
+        cells.append(tile(f"{fmt.count(status.active)} / {fmt.count(status.known_workers)}", "workers busy / known"))
+    cells.append(tile(sizes_text(view), "batch size, steered" if status.auto else "batch size"))
+    if view.tally is not None and not isinstance(view.tally, str) and view.tally.service_s is not None:
+        took = f"{fmt.duration(view.tally.wait_s)} / {fmt.duration(view.tally.service_s)}"
+        cells.append(tile(took, "wait / service of a batch"))
+    return cells
+
+
+def _rate(view: RunView, status: RunStatus) -> str:
+    """The pace now, and of a run that has ended its average; the line of blocks shows how it went."""
+    mean = status.rate if status.elapsed_s else None
+    pace = mean if view.final or view.trend.pace is None else view.trend.pace
+    history = view.trend.history()
+    words = f"throughput since the start, mean {fmt.rate(mean)}"
+    line = f'<span class=hist title="{words}">{history}</span> ' if history else ""
+    return tile(fmt.rate(pace), f"{line}{'mean ' if view.final else ''}throughput")
+
+
+def _details(status: RunStatus) -> str:
+    """What is worth a word, but no tile."""
+    parts = [fmt.quantity(status.batches, "batch", "batches")]
+    if status.retried:
+        parts.append(f"{fmt.count(status.retried)} retried")
+    if status.delayed:
+        parts.append(f"{fmt.count(status.delayed)} waiting for a retry")
     if status.skipped:
-        cells.append(_tile(fmt.count(status.skipped), "skipped"))
+        parts.append(f"{fmt.count(status.skipped)} skipped")
     if status.lost:
-        cells.append(_tile(fmt.count(status.lost), "batches lost"))
-    return f'<div style="{FONT}">{"".join(cells)}</div>'
+        parts.append(f"{fmt.quantity(status.lost, 'batch', 'batches')} lost with their process")
+    if status.max_workers:
+        parts.append(f"at most {fmt.quantity(status.max_workers, 'worker')}")
+    return f"<div class=foot>{' · '.join(parts)}</div>"
 
 
-def _warning(markup: str, colour: str) -> str:
-    return f'<div style="border-left:4px solid {colour};padding:2px 8px;margin-top:6px">{markup}</div>'
+# --------------------------------------------------------------------------- what fails, and why nothing moves
+
+
+def failures(view: RunView) -> str:
+    """Return failed executions by category, and an example; empty when nothing failed."""
+    status = view.status
+    if status is None or not (status.errors or status.dead):
+        return ""
+    most = sorted(status.errors.items(), key=lambda pair: -pair[1])
+    mix = [f"{fmt.count(n)} {escape.html(category.replace('_', ' '), 40)}" for category, n in most[:MIX]]
+    if most[MIX:]:
+        mix.append(f"{fmt.count(sum(n for _, n in most[MIX:]))} other")
+    parts = [f"<span class=dead>{fmt.quantity(status.dead, 'dead letter')}</span>"] if status.dead else []
+    parts += [f"failed executions: {', '.join(mix)}"] if mix else []
+    return f"<div class=fail>{' · '.join(parts)}{_example(view.errors)}</div>"
+
+
+def _example(errors: Errors | str | None) -> str:
+    if not isinstance(errors, Errors) or not errors.lines:
+        return ""
+    line = errors.lines[0]
+    return (
+        f" <span class=dim>· for example item {fmt.count(line.index)}:</span> "
+        f"{escape.html(line.error_type or 'unknown', 80)}: {escape.html(line.message, 160)}"
+    )
 
 
 def foot(view: RunView) -> str:
@@ -172,75 +237,106 @@ def foot(view: RunView) -> str:
     status = view.status
     if view.trouble is not None:
         since = fmt.clock(view.trouble.since_at)
-        notes.append(_warning(f"⚠ no answer since {since} · {escape.html(view.trouble.message)}", RED))
-    elif status is not None and status.state is RunState.RUNNING and not status.known_workers:
-        hint = (
-            "No worker listens to the queue of this run. Start one; <code>toolkit doctor</code> says what is missing."
-        )
-        notes.append(_warning(hint, GREY))
-    elif status is not None and status.state is RunState.PAUSED:
-        why = escape.html(status.reason) or "somebody asked for it"
-        notes.append(_warning(f"Paused: {why}. <code>run.resume()</code> goes on.", GREY))
+        notes.append(f"<div class=warn>⚠ no answer since {since} · {escape.html(view.trouble.message)}</div>")
+    elif status is not None:
+        notes += _standstill(status)
     if view.notice:
-        notes.append(_warning(escape.html(view.notice), RED))
+        notes.append(f"<div class=note>{escape.html(view.notice)}</div>")
     if status is not None and view.final:
         stamp = f"{status.state} {fmt.moment(status.finished_at or status.at)}"
     else:
         stamp = f"as of {fmt.clock(view.at)}"
-    small = "font-size:11.5px;opacity:.75;margin-top:6px"
-    return f'<div style="{FONT}">{"".join(notes)}<div style="{small}">{stamp}</div></div>'
+    return f"<div class=all>{''.join(notes)}<div class=foot>{stamp}</div></div>"
+
+
+def _standstill(status: RunStatus) -> list[str]:
+    """Why nothing moves, as far as the snapshot tells."""
+    if status.state is RunState.PAUSED:
+        reason = escape.html(status.reason or "somebody asked for it")
+        return [f"<div class=note>Paused: {reason}. <code>run.resume()</code> goes on.</div>"]
+    if status.state.final or status.done == status.submitted:
+        return []
+    if not status.known_workers and not status.active:
+        return ["<div class=warn>⚠ No worker listens to this run's queue.</div>"]
+    if not status.started_at:
+        waited = fmt.duration(max(0.0, status.at - status.created_at))
+        return [f"<div class=note>Queued for {waited}: no worker was free yet.</div>"]
+    return []
+
+
+def reloaded() -> str:
+    """Return what a page has to be told that was loaded while the run went on and cannot keep its last picture."""
+    return (
+        "<div class=all><div class=note>This page was loaded while the run went on: run the cell again before you save,"
+        " and the notebook keeps this summary.</div></div>"
+    )
+
+
+# --------------------------------------------------------------------------- sections
 
 
 def _note(text: str) -> str:
-    return f'<div style="{FONT};opacity:.75">{text}</div>'
+    return f"<div class=all><span class=dim>{text}</span></div>"
 
 
-def _meter(share: float) -> str:
+def _missing(reason: str | None) -> str:
+    return _note(escape.html(reason or "Not asked for yet."))
+
+
+def meter(share: float) -> str:
+    """Return a share of 1 as a small gauge and in words."""
     words = fmt.percent(share)
-    return f'<meter min="0" max="1" value="{share:.3f}" style="width:80px">{words}</meter> {words}'
+    return f'<meter class=met min="0" max="1" value="{share:.2f}">{words}</meter> {words}'
 
 
 def workers(lines: tuple[WorkerLine, ...] | str | None) -> str:
     """Return the table of workers."""
     if lines is None or isinstance(lines, str):
-        return _note(escape.html(lines or "Not asked for yet."))
+        return _missing(lines)
     if not lines:
         return _note("No batch has ended yet.")
-    rows = [
+    body = [
         (
-            escape.html(line.worker, 80),
-            escape.html(line.host, 60),
-            fmt.count(line.batches),
-            fmt.count(line.items),
-            fmt.count(line.failed),
-            _meter(line.busy),
+            escape.html(line.worker, 80), escape.html(line.host, 60), fmt.count(line.batches), fmt.count(line.items),
+            fmt.count(line.failed), meter(line.busy),
         )
         for line in lines[:MAX_WORKERS]
-    ]
-    more = len(lines) - len(rows)
+    ]  # fmt: skip
+    more = len(lines) - len(body)
     rest = _note(f"and {fmt.quantity(more, 'more worker')}: see <code>run.metrics()</code>") if more else ""
-    return table(("worker", "host", "batches", "items", "failed", "busy"), rows, left=(0, 1)) + rest
+    return rows(("worker", "host", "batches", "items", "failed", "busy"), body, (0, 1)) + rest
 
 
-def errors(lines: tuple[ErrorLine, ...] | str | None) -> str:
+def errors(found: Errors | str | None) -> str:
     """Return the table of dead letters by kind of error."""
-    if lines is None or isinstance(lines, str):
-        return _note(escape.html(lines or "Not asked for yet."))
-    if not lines:
+    if found is None or isinstance(found, str):
+        return _missing(found)
+    if not found.lines:
         return _note("No dead letters.")
-    rows = [
-        (
-            f"<b>{escape.html(line.error_type or 'unknown', 120)}</b>",
-            escape.html(line.category, 40),
-            fmt.count(line.items),
-            fmt.count(line.index),
-            escape.html(line.message),
-        )
-        for line in lines[:MAX_ERRORS]
-    ]
-    more = len(lines) - len(rows)
+    body = [_error(line) for line in found.lines[:MAX_ERRORS]]
+    more = len(found.lines) - len(body)
     rest = f"and {fmt.quantity(more, 'more kind')} of error. " if more else ""
+    if found.read < found.dead:
+        rest += f"Counted in {fmt.count(found.read)} of {fmt.count(found.dead)} dead letters. "
     hint = _note(
         f"{rest}All of them: <code>run.dead_letters()</code>; one under the debugger: <code>run.replay(index)</code>."
     )
-    return table(("error", "category", "items", "first index", "its message"), rows, left=(0, 1, 4)) + hint
+    return rows(("error", "category", "items", "first index", "its message"), body, (0, 1, 4)) + hint
+
+
+def _error(line: ErrorLine) -> tuple[str, ...]:
+    return (
+        f"<b>{escape.html(line.error_type or 'unknown', 120)}</b>", escape.html(line.category, 40),
+        fmt.count(line.items), fmt.count(line.index), escape.html(line.message),
+    )  # fmt: skip
+
+
+def events(found: tuple[RunEvent, ...] | str | None) -> str:
+    """Return what happened to the run lately, the latest first; re-plans of the batch size with their reasons."""
+    if found is None or isinstance(found, str):
+        return _missing(found)
+    body = [
+        (fmt.clock(e.at.timestamp()), escape.html(e.kind.replace("_", " "), 40), escape.html(e.detail, 300))
+        for e in reversed(found)
+    ]
+    return rows(("at", "what", "why"), body, (0, 1, 2)) if body else _note("Nothing yet.")

@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from toolkit.notebook import format as fmt
+
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
+
+    from toolkit.tuning import Recommender
 
 STEADY: Final = 0.8
 """Share of a run's items that one batch size must have for the run to count as a measurement of that size."""
@@ -86,6 +91,55 @@ class MeasuredSetting:
     item_s: float
 
 
+MAX_SIZES: Final = 10
+"""Batch sizes that are told apart; more are grouped."""
+
+
+def size_groups(sizes: pd.Series) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return the group of each batch size, and the groups' names: the sizes, or of many ranges by powers of four.
+
+    Returns
+    -------
+    codes : ndarray of int64 of shape (n,)
+        Group of each size, ascending by size.
+    labels : tuple of str
+        One a group.
+    """
+    values = sizes.to_numpy(dtype=np.int64)
+    known, codes = np.unique(values, return_inverse=True)
+    if len(known) > MAX_SIZES:  # of a steered run
+        octave = np.floor(np.log2(np.maximum(known, 1)) / 2).astype(np.int64)
+        groups, of_size = np.unique(octave, return_inverse=True)
+        codes = of_size[codes]
+        ends = [(int(known[of_size == g].min()), int(known[of_size == g].max())) for g in range(len(groups))]
+    else:
+        ends = [(int(size), int(size)) for size in known]
+    names = [fmt.count(low) if low == high else f"{fmt.count(low)}–{fmt.count(high)}" for low, high in ends]
+    return codes.astype(np.int64), tuple(names)
+
+
+def groups_of(frame: pd.DataFrame, by: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return the group of each row by a column, and the groups' names: in order of size, number or name.
+
+    Without a column there is one group, whose name is empty. Batch sizes, and other numbers of which there are many,
+    are grouped by `size_groups`.
+    """
+    import pandas as pd
+
+    if not by or frame.empty:
+        return np.zeros(len(frame), dtype=np.int64), ("",) if len(frame) else ()
+    column = frame[by]
+    if pd.api.types.is_integer_dtype(column):
+        return size_groups(column)
+    # As categories: as text, pandas would refuse half a surrogate pair in a name.
+    codes, values = pd.factorize(column, use_na_sentinel=False)
+    names = [str(value) for value in values]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    place = np.empty(len(names), dtype=np.int64)
+    place[order] = np.arange(len(names))
+    return place[codes], tuple(names[i] for i in order)
+
+
 def spent_s(frame: pd.DataFrame) -> pd.Series:
     """Return the seconds that each batch took its worker: decoding, user code and storing."""
     return frame["service_s"].fillna(0.0) + frame["decode_s"].fillna(0.0) + frame["store_s"].fillna(0.0)
@@ -146,6 +200,27 @@ def measured_runs(frame: pd.DataFrame) -> tuple[MeasuredRun, ...]:
             )
         )
     return tuple(found)
+
+
+def remembered_runs(model: Recommender, task: str | None) -> tuple[MeasuredRun, ...]:
+    """Return one record per run that a model remembers, the latest first: less exact than from the frame it learned."""
+    found = []
+    for history in model.histories_.values():
+        if task and history.task != task:
+            continue
+        for run in history.runs:
+            makespan = run.measured_s or run.ended_at - run.started_at
+            leading = sum(items * count for items, count in run.body if round(items) == run.batch_size)
+            most = sum(items * count for items, count in run.body)
+            found.append(
+                MeasuredRun(
+                    run_id=run.run_id, task=history.task, name="", batch_size=run.batch_size,
+                    steady=leading >= STEADY * most, workers=max(1, run.workers), batches=run.batches,
+                    items=run.items - run.failed, failed=run.failed, started_at=run.started_at, makespan_s=makespan,
+                    busy=min(1.0, run.spent_s / (max(1, run.workers) * makespan)) if makespan > 0 else float("nan"),
+                )
+            )  # fmt: skip
+    return tuple(sorted(found, key=lambda run: -run.started_at))
 
 
 def measured_settings(runs: tuple[MeasuredRun, ...]) -> tuple[MeasuredSetting, ...]:

@@ -1,70 +1,57 @@
 """The live panel of a run.
 
-A daemon thread per run, however many views are open, asks ``run.status()`` and sends what changed: an asyncio task
-would freeze while a cell computes. The panel holds no logic: `toolkit.notebook.view` says what to show,
-`toolkit.notebook.leaves` how it looks. A button's callback may run on any thread and only sets an event, on which the
-refresher acts.
-
-When the run ends, every output that shows the panel is replaced by static HTML, because a saved widget reopens as
-"model not found". A page that was reloaded meanwhile no longer takes part in such a replacement; it keeps the last
-picture of the panel, and displaying the run again gives the static one.
+The panel holds no logic: `toolkit.notebook.view` says what to show, `toolkit.notebook.leaves` how it looks,
+`toolkit.notebook.live` keeps it fresh and ends it. A click is an order that the thread carries out.
 """
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
 from toolkit.errors import RunStateError
 from toolkit.notebook import escape, leaves
-from toolkit.notebook.html import look, summary
+from toolkit.notebook import format as fmt
+from toolkit.notebook.html import summary
+from toolkit.notebook.live import Costly, LiveView, kernel_present, period_s, put, quietly, show_bundle
+from toolkit.notebook.sheet import sheet
 from toolkit.notebook.view import (
     RunView,
     answered,
     describe_error,
+    look,
     read_errors,
-    read_workers,
+    read_events,
+    read_tally,
+    seeded,
     unanswered,
     with_details,
 )
+from toolkit.records import RunState, RunStatus
 from toolkit.settings import Settings
 
-VIEW_TYPE: Final = "application/vnd.jupyter.widget-view+json"
+__all__ = ["RunPanel", "run_display"]
 
-SECTION_S: Final = 2.0
-"""Shortest time between two readings of an open section (workers, dead letters), which cost more than a snapshot."""
-
-AFTER_CELL_S: Final = 0.5
-"""Longest time that the end of a cell waits for a last look at the run."""
-
-MAX_VIEWS: Final = 64
-"""Outputs of one run that are replaced at its end; executing a cell again and again leaves dead ones behind."""
+SCOPE: Final = "tk-run-panel"
 
 _live: dict[str, RunPanel] = {}
 _live_lock = threading.Lock()
 
-
-def period_s(age_s: float, trouble: bool = False) -> float:
-    """Return the pause between two refreshes: short while someone is likely to watch, long for a run of hours.
-
-    jupyter_server stores every message for a tab that is closed, so a panel must not go on at full rate for ever.
-    """
-    pause = 0.25 if age_s < 120 else 1.0 if age_s < 1800 else 5.0
-    return max(pause, 1.0) if trouble else pause
+_ORDERS: Final = {"cancel": "Cancelling", "pause": "Pausing", "resume": "Resuming", "retry_dead": "Sending back"}
+"""What a button asks for, and how that is called until it is done."""
 
 
-class RunPanel:
+class RunPanel(LiveView):
     """Widgets that show one run, and the thread that keeps them fresh.
 
     Parameters
     ----------
     run : Run
-        Anything with ``run_id``, ``spec``, ``status()`` and ``cancel()``; ``metrics()`` and ``dead_letters()`` are
-        asked when their section is open.
+        Anything with ``run_id``, ``spec``, ``status()`` and the verbs of the buttons; more is asked where it has more.
     view : RunView
         What is known already.
 
@@ -75,210 +62,188 @@ class RunPanel:
     """
 
     def __init__(self, run: Any, view: RunView) -> None:
-        import ipywidgets as w
-
+        super().__init__(f"toolkit-panel-{view.run_id}")
         self.run = run
         self.view = view
-        self.leaves = {
-            name: w.HTML(layout=w.Layout(margin="0")) for name in ("head", "bar", "numbers", "workers", "errors")
-        }
-        self.sections = w.Accordion([self.leaves["workers"], self.leaves["errors"]], titles=("Workers", "Dead letters"))
-        self.button = w.Button(
-            description="Cancel",
-            icon="stop",
-            tooltip="Cancel the run: nothing more is started, batches on a worker end",
-            layout=w.Layout(width="auto", align_self="flex-start", margin="8px 0 0 0"),
-        )
-        box = w.Layout(border="1px solid #8888", padding="10px 14px", max_width="820px", overflow="hidden")
-        top = [self.leaves["head"], self.leaves["bar"], self.leaves["numbers"]]
-        self.box = w.VBox([*top, self.sections, self.button], layout=box)
-        self.box.add_class("tk-run-panel")
-        self.button.add_class("tk-cancel")
-        self.button.on_click(self._clicked)
-        self.sections.observe(self._section_opened, names="selected_index")
-        self._outputs: list[Any] = []
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._cancel = threading.Event()
-        self._watched_at = time.monotonic()
-        self._read_at: dict[str, tuple[float, int]] = {}
-        self._thread: threading.Thread | None = None
-        self._caught_up: threading.Event | None = None
-        self.ended = False
+        self._build()
+        self._order = ""
+        self._fresh = True
+        self._costly = {name: Costly() for name in ("tally", "errors", "events")}
+        make = getattr(run, "batch_counter", None)
+        self._counter = make() if make is not None else None
         self._draw()
+
+    def _build(self) -> None:
+        import ipywidgets as w
+
+        self.leaves = {
+            name: w.HTML(layout=w.Layout(margin="0"))
+            for name in ("head", "pulse", "failures", "foot", "workers", "errors", "events")
+        }
+        look_of_all = w.HTML(sheet(SCOPE), layout=w.Layout(margin="0", height="0"))
+        self.sections = w.Accordion(
+            [self.leaves["workers"], self.leaves["errors"], self.leaves["events"]],
+            titles=("Workers", "Dead letters", "What happened"),
+        )
+        self.buttons = {
+            "cancel": _button("Cancel", "stop", "Nothing more is started; batches on a worker end at their next item"),
+            "pause": _button("Pause", "pause", "Nothing more is started until you resume; what is on a worker ends"),
+            "retry_dead": _button("Retry dead", "refresh", "Send the dead letters so far back to work"),
+        }
+        for verb, button in self.buttons.items():
+            button.add_class(f"tk-{verb.replace('_', '-')}")
+            button.on_click(self._clicked)
+        row = w.HBox(list(self.buttons.values()), layout=w.Layout(flex_flow="row wrap", margin="8px 0 0 0"))
+        top = [self.leaves[name] for name in ("head", "pulse", "failures", "foot")]
+        box = w.Layout(border="1px solid #8888", padding="10px 14px", max_width="820px", overflow="hidden")
+        self.box = w.VBox([look_of_all, *top, self.sections, row], layout=box)
+        self.box.add_class(SCOPE)
+        self._row = row
+        self.sections.observe(self._section_opened, names="selected_index")
+
+    def summary(self) -> tuple[str, str]:
+        """Return the run in one line, and its static summary."""
+        return escape.plain(self.view.line()), summary(self.view)
+
+    def pause_s(self) -> float:
+        """Longer while the server does not answer."""
+        return period_s(time.monotonic() - self._watched_at, self.view.trouble is not None)
 
     # ------------------------------------------------------------------ on the kernel's threads
 
-    def show(self) -> None:
-        """Add a view below the current cell."""
-        with self._lock:
-            if self.ended:
-                show_bundle(self._bundle(live=False))
-                return
-            self._outputs.append(show_bundle(self._bundle(live=True), display_id=True))
-            del self._outputs[:-MAX_VIEWS]
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._refresh, name=f"toolkit-panel-{self.view.run_id}", daemon=True
-                )
-                self._thread.start()
-                shell().events.register("post_run_cell", self._after_cell)
-        self._attend()
-
-    def _after_cell(self, _result: Any) -> None:
-        """Let the refresher look once more before the cell counts as executed.
-
-        What runs a notebook from top to bottom (nbconvert, papermill) listens only while a cell runs: a run that ended
-        during the cell must show its summary now, or the widget would be saved in its place.
-        """
-        done = threading.Event()
-        self._caught_up = done
-        self._wake.set()
-        done.wait(AFTER_CELL_S)
-
-    def _clicked(self, _button: Any) -> None:
-        self._cancel.set()
-        self._attend()
+    def _clicked(self, button: Any) -> None:
+        verb = next(verb for verb, known in self.buttons.items() if known is button)
+        paused = self.view.status is not None and self.view.status.state is RunState.PAUSED
+        self._order = "resume" if verb == "pause" and paused else verb
+        self.attend()
 
     def _section_opened(self, _change: Any) -> None:
-        self._attend()
+        self.attend()
 
-    def _attend(self) -> None:
-        """Someone looks: refresh now, and fast for the next two minutes."""
-        self._watched_at = time.monotonic()
-        self._wake.set()
+    # ------------------------------------------------------------------ on the thread
 
-    def _bundle(self, live: bool) -> dict[str, Any]:
-        bundle: dict[str, Any] = {"text/plain": escape.plain(self.view.line()), "text/html": summary(self.view)}
-        if live:
-            bundle[VIEW_TYPE] = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
-        return bundle
-
-    # ------------------------------------------------------------------ on the refresher
-
-    def _refresh(self) -> None:
-        while not self.ended:
-            self._wake.wait(period_s(time.monotonic() - self._watched_at, self.view.trouble is not None))
-            self._wake.clear()
-            waiting, self._caught_up = self._caught_up, None
-            self._look()
-            if waiting is not None:
-                waiting.set()
-
-    def _look(self) -> None:
-        self._ask()
-        # A view that cannot be sent (the kernel is going down) must not end the watch of the others.
-        _quietly(self._draw)
-        if self.view.final:
-            self._end()
-
-    def _ask(self) -> None:
-        """Pass on a click, then take a new snapshot; an error becomes a line of the panel."""
+    def look(self) -> bool:
+        """Carry out a click, take a new snapshot, and draw; an error becomes a line of the panel."""
         try:
-            if self._cancel.is_set():
-                self._pass_on_cancel()
+            if self._order:
+                self._carry_out()
             self.view = answered(self.view, self.run.status(), time.time())
-        except Exception as error:  # noqa: BLE001 - refused for good, so the click is used up
+            if self._fresh:
+                self._fresh, self.view = False, seeded(self.run, self.view)
+            self._read_more()
+        except Exception as error:  # noqa: BLE001 - whatever the server or a proxy throws, the next look may succeed
             self.view = unanswered(self.view, error, time.time())
-            return
-        self._read_open_section()
+        # A view that cannot be sent (the kernel is going down) must not end the watch of the others.
+        quietly(self._draw)
+        return self.view.final
 
-    def _pass_on_cancel(self) -> None:
-        self.view = replace(self.view, cancelling=True, notice="")
-        _quietly(self._draw)
+    def _carry_out(self) -> None:
+        order = self._order
+        self.view = replace(self.view, asked=_ORDERS[order], notice="")
+        quietly(self._draw)
+        notice = ""
         try:
-            self.run.cancel()
-        except RunStateError:
-            pass  # it ended by itself between the click and now
+            came = getattr(self.run, order)()
+            if order == "retry_dead":
+                notice = f"{fmt.quantity(came, 'dead letter')} sent back to work"
+        except RunStateError as error:
+            # It may have ended by itself between the click and now, which the next snapshot tells better.
+            notice = "" if order == "cancel" else describe_error(error)
         except (ConnectionError, TimeoutError):
-            raise  # the event stays set: asked again with the next snapshot
+            raise  # the order stays: tried again with the next snapshot
         except Exception as error:  # noqa: BLE001 - refused for good, so the click is used up
-            self.view = replace(self.view, cancelling=False, notice=f"Cancel failed: {describe_error(error)}")
-        self._cancel.clear()
+            self.view = replace(self.view, asked="")
+            notice = f"{order.replace('_', ' ').capitalize()} failed: {describe_error(error)}"
+        if self._order == order:
+            self._order = ""
+        self.view = replace(self.view, asked=self.view.asked if order == "cancel" else "", notice=notice)
 
-    def _read_open_section(self) -> None:
-        status, place = self.view.status, self.sections.selected_index
-        if status is None or place is None:
-            return
-        name = ("workers", "errors")[place]
-        mark = status.batches if name == "workers" else status.dead
-        read_at, seen = self._read_at.get(name, (-SECTION_S, -1))
-        now = time.monotonic()
-        if now - read_at < SECTION_S or mark == seen:
-            return
-        if name == "workers":
-            self.view = replace(self.view, workers=read_workers(self.run, status))
-        else:
-            self.view = replace(self.view, errors=read_errors(self.run, status))
-        self._read_at[name] = (time.monotonic(), mark)
+    def _read_more(self) -> None:
+        """Read what costs more than a snapshot: rarely, and of the sections only what is open."""
+        status = self.view.status
+        assert status is not None
+        place = self.sections.selected_index
+        wanted: dict[str, tuple[Any, Callable[[], Any]]] = {
+            "tally": (status.batches, lambda: read_tally(self._counter, status)),
+            "errors": (status.dead, lambda: read_errors(self.run, status)),
+        }
+        if place == 2:
+            mark = (status.state, status.batches, status.batch_size, status.lost)
+            wanted["events"] = (mark, lambda: read_events(self.run, self.view.events))
+        for name, (mark, read) in wanted.items():
+            costly = self._costly[name]
+            if costly.due(mark):
+                began = time.thread_time()
+                found: Any = read()
+                self.view = replace(self.view, **{name: found})
+                costly.read(mark, time.thread_time() - began)
 
     def _draw(self) -> None:
-        """Send the leaves whose markup changed."""
+        """Send the leaves whose markup changed; a closed section is not drawn."""
         view = self.view
-        pieces = {
-            "head": leaves.head(view),
-            "bar": leaves.bar(view),
-            "numbers": leaves.tiles(view) + leaves.foot(view),
-            "workers": leaves.workers(view.workers),
-            "errors": leaves.errors(view.errors),
-        }
-        for name, markup in pieces.items():
-            if self.leaves[name].value != markup:
-                self.leaves[name].value = markup
+        put(self.leaves["head"], leaves.head(view))
+        put(self.leaves["pulse"], leaves.pulse(view))
+        put(self.leaves["failures"], leaves.failures(view))
+        put(self.leaves["foot"], leaves.foot(view))
+        draw: tuple[tuple[str, Callable[[], str]], ...] = (
+            ("workers", lambda: leaves.workers(view.workers)),
+            ("errors", lambda: leaves.errors(view.errors)),
+            ("events", lambda: leaves.events(view.events)),
+        )
+        place = self.sections.selected_index
+        if place is not None:
+            name, markup = draw[place]
+            put(self.leaves[name], markup())
         status = view.status
         known, dead = (status.known_workers, status.dead) if status else (0, 0)
-        titles = (f"Workers ({known:,})", f"Dead letters ({dead:,})")
+        titles = (f"Workers ({known:,})", f"Dead letters ({dead:,})", "What happened")
         if tuple(self.sections.titles) != titles:
             self.sections.titles = titles
-        asked = view.cancelling or (status is not None and status.state == "cancelling")
-        if self.button.disabled != asked:
-            self.button.disabled = asked
-            self.button.description = "Cancelling…" if asked else "Cancel"
+        self._draw_buttons(status)
 
-    def _end(self) -> None:
-        """Replace every output by the static summary; the models stay for pages that were reloaded."""
-        self.view = with_details(self.run, replace(self.view, cancelling=False))
-        with self._lock:
-            self.ended = True
-            outputs, self._outputs = self._outputs, []
-            with _live_lock:
-                _live.pop(self.view.run_id, None)
-        _quietly(shell().events.unregister, "post_run_cell", self._after_cell)
-        _quietly(self._draw)
-        _quietly(self._hide_button)
-        bundle = self._bundle(live=False)
-        for output in outputs:
-            _quietly(output.update, bundle, raw=True)
+    def _draw_buttons(self, status: RunStatus | None) -> None:
+        state = status.state if status else RunState.RUNNING
+        cancelling = self.view.asked == _ORDERS["cancel"] or state is RunState.CANCELLING
+        waits = bool(self._order) or cancelling
+        _set(self.buttons["cancel"], "Cancelling…" if cancelling else "Cancel", disabled=cancelling)
+        paused = state is RunState.PAUSED
+        _set(self.buttons["pause"], "Resume" if paused else "Pause", disabled=waits, icon="play" if paused else "pause")
+        dead = status.dead if status else 0
+        _set(self.buttons["retry_dead"], f"Retry dead ({dead:,})" if dead else "Retry dead", disabled=waits or not dead)
 
-    def _hide_button(self) -> None:
-        self.button.layout.display = "none"
+    def finish(self) -> None:
+        """Read the tables of the summary."""
+        self.view = replace(with_details(self.run, self.view, self._counter), asked="")
 
+    def end(self) -> None:
+        """Make way for another panel of the run, which may go on when its dead letters are retried."""
+        with _live_lock:
+            if _live.get(self.view.run_id) is self:
+                del _live[self.view.run_id]
+        super().end()
 
-def _quietly(send: Any, *args: Any, **kwargs: Any) -> None:
-    """Call something that sends to the browser; a closed channel is not an error of the run."""
-    # Nobody is left to tell: what failed is the channel to the browser.
-    with contextlib.suppress(Exception):
-        send(*args, **kwargs)
-
-
-def show_bundle(bundle: dict[str, Any], **options: Any) -> Any:
-    """Display a bundle of MIME types; with ``display_id=True`` return its handle."""
-    from IPython import display
-
-    show: Any = display.display  # untyped in IPython
-    return show(bundle, raw=True, **options)
+    def last_words(self) -> None:
+        """Say in pages that keep the widgets that they cannot save them."""
+        self._draw()
+        self.leaves["foot"].value = leaves.foot(self.view) + leaves.reloaded()
+        self._row.layout.display = "none"
 
 
-def shell() -> Any:
-    """Return the interactive shell of this process, None outside of IPython."""
-    from IPython.core.getipython import get_ipython
+def _button(words: str, icon: str, tooltip: str) -> Any:
+    import ipywidgets as w
 
-    return get_ipython()
+    layout = w.Layout(width="auto", margin="0 8px 0 0")
+    return w.Button(description=words, icon=icon, tooltip=tooltip, layout=layout)
 
 
-def kernel_present() -> bool:
-    """Whether this process is a kernel whose outputs a browser shows."""
-    return getattr(shell(), "kernel", None) is not None
+def _set(button: Any, words: str, *, disabled: bool, icon: str | None = None) -> None:
+    """Change a button, and send only what is other than before."""
+    wanted = {"description": words, "disabled": disabled, **({"icon": icon} if icon else {})}
+    changes = {name: value for name, value in wanted.items() if getattr(button, name) != value}
+    if changes:
+        with button.hold_sync():
+            for name, value in changes.items():
+                setattr(button, name, value)
 
 
 def run_display(run: Any) -> None:

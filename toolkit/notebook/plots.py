@@ -6,11 +6,11 @@ Each is made by a ``from_…`` constructor, holds plain values, and draws itself
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter
 
 from toolkit.notebook import format as fmt
 from toolkit.notebook import theme
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from toolkit.tuning import Recommendation
+    from toolkit.tuning import Recommendation, Recommender
 
 
 @dataclass(eq=False, repr=False)
@@ -45,6 +45,11 @@ class MakespanMap(theme.Display):
         """Take the cells of a recommendation's grid."""
         return cls(HeatGrid.from_recommendation(recommendation))
 
+    @classmethod
+    def from_model(cls, model: Recommender, task: str | None = None, **question: Any) -> MakespanMap:
+        """Ask a fitted model; `question` as for `Recommender.recommend`, with at least ``n_items``."""
+        return cls.from_recommendation(model.recommend(task, **question))
+
     def finding(self) -> str:
         """Return the recommended setting and what it takes."""
         return self.grid.finding()
@@ -66,7 +71,7 @@ class MakespanMap(theme.Display):
         self._marks(axes)
         axes.set_xlim(-0.5, len(self.grid.batch_sizes) - 0.5)
         axes.set_ylim(-0.5, len(self.grid.workers) - 0.5)
-        axes.set_xticks(range(len(self.grid.batch_sizes)), [fmt.count(b) for b in self.grid.batch_sizes])
+        axes.set_xticks(range(len(self.grid.batch_sizes)), [fmt.batch_size(b) for b in self.grid.batch_sizes])
         axes.set_yticks(range(len(self.grid.workers)), [fmt.count(w) for w in self.grid.workers])
         theme.legend(axes)
 
@@ -114,7 +119,7 @@ class ThroughputPlot(theme.Display):
         Settings measured.
     measured_rate, measured_low, measured_high : ndarray of shape (n_settings,)
         Median and quartiles over their runs of items per second.
-    recommended : int or None
+    recommended : float or None
         The recommended batch size, where `workers` is the recommended count.
     """
 
@@ -128,7 +133,7 @@ class ThroughputPlot(theme.Display):
     measured_rate: NDArray[np.float64]
     measured_low: NDArray[np.float64]
     measured_high: NDArray[np.float64]
-    recommended: int | None = None
+    recommended: float | None = None
 
     @classmethod
     def from_recommendation(
@@ -164,14 +169,14 @@ class ThroughputPlot(theme.Display):
             measured_rate=np.array([s.rate for s in seen], dtype=float),
             measured_low=np.array([s.rate_low for s in seen], dtype=float),
             measured_high=np.array([s.rate_high for s in seen], dtype=float),
-            recommended=int(recommendation.batch_size) if chosen else None,
+            recommended=recommendation.batch_size if chosen else None,
         )
 
     def finding(self) -> str:
         """Return where throughput is highest, in the model, or else among what was measured."""
         if self.rate.size:
             best = int(np.nanargmax(self.rate))
-            size, rate = int(self.batch_size[best]), float(self.rate[best])
+            size, rate = float(self.batch_size[best]), float(self.rate[best])
             what = f"With {fmt.quantity(self.workers, 'worker')}, throughput peaks at batch size {fmt.count(size)}"
             return f"{what}: {fmt.rate(rate)} predicted"
         if self.measured_rate.size:
@@ -220,7 +225,7 @@ class ThroughputPlot(theme.Display):
         axes.set_ylim(0, 1.08 * float(np.nanmax(np.concatenate([self.high, self.rate, self.measured_high]))))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: fmt.number(value)))
         sizes = np.concatenate([self.batch_size, self.measured_batch_size])
-        log_ticks(axes, float(sizes.min()), float(sizes.max()))
+        theme.log_ticks(axes, float(sizes.min()), float(sizes.max()))
         theme.legend(axes, columns=5)
 
     def _points(self, axes: Axes, chosen: NDArray[np.bool_], fill: bool, words: str) -> None:
@@ -231,20 +236,6 @@ class ThroughputPlot(theme.Display):
             color=theme.INK, markerfacecolor=theme.ORANGE if fill else theme.PAPER, elinewidth=1,
             markeredgewidth=1, zorder=4 if fill else 3, label=words,
         )  # fmt: skip
-
-
-def log_ticks(axes: Axes, low: float, high: float, axis: str = "x") -> None:
-    """Label a logarithmic axis with plain numbers at powers of ten, or at 1, 2 and 5 where the range is short."""
-    low, high = max(low, 1e-6), max(high, 1e-6)
-    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    steps = (1,) if np.log10(high / low) > 4 else (1, 2, 5)
-    places = [s * 10.0**p for p in powers for s in steps if low / 1.1 <= s * 10.0**p <= high * 1.1]
-    if len(places) < 3:  # less than a factor of five: an even scale is as good as a logarithmic one
-        places = [place for place in MaxNLocator(5).tick_values(low, high) if low <= place <= high]
-    which = axes.xaxis if axis == "x" else axes.yaxis
-    which.set_major_locator(FixedLocator(places))
-    which.set_minor_locator(NullLocator())
-    which.set_major_formatter(FuncFormatter(lambda value, _: fmt.number(value)))
 
 
 @dataclass(eq=False, repr=False)
@@ -337,6 +328,6 @@ class PredictedVsMeasured(theme.Display):
         axes.set_yscale("log")
         axes.set_xlim(low, high)
         axes.set_ylim(low, high)
-        log_ticks(axes, low, high)
-        log_ticks(axes, low, high, axis="y")
+        theme.log_ticks(axes, low, high)
+        theme.log_ticks(axes, low, high, axis="y")
         theme.legend(axes)

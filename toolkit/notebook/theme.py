@@ -10,9 +10,12 @@ import io
 import textwrap
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from toolkit.notebook import escape
+from toolkit.notebook import format as fmt
 from toolkit.notebook.svg import inline_svg
 
 if TYPE_CHECKING:
@@ -26,6 +29,12 @@ GREEN: Final = "#009e73"
 ORANGE: Final = "#e69f00"
 VERMILLION: Final = "#d55e00"
 PURPLE: Final = "#cc79a7"
+
+SERIES: Final[tuple[tuple[str, Any, str], ...]] = (
+    (BLUE, "-", "o"), (VERMILLION, (0, (5, 2)), "s"), (GREEN, (0, (1, 1.5)), "^"), (ORANGE, (0, (7, 2, 1.5, 2)), "D"),
+    (PURPLE, (0, (3, 1.5)), "v"), (SKY, (0, (9, 3)), "X"),
+)  # fmt: skip
+"""Colour, dash and marker of the groups of a figure: any one of them tells the groups apart."""
 
 INK: Final = "#1b1f24"
 """Text, axes and marks; becomes the text colour of the page where a figure is inlined."""
@@ -47,8 +56,14 @@ def new_axes(height: float) -> tuple[Figure, Axes]:
 
 def dress(axes: Axes, finding: str, x_label: str, y_label: str, grid: str = "y") -> None:
     """Give axes their title, which states the finding, their labels, and the common look."""
+    lines = textwrap.wrap(escape.plain(finding, 400), 76)
     axes.set_title(
-        "\n".join(textwrap.wrap(finding, 84)), loc="left", fontsize=10.5, color=INK, fontweight="bold", pad=9
+        "\n".join(escape.figure(line, 80) for line in lines),
+        loc="left",
+        fontsize=10.5,
+        color=INK,
+        fontweight="bold",
+        pad=9,
     )
     axes.set_xlabel(x_label, fontsize=9, color=INK)
     axes.set_ylabel(y_label, fontsize=9, color=INK)
@@ -60,6 +75,20 @@ def dress(axes: Axes, finding: str, x_label: str, y_label: str, grid: str = "y")
     axes.set_axisbelow(True)
     if grid:
         axes.grid(visible=True, axis=grid, color=GRID, linewidth=0.6)  # type: ignore[arg-type]  # one of x, y, both
+
+
+def log_ticks(axes: Axes, low: float, high: float, axis: str = "x") -> None:
+    """Label a logarithmic axis with plain numbers at powers of ten, or at 1, 2 and 5 where the range is short."""
+    low, high = max(low, 1e-6), max(high, 1e-6)
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    steps = (1,) if np.log10(high / low) > 4 else (1, 2, 5)
+    places = [s * 10.0**p for p in powers for s in steps if low / 1.1 <= s * 10.0**p <= high * 1.1]
+    if len(places) < 3:  # less than a factor of five: an even scale is as good as a logarithmic one
+        places = [place for place in MaxNLocator(5).tick_values(low, high) if low <= place <= high]
+    which = axes.xaxis if axis == "x" else axes.yaxis
+    which.set_major_locator(FixedLocator(places))
+    which.set_minor_locator(NullLocator())
+    which.set_major_formatter(FuncFormatter(lambda value, _: fmt.number(value)))
 
 
 def legend(axes: Axes, columns: int = 4) -> None:
@@ -140,7 +169,8 @@ class Display:
         """Return the figure as inline SVG whose ids begin with `ident`; its text takes the colour of the page."""
         return inline_svg(self.figure(), ident, title=self.finding(), description=self.caption())
 
-    def _repr_html_(self) -> str:
+    def html(self) -> str:
+        """Return picture and caption as HTML that survives saving and the sanitiser of an untrusted notebook."""
         # An image element with a data address survives the sanitiser of an untrusted notebook; inline SVG does not.
         picture = base64.b64encode(self.png()).decode("ascii")
         words = escape.html(self.caption(), 2000)
@@ -148,6 +178,9 @@ class Display:
             f'<div style="max-width:760px"><img alt="{words}" style="width:100%" src="data:image/png;base64,{picture}">'
             f'<div style="font-size:12px;opacity:.8">{words}</div></div>'
         )
+
+    def _repr_html_(self) -> str:
+        return self.html()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.finding()}>"

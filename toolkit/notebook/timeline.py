@@ -10,7 +10,7 @@ import pandas as pd
 
 from toolkit.notebook import escape, theme
 from toolkit.notebook import format as fmt
-from toolkit.notebook.measured import epoch_s, spent_s
+from toolkit.notebook.measured import epoch_s, size_groups, spent_s
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -202,7 +202,6 @@ class TimeBreakdown(theme.Display):
     shares: NDArray[np.float64]
     item_s: NDArray[np.float64]
     height: ClassVar[float] = 3.5
-    max_groups: ClassVar[int] = 10
 
     @classmethod
     def from_metrics(cls, frame: pd.DataFrame) -> TimeBreakdown:
@@ -212,20 +211,13 @@ class TimeBreakdown(theme.Display):
             return cls((), np.zeros((0, 4)), np.zeros(0))
         names = [name for name, *_ in _PARTS]
         table = part[names].fillna(0.0).clip(lower=0.0).assign(items=part["items"], size=part["batch_size"])
-        sizes = np.unique(table["size"])
-        if len(sizes) > cls.max_groups:
-            # Many sizes, of a steered run: grouped by powers of four.
-            table["group"] = np.floor(np.log2(np.maximum(table["size"], 1)) / 2).astype(int)
-        else:
-            table["group"] = table["size"]
+        table["group"], labels = size_groups(table["size"])
         grouped = table.groupby("group")
         sums = grouped[[*names, "items"]].sum()
-        ends = grouped["size"].agg(["min", "max"])
         total = sums[names].sum(axis=1).to_numpy(dtype=float)
         with np.errstate(divide="ignore", invalid="ignore"):
             shares = np.nan_to_num(sums[names].to_numpy(dtype=float) / total[:, None])
-        labels = [fmt.count(a) if a == b else f"{fmt.count(a)}–{fmt.count(b)}" for a, b in ends.to_numpy()]
-        return cls(tuple(labels), shares, total / sums["items"].to_numpy(dtype=float))
+        return cls(labels, shares, total / sums["items"].to_numpy(dtype=float))
 
     def finding(self) -> str:
         """Return how the overhead changes from the smallest to the largest batch size."""
@@ -263,11 +255,12 @@ class TimeBreakdown(theme.Display):
                 linewidth=0.5, label=words,
             )  # fmt: skip
             bottom += self.shares[:, i]
+        separator = "" if len(self.labels) < 7 else "\n"
         for place, item in enumerate(self.item_s):
-            words = f"{fmt.duration(float(item))}/item"
+            words = f"{fmt.duration(float(item))}{separator}/item"
             axes.text(place, 1.02, words, ha="center", va="bottom", fontsize=8, color=theme.INK)
         axes.set_xticks(places, list(self.labels))
         axes.set_xlim(-0.6, len(self.labels) - 0.4)
-        axes.set_ylim(0, 1.12)
+        axes.set_ylim(0, 1.12 if len(self.labels) < 7 else 1.2)
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ["0 %", "25 %", "50 %", "75 %", "100 %"])
         theme.legend(axes)

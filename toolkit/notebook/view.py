@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from toolkit.records import RunStatus
+from toolkit.notebook.trend import TimeLeft, Trend
+from toolkit.records import DeadLetter, RunEvent, RunStatus
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from toolkit.client.tally import BatchCounter, Tally
 
 MAX_ERRORS: Final = 20
 """Kinds of error shown; the rest is counted."""
 
 MAX_WORKERS: Final = 64
 """Workers shown; the rest is counted."""
+
+MAX_EVENTS: Final = 12
+"""Events shown, the latest."""
+
+MAX_LETTERS: Final = 50
+"""Dead letters that are read for a table of their kinds, evenly spread: they carry their items."""
+
+SEED_EVENTS: Final = 500
+"""Events that tell a view what happened before it was opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,23 @@ class ErrorLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Errors:
+    """The dead letters of a run by kind of error.
+
+    Attributes
+    ----------
+    lines : tuple of ErrorLine
+        The most frequent first.
+    read, dead : int
+        Dead letters that were read for it, of so many.
+    """
+
+    lines: tuple[ErrorLine, ...] = ()
+    read: int = 0
+    dead: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Trouble:
     """The server does not answer.
 
@@ -93,14 +121,18 @@ class RunView:
         Seconds since the epoch, by this machine's clock, of that snapshot.
     trouble : Trouble or None
         Set while the server does not answer.
-    workers : tuple of WorkerLine, or str, or None
-        Text says why there is no table; None when not asked for.
-    errors : tuple of ErrorLine, or str, or None
+    trend : Trend
+        What was seen of its progress.
+    tally : Tally, or str, or None
+        What its batches came to; text says why that is not known, None that nobody asked yet.
+    errors : Errors, or str, or None
         Likewise, for the dead letters.
-    cancelling : bool
-        Cancel was clicked and the run has not ended.
+    events : tuple of RunEvent, or str, or None
+        Likewise, what happened lately, oldest first.
+    asked : str
+        What a button was clicked for, as in "Cancelling", until it is done.
     notice : str
-        Something that the user asked for and that was refused.
+        Something that the user asked for and that was refused, or what came of it.
     """
 
     run_id: str
@@ -109,15 +141,29 @@ class RunView:
     status: RunStatus | None = None
     at: float = 0.0
     trouble: Trouble | None = None
-    workers: tuple[WorkerLine, ...] | str | None = None
-    errors: tuple[ErrorLine, ...] | str | None = None
-    cancelling: bool = False
+    trend: Trend = field(default_factory=Trend)
+    tally: Tally | str | None = None
+    errors: Errors | str | None = None
+    events: tuple[RunEvent, ...] | str | None = None
+    asked: str = ""
     notice: str = ""
 
     @property
     def final(self) -> bool:
         """Whether nothing more will happen by itself."""
         return self.status is not None and self.status.state.final
+
+    @property
+    def time_left(self) -> TimeLeft | None:
+        """How long it may still take; None when nothing can be said."""
+        return self.trend.time_left(self.status) if self.status is not None else None
+
+    @property
+    def workers(self) -> tuple[WorkerLine, ...] | str | None:
+        """A line per worker, or why there is none."""
+        if self.tally is None or isinstance(self.tally, str):
+            return self.tally
+        return worker_lines(self.tally, self.status.elapsed_s if self.status is not None else 0.0)
 
     def line(self) -> str:
         """One line of text; not escaped."""
@@ -143,100 +189,109 @@ def describe_error(error: BaseException) -> str:
         return type(error).__name__
 
 
-def worker_lines(frame: pd.DataFrame, elapsed_s: float) -> tuple[WorkerLine, ...]:
-    """Return one line per worker of a metrics frame of one run, the busiest first.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        One row per batch, as `Run.metrics` gives it.
-    elapsed_s : float
-        Seconds since the run's first claim.
-    """
-    if frame.empty:
-        return ()
-    spent = frame["service_s"].fillna(0.0) + frame["decode_s"].fillna(0.0) + frame["store_s"].fillna(0.0)
-    grouped = (
-        frame.assign(spent_s=spent)
-        .groupby(["worker", "host"], observed=True)[["items", "failed", "spent_s"]]
-        .agg(batches=("items", "size"), items=("items", "sum"), failed=("failed", "sum"), spent_s=("spent_s", "sum"))
-        .sort_values("spent_s", ascending=False)
-    )
+def worker_lines(tally: Tally, elapsed_s: float) -> tuple[WorkerLine, ...]:
+    """Return one line per worker, the busiest first; `elapsed_s` are the seconds since the run's first claim."""
     return tuple(
-        WorkerLine(
-            worker=str(worker),
-            host=str(host),
-            batches=int(batches),
-            items=int(items),
-            failed=int(failed),
-            busy=min(1.0, float(spent_s) / elapsed_s) if elapsed_s > 0 else 0.0,
-        )
-        for (worker, host), batches, items, failed, spent_s in zip(
-            grouped.index, grouped["batches"], grouped["items"], grouped["failed"], grouped["spent_s"], strict=True
-        )
+        WorkerLine(w.worker, w.host, w.batches, w.items, w.failed, min(1.0, w.busy_s / elapsed_s) if elapsed_s else 0.0)
+        for w in tally.workers
     )
 
 
-def error_lines(letters: Iterable[dict[str, Any]]) -> tuple[ErrorLine, ...]:
-    """Return one line per kind of error, the most frequent first.
-
-    Parameters
-    ----------
-    letters : iterable of mapping
-        Dead letters with the keys ``index``, ``error_type``, ``category`` and ``message``.
-    """
+def error_lines(letters: Iterable[DeadLetter]) -> tuple[ErrorLine, ...]:
+    """Return one line per kind of error, the most frequent first."""
     kinds: dict[tuple[str, str], tuple[int, int, str]] = {}
     for letter in letters:
-        kind = (str(letter.get("error_type", "")), str(letter.get("category", "")))
-        index = int(letter.get("index", 0))
-        items, lowest, message = kinds.get(kind, (0, index, ""))
-        if not items or index < lowest:
-            lowest, message = index, str(letter.get("message", ""))
+        kind = (letter.error_type, letter.category)
+        items, lowest, message = kinds.get(kind, (0, letter.index, ""))
+        if not items or letter.index < lowest:
+            lowest, message = letter.index, letter.message
         kinds[kind] = (items + 1, lowest, message)
     lines = [ErrorLine(name, category, *rest) for (name, category), rest in kinds.items()]
     return tuple(sorted(lines, key=lambda line: (-line.items, line.index)))
 
 
-MAX_BATCHES_READ: Final = 50_000
-"""Metric rows (104 bytes each) that a view reads for its table of workers; a longer run is left to `Run.metrics`."""
-
-MAX_LETTERS_READ: Final = 1_000
-"""Dead letters that a view reads; they carry their items, so more would be slow."""
-
-
-def read_workers(run: Any, status: RunStatus) -> tuple[WorkerLine, ...] | str:
-    """Ask the server for the run's batches and return a line per worker, or why not; never raises."""
-    if status.batches > MAX_BATCHES_READ:
-        return f"{status.batches:,} batches are too many for this table: see run.metrics()."
+def read_tally(counter: BatchCounter | None, status: RunStatus) -> Tally | str:
+    """Ask the server for the batches that are new and return what all came to, or why not; never raises."""
     try:
-        return worker_lines(run.metrics(), status.elapsed_s) if status.batches else ()
+        if counter is None:
+            raise TypeError("this handle counts no batches")  # noqa: TRY301 - told like every other reason
+        return counter.pull(status)
     except Exception as error:  # noqa: BLE001 - this section is missing, the rest of the view is not
         return f"Not available: {describe_error(error)}"
 
 
-def read_errors(run: Any, status: RunStatus) -> tuple[ErrorLine, ...] | str:
-    """Ask the server for the run's dead letters and return a line per kind, or why not; never raises."""
-    if status.dead > MAX_LETTERS_READ:
-        return f"{status.dead:,} dead letters are too many for this table: see run.dead_letters()."
+def read_errors(run: Any, status: RunStatus) -> Errors | str:
+    """Ask the server for some dead letters and return their kinds, or why not; never raises."""
     try:
-        return error_lines(run.dead_letters().to_dict("records")) if status.dead else ()
+        letters = list(run.sample_dead(MAX_LETTERS)) if status.dead else []
+        return Errors(error_lines(letters), len(letters), max(status.dead, len(letters)))
     except Exception as error:  # noqa: BLE001 - this section is missing, the rest of the view is not
         return f"Not available: {describe_error(error)}"
 
 
-def with_details(run: Any, view: RunView) -> RunView:
-    """Return `view` with its tables of workers and dead letters; never raises."""
+def read_events(run: Any, known: tuple[RunEvent, ...] | str | None = None) -> tuple[RunEvent, ...] | str:
+    """Ask the server for the latest events that tell more than counters, or why not; never raises.
+
+    Parameters
+    ----------
+    known : tuple of RunEvent, optional
+        Found before: samples of the counters may have pushed them out of the latest ones since.
+    """
+    try:
+        found = {event.event_id: event for event in known} if isinstance(known, tuple) else {}
+        latest = run.latest_events(SEED_EVENTS)
+        found.update((event.event_id, event) for event in latest if event.kind not in ("progress", "item_dead"))
+        return tuple(found.values())[-MAX_EVENTS:]
+    except Exception as error:  # noqa: BLE001 - this section is missing, the rest of the view is not
+        return f"Not available: {describe_error(error)}"
+
+
+def seeded(run: Any, view: RunView) -> RunView:
+    """Return `view` with what the run's events tell of the time before it was opened; never raises."""
+    status = view.status
+    if status is None or not status.started_at:
+        return view
+    try:
+        before = Trend.of_events(run.latest_events(SEED_EVENTS), status.started_at)
+    except Exception:  # noqa: BLE001 - the history begins later, the rest of the view is there
+        return view
+    return replace(view, trend=before.add(status))
+
+
+def with_details(run: Any, view: RunView, counter: BatchCounter | None = None) -> RunView:
+    """Return `view` with its tables, from a few calls; never raises."""
     if view.status is None:
         return view
-    return replace(view, errors=read_errors(run, view.status), workers=read_workers(run, view.status))
+    if counter is None:
+        make = getattr(run, "batch_counter", None)
+        counter = make() if make is not None else None
+    return replace(view, errors=read_errors(run, view.status), tally=read_tally(counter, view.status))
 
 
 def answered(view: RunView, status: RunStatus, at: float) -> RunView:
     """Return `view` after the server's answer at moment `at`."""
-    return replace(view, status=status, at=at, trouble=None, title=status.name or status.task, task=status.task)
+    title, trend = status.name or status.task, view.trend.add(status)
+    return replace(view, status=status, at=at, trouble=None, title=title, task=status.task, trend=trend)
 
 
 def unanswered(view: RunView, error: BaseException, at: float) -> RunView:
     """Return `view` after a question at moment `at` that failed; the trouble counts from the last answer."""
     since_at = view.trouble.since_at if view.trouble else view.at or at
     return replace(view, trouble=Trouble(since_at, describe_error(error)))
+
+
+def look(run: Any) -> RunView:
+    """Ask a run for its state once and return what a view shows; never raises.
+
+    Parameters
+    ----------
+    run : Run
+        Anything with ``run_id``, ``spec`` and ``status()``. Of a run that has ended, workers, dead letters and the
+        history of its pace are read too.
+    """
+    view = blank(run)
+    try:
+        view = answered(view, run.status(), time.time())
+    except Exception as error:  # noqa: BLE001 - a representation must not raise, whatever the server or a proxy throws
+        return unanswered(view, error, time.time())
+    return with_details(run, seeded(run, view)) if view.final else view

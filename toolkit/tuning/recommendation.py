@@ -38,7 +38,8 @@ class Recommendation:
     n_items : int
         For how many items.
     batch_size, workers : int
-        The setting. Where `refused`, the best one measured, or 0 when none was.
+        The setting. Where `refused`, the best one measured, or 0 when none was. Where items have weights, the batch
+        size is a weight, and no whole number.
     makespan_s : float
         Expected seconds from the first claim to the end; NaN when refused.
     cost_worker_s : float
@@ -63,11 +64,13 @@ class Recommendation:
         ``makespan`` or ``cost``.
     experiment : str
         Which run would teach most.
+    weight_unit : float
+        Where items have weights, of which weight all batch sizes are multiples; else 0.
     """
 
     task: str
     n_items: int
-    batch_size: int
+    batch_size: float
     workers: int
     makespan_s: float
     cost_worker_s: float
@@ -81,6 +84,7 @@ class Recommendation:
     refused: str | None = None
     objective: str = "makespan"
     experiment: str = ""
+    weight_unit: float = 0.0
 
     def kwargs(self) -> dict[str, Any]:
         """Keyword arguments for ``client.map``; a refused recommendation leaves both to the automatic."""
@@ -99,10 +103,10 @@ class Recommendation:
         if self.refused:
             lines = [f"{self.task or 'task'}, {self.n_items:,} items: no recommendation. {self.refused}"]
             if self.batch_size:
-                lines.append(f"  Best measured: batch size {self.batch_size:,} with {_workers(self.workers)}.")
+                lines.append(f"  Best measured: batch size {self.size_text()} with {_workers(self.workers)}.")
         else:
             low, high = self.intervals["makespan_s"]
-            setting = f"batch size {self.batch_size:,} with {_workers(self.workers)}"
+            setting = f"batch size {self.size_text()} with {_workers(self.workers)}"
             interval = f"{seconds(low)} to {seconds(high)} ({_METHODS[self.coverage_method]})"
             lines = [
                 f"{self.task}, {self.n_items:,} items: {setting}.",
@@ -114,6 +118,10 @@ class Recommendation:
         if self.experiment:
             lines.append(f"  Would teach most: {self.experiment}")
         return "\n".join(lines)
+
+    def size_text(self) -> str:
+        """The batch size; a weight is told as one."""
+        return f"{self.batch_size:,.6g} by weight" if self.weight_unit else f"{self.batch_size:,}"
 
     def _repr_html_(self) -> str:
         renderer = renderers.get("recommendation_html")
@@ -148,7 +156,7 @@ class Recommendation:
                 known[name] = float("nan") if known[name] is None else float(known[name])
             known["intervals"] = {name: (float(low), float(high)) for name, (low, high) in known["intervals"].items()}
             known["reasons"] = tuple(known["reasons"])
-            known["grid"] = grid_frame(known["grid"])
+            known["grid"] = grid_frame(known["grid"], weighed=known.get("weight_unit", 0.0) > 0)
             return cls(**known)
         except (KeyError, TypeError, ValueError) as exc:
             raise TuningError(f"this is no saved recommendation: {exc!r}") from exc
@@ -157,12 +165,13 @@ class Recommendation:
 _METHODS = {"conformal": "from errors on left-out runs", "model": "from the model alone"}
 
 
-def grid_frame(columns: Mapping[str, Any] | None = None) -> pd.DataFrame:
-    """Return a grid with its declared columns and types, also when empty."""
+def grid_frame(columns: Mapping[str, Any] | None = None, *, weighed: bool = False) -> pd.DataFrame:
+    """Return a grid with its declared columns and types, also when empty; weights are floats."""
     import pandas as pd
 
+    types = {**GRID_COLUMNS, "batch_size": "float64"} if weighed else GRID_COLUMNS
     values = columns or {name: [] for name in GRID_COLUMNS}
-    return pd.DataFrame({name: pd.Series(values[name], dtype=dtype) for name, dtype in GRID_COLUMNS.items()})
+    return pd.DataFrame({name: pd.Series(values[name], dtype=dtype) for name, dtype in types.items()})
 
 
 def seconds(value: float) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit import renderers
 from toolkit._version import __version__
 from toolkit.errors import MissingDependency, TuningError
 from toolkit.tuning.baseline import mean_absolute
@@ -274,6 +275,57 @@ class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
             known = ", ".join(self.models_) or "none"
             raise TuningError(f"no usable metric rows of task {task!r}; there are some of: {known}")
         return self.models_[task]
+
+    def report(
+        self, path: str | Path, task: str | None = None, *, n_items: int | None = None,
+        recommendation: Recommendation | None = None, frame: pd.DataFrame | None = None, **parts: Any,
+    ) -> Path:  # fmt: skip
+        """Write a report on a recommendation as one file.
+
+        Parameters
+        ----------
+        path : str or pathlib.Path
+            Where; ``.html`` (self-contained, no script), ``.md`` (for a pull request) or ``.ipynb`` (with parameters).
+        task : str, optional
+            Which task; may be left out where only one is known.
+        n_items : int, optional
+            Items of the run that is recommended for; by default as many as the latest run had.
+        recommendation : Recommendation, optional
+            The advice to report, in place of a new one.
+        frame : DataFrame, optional
+            The metric rows of `fit`, of which a model keeps no more than it needs: with them, the report shows where
+            the time went, what failed, and the names of runs.
+        **parts
+            ``title``, ``measured`` and others, see `toolkit.notebook.Report.of`.
+
+        Returns
+        -------
+        pathlib.Path
+            Where it is.
+
+        Raises
+        ------
+        TuningError
+            Several tasks are known and none was named, or nothing is known about the named one.
+        InvalidInput
+            `path` ends in something else, or `n_items` makes no sense.
+        OSError
+            The file cannot be written.
+        """
+        check_is_fitted(self, "models_")
+        write = renderers.get("report")
+        if write is None:
+            raise TuningError("nobody draws reports here: call toolkit.notebook.register() first")
+        if recommendation is None:
+            history = self._model(task).history
+            latest = max(history.runs, key=lambda run: run.started_at)
+            recommendation = self.recommend(history.task, n_items=n_items or latest.items)
+        if frame is None:
+            from toolkit import frames
+
+            frame = frames.empty(frames.METRICS)
+        titled = {"title": f"Batch tuning of {recommendation.task or 'all tasks'}"} | parts
+        return Path(write(path, frame=frame, model=self, recommendation=recommendation, **titled))
 
     # ------------------------------------------------------------------ saving
 

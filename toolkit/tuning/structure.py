@@ -246,7 +246,8 @@ def choose_contention(cells: Cells, n_runs: int, spread: Array) -> tuple[str, di
         # Of each left-out run, what decides its makespan: all its seconds together.
         spent = (judged * cells.n * cells.mean_s).sum(axis=1)
         expected = (judged * cells.n * predicted).sum(axis=1)
-        errors[kind] = float(np.abs(np.log(expected / spent)).mean())
+        told = spent > 0  # a fold whose run has no usable batch, such as one that was killed, says nothing
+        errors[kind] = float(np.abs(np.log(expected[told] / spent[told])).mean())
     best = kinds[0]
     for kind in kinds[1:]:
         if errors[kind] < (_GAIN * errors[best] if best == "none" else errors[best]):

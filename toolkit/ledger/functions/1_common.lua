@@ -84,7 +84,8 @@ local function claim_parse(k, s)
   local c = { off = tonumber(off), asked = tonumber(asked), at = tonumber(at), who = tonumber(who),
               active = tonumber(active), ok = tonumber(ok), retried = tonumber(retried), dead = tonumber(dead),
               ranges = {}, total = 0, rest = rest }
-  local ranges = string.find(rest, ';', 1, true) and claim_weights(k, c) or rest
+  k.weighted = string.find(rest, ';', 1, true) ~= nil
+  local ranges = k.weighted and claim_weights(k, c) or rest
   for r in string.gmatch(ranges, '[^,]+') do
     local g = range_parse(r, k.c)
     c.ranges[#c.ranges + 1] = g

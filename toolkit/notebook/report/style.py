@@ -7,18 +7,18 @@ from typing import Final
 from toolkit.notebook.svg import CSS
 
 # Okabe-Ito as published on light; on dark the blues are lifted until a line reaches a contrast of 3 with the ground.
-_LIGHT: Final = (
+LIGHT: Final = (
     "--ink:#1b1f24;--paper:#fff;--muted:#565d66;--grid:#d3d7dc;--card:#f5f7f9;--blue:#0072b2;--sky:#56b4e9;"
     "--green:#009e73;--orange:#e69f00;--vermillion:#d55e00;--purple:#cc79a7"
 )
-_DARK: Final = (
+DARK: Final = (
     "--ink:#e8eaed;--paper:#14171a;--muted:#a9b0b8;--grid:#3a4047;--card:#1e2226;--blue:#3d9bd4;--sky:#7cc4ee;"
     "--green:#1fb98c;--orange:#e69f00;--vermillion:#f0803c;--purple:#d794ba"
 )
 
 STYLE: Final = (
-    f":root{{color-scheme:light dark;{_LIGHT}}}"
-    f"@media (prefers-color-scheme:dark){{:root{{{_DARK}}}}}"
+    f":root{{color-scheme:light dark;{LIGHT}}}"
+    f"@media (prefers-color-scheme:dark){{:root{{{DARK}}}}}"
     "*{box-sizing:border-box}"
     "body{background:var(--paper);color:var(--ink);font:15px/1.55 system-ui,-apple-system,'Segoe UI',sans-serif;"
     "max-width:56rem;margin:2.5rem auto;padding:0 1.25rem}"
@@ -39,7 +39,7 @@ STYLE: Final = (
     "pre{background:var(--card);padding:.7rem 1rem;border-radius:.5rem;overflow-x:auto;font-size:.85rem}"
     "summary{cursor:pointer;color:var(--muted)}"
     "@page{size:A4;margin:16mm 14mm}"
-    f"@media print{{:root{{color-scheme:light;{_LIGHT}}}body{{max-width:none;margin:0;padding:0;font-size:10pt}}"
+    f"@media print{{:root{{color-scheme:light;{LIGHT}}}body{{max-width:none;margin:0;padding:0;font-size:10pt}}"
     "h2{break-after:avoid}thead{display:table-header-group}tr,.answer,.tiles{break-inside:avoid}"
     "summary{display:none}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}"
     f"{CSS}"

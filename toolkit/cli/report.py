@@ -1,0 +1,71 @@
+"""The command that writes a report: on a run, or on all runs of a task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from toolkit.cli.output import inert, open_client, plain_errors
+from toolkit.errors import InvalidInput, RunNotFound
+
+if TYPE_CHECKING:
+    from toolkit.client import Client, Run
+
+
+@click.command()
+@click.argument("run_or_task")
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path, dir_okay=False), default=Path("report.html"), show_default=True,
+    help="File to write; .html, .md (for a pull request) or .ipynb (with parameters).",
+)  # fmt: skip
+@click.option(
+    "--items", "-n", "n_items", type=click.IntRange(min=1), help="Items of the next run; default: the last's."
+)
+@click.option("--objective", type=click.Choice(["makespan", "cost"]), default="makespan", show_default=True)
+@click.option("--max-workers", type=click.IntRange(min=1), help="Most workers to consider.")
+@click.option("--title", help="Heading.")
+@click.pass_context
+@plain_errors
+def report(context: click.Context, run_or_task: str, output: Path, n_items: int | None, **options: Any) -> None:
+    """Write a report: what was measured, what is recommended for the next run, and why.
+
+    RUN_OR_TASK is the id of a run, which the report then also describes, or the name of a task.
+    """
+    from toolkit.notebook import Report
+    from toolkit.tuning import Recommender
+
+    client = open_client(context)
+    run = _find(client, run_or_task)
+    task = run.spec.task if run is not None else run_or_task
+    frame = client.metrics(task)
+    if frame.empty and run is None:
+        raise InvalidInput(f"no run and no task with metric rows is called {task!r}; `toolkit runs` lists both")
+    status = run.status() if run is not None else None
+    title = options.pop("title") or f"Batch tuning of {run_or_task}"
+    model = Recommender().fit(frame)
+    items = n_items or (status.submitted if status is not None else _latest_items(client, task))
+    advice = model.recommend(task, n_items=max(1, items), **options)
+    letters = run.dead_letters() if run is not None else None
+    made = Report.of(
+        frame=frame, model=model, recommendation=advice, status=status, dead_letters=letters, title=title
+    )  # fmt: skip
+    click.echo(inert(f"{made.write(output)}: {advice.batch_size or 'no'} items a batch recommended"))
+
+
+def _find(client: Client, name: str) -> Run | None:
+    """Return the run with this id, None when there is none."""
+    try:
+        return client.get_run(name)
+    except (InvalidInput, RunNotFound):
+        return None
+
+
+def _latest_items(client: Client, task: str) -> int:
+    return int(client.runs(task)["submitted"].iloc[0])
+
+
+def add_to(group: Any) -> None:
+    """Make it a command of `group`."""
+    group.add_command(report)

@@ -1,0 +1,312 @@
+"""What the tuning explorer asks and shows: questions, their answers, what a wrong choice would cost. Pure functions.
+
+The explorer's widgets only pick a `Question`; everything that they show is made here of plain values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any, Final
+
+from toolkit.errors import ToolkitError
+from toolkit.notebook import escape, leaves
+from toolkit.notebook import format as fmt
+from toolkit.notebook.heat import HeatGrid, setting
+from toolkit.notebook.html import BOX, answer_parts, call_text, evidence_table, headline, reasons_list
+from toolkit.notebook.sheet import still
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from toolkit.tuning import Recommendation, Recommender
+
+_NORMAL: Final = NormalDist()
+USUAL_RISK: Final = 0.05
+"""Chance beyond the upper end of a 90 % interval, which is what `Recommender.recommend` keeps a deadline with."""
+
+MIB: Final = 2**20
+OBJECTIVES: Final = (("soonest done", "makespan"), ("least worker time", "cost"))
+RISKS: Final = tuple((fmt.percent(risk), risk) for risk in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5))
+DEADLINES: Final = (
+    ("none", 0.0),
+    *(
+        (fmt.duration(s), float(s))
+        for s in (1, 2, 3, 5, 7, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 900, 1200, 1800, 2700, 3600, 5400,
+                  7200, 10800, 14400, 21600, 28800, 43200, 86400)
+    ),
+)  # fmt: skip
+MEMORIES: Final = (
+    ("no limit", 0),
+    *((fmt.size(n * MIB), n * MIB) for k in range(6, 17) for n in (2**k, 3 * 2 ** (k - 1))),
+)
+
+
+def item_choices(n_items: int) -> tuple[tuple[str, int], ...]:
+    """Return the numbers of items to choose from: 1, 2 and 5 times the powers of ten, and `n_items` itself."""
+    known = {step * 10**power for power in range(1, 8) for step in (1, 2, 5)} | {n_items}
+    return tuple((fmt.count(n), n) for n in sorted(known))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of the model.
+
+    Attributes
+    ----------
+    task : str
+        For which task.
+    n_items : int
+        Items of the next run.
+    objective : str
+        ``makespan`` or ``cost``.
+    max_workers : int
+        Most workers to consider.
+    max_worker_memory_bytes : int
+        No worker is to grow beyond this; 0 for no limit.
+    deadline_s : float
+        The run is to end within this time; 0 for none.
+    risk : float
+        Chance to miss the deadline that is accepted.
+    """
+
+    task: str
+    n_items: int
+    objective: str = "makespan"
+    max_workers: int = 1
+    max_worker_memory_bytes: int = 0
+    deadline_s: float = 0.0
+    risk: float = USUAL_RISK
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of `Recommender.recommend`, but for the deadline."""
+        names = ("task", "n_items", "objective", "max_workers", "max_worker_memory_bytes")
+        return {name: getattr(self, name) or None for name in names}
+
+    def words(self) -> str:
+        """Return the question as one line of plain text."""
+        parts = [
+            fmt.quantity(self.n_items, "item"),
+            next(words for words, key in OBJECTIVES if key == self.objective),
+            f"at most {fmt.quantity(self.max_workers, 'worker')}",
+        ]
+        if self.max_worker_memory_bytes:
+            parts.append(f"{fmt.size(self.max_worker_memory_bytes)} a worker")
+        if self.deadline_s:
+            parts.append(f"within {fmt.duration(self.deadline_s)}, at a risk of {fmt.percent(self.risk)}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says to a question.
+
+    Attributes
+    ----------
+    question : Question
+        The question.
+    recommendation : Recommendation or None
+        None where the question could not be answered.
+    trouble : str
+        Why not.
+    """
+
+    question: Question
+    recommendation: Recommendation | None = None
+    trouble: str = ""
+
+
+def ask(model: Recommender, question: Question) -> Answer:
+    """Ask the model; an error of this package becomes the answer's trouble.
+
+    The model keeps a deadline with the upper end of its 90 % interval, which is a risk of 5 %. For another risk it is
+    asked with the deadline that has this risk in the place of 5 %, as far as the interval of the first answer tells.
+    """
+    try:
+        deadline_s = question.deadline_s or None
+        found = model.recommend(**question.options(), deadline_s=deadline_s)
+        if deadline_s and question.risk != USUAL_RISK and not found.refused:
+            shift = _NORMAL.inv_cdf(1 - USUAL_RISK) - _NORMAL.inv_cdf(1 - question.risk)
+            scaled = deadline_s * math.exp(shift * _spread(found, slow=True))
+            found = model.recommend(**question.options(), deadline_s=scaled)
+    except ToolkitError as error:
+        return Answer(question, None, str(error))
+    return Answer(question, found)
+
+
+def _spread(recommendation: Recommendation, slow: bool) -> float:
+    """Standard deviation of the log makespan on one side of what is expected, from the 90 % interval."""
+    low, high = recommendation.intervals["makespan_s"]
+    ratio = high / recommendation.makespan_s if slow else recommendation.makespan_s / low
+    return math.log(max(ratio, 1.0)) / _NORMAL.inv_cdf(1 - USUAL_RISK)
+
+
+def chance_late(recommendation: Recommendation, deadline_s: float) -> float:
+    """Return the chance that the recommended setting takes longer than `deadline_s`; NaN when refused.
+
+    The makespan counts as lognormal, with a standard deviation of its own on either side of what is expected.
+    """
+    if recommendation.refused:
+        return math.nan
+    distance = math.log(deadline_s / recommendation.makespan_s)
+    spread = _spread(recommendation, slow=distance > 0)
+    if spread <= 0:
+        return 0.0 if distance >= 0 else 1.0
+    return 1.0 - _NORMAL.cdf(distance / spread)
+
+
+# --------------------------------------------------------------------------- what it would cost to be wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """Another choice than the recommended one, or another outcome than the expected one.
+
+    Attributes
+    ----------
+    what : str
+        In words.
+    makespan_s : float
+        What the run would take.
+    change : float
+        Share of the recommended setting's makespan that this is more; negative for less.
+    extrapolated : bool
+        It is outside of what was measured.
+    """
+
+    what: str
+    makespan_s: float
+    change: float
+    extrapolated: bool = False
+
+
+def mistakes(recommendation: Recommendation) -> tuple[Mistake, ...]:
+    """Return what the settings around the recommended one would take, and the slow end of its interval."""
+    if recommendation.refused or recommendation.grid.empty:
+        return ()
+    expected, size, workers = recommendation.makespan_s, recommendation.batch_size, recommendation.workers
+    grid = recommendation.grid
+    same_count = grid[(grid["workers"] == workers) & (grid["batch_size"] != size)]
+    same_size = grid[grid["batch_size"] == size]
+    found = [
+        _nearest("smaller batches", same_count[same_count["batch_size"] < size], "batch_size", size / 2, expected),
+        _nearest("larger batches", same_count[same_count["batch_size"] > size], "batch_size", size * 2, expected),
+        _nearest("fewer workers", same_size[same_size["workers"] < workers], "workers", workers - 1, expected),
+        _nearest("more workers", same_size[same_size["workers"] > workers], "workers", workers + 1, expected),
+    ]
+    other = recommendation.baseline
+    if {"setting", "batch_size", "workers", "makespan_s"} <= set(other):
+        words = f"{other['setting']}: {setting(float(other['batch_size']), int(other['workers']))}"
+        found.append(_mistake(words, float(other["makespan_s"]), expected))
+    low, high = recommendation.intervals["makespan_s"]
+    found.append(_mistake("the same setting, at the slow end of its interval", high, expected))
+    found.append(_mistake("the same setting, at the fast end", low, expected))
+    return tuple(mistake for mistake in found if mistake is not None)
+
+
+def _nearest(what: str, cells: pd.DataFrame, varied: str, wanted: float, expected: float) -> Mistake | None:
+    """Return the cell that is nearest to the wanted batch size or worker count, by ratio."""
+    if cells.empty:
+        return None
+    values = cells[varied].to_list()
+    best = min(range(len(values)), key=lambda i: abs(math.log(values[i] / max(wanted, 1))))
+    cell = cells.iloc[best]
+    words = f"{what}: {setting(float(cell['batch_size']), int(cell['workers']))}"
+    return _mistake(words, float(cell["makespan_s"]), expected, bool(cell["extrapolated"]))
+
+
+def _mistake(words: str, makespan_s: float, expected: float, extrapolated: bool = False) -> Mistake:
+    return Mistake(words, makespan_s, makespan_s / expected - 1, extrapolated)
+
+
+def mistake_finding(found: tuple[Mistake, ...]) -> str:
+    """Return in a sentence whether the choice is a sharp one."""
+    around = [m for m in found if ": batch size" in m.what and not m.extrapolated]
+    if not around:
+        return ""
+    worst = max(around, key=lambda m: m.change)
+    if worst.change < 0.05:
+        return (
+            f"The choice is not a sharp one: no setting around it costs more than {fmt.percent(max(worst.change, 0))}."
+        )
+    return f"It matters most to avoid {worst.what}: {fmt.percent(worst.change)} longer."
+
+
+# --------------------------------------------------------------------------- markup
+
+
+def answer_html(answer: Answer) -> str:
+    """Return the answer in short: the setting, its interval, cost, saving, and the chance of being late."""
+    found = answer.recommendation
+    if found is None:
+        return f'<div style="{leaves.FONT}"><b>No answer.</b> {escape.html(answer.trouble, 600)}</div>'
+    parts = answer_parts(found)
+    deadline_s = answer.question.deadline_s
+    if deadline_s and not found.refused:
+        chance = max(chance_late(found, deadline_s), 1e-9)
+        word = "within the risk" if chance <= 1.02 * answer.question.risk else "more than the risk that you accept"
+        words = f"Chance to miss the deadline of {fmt.duration(deadline_s)}: <b>{fmt.percent(chance)}</b>, {word}."
+        parts.append(f"<div>{words}</div>")
+    finding = mistake_finding(mistakes(found))
+    if finding:
+        parts.append(f"<div>{escape.html(finding, 400)}</div>")
+    return f'<div role="status" style="{leaves.FONT}">{"".join(parts)}</div>'
+
+
+def map_html(answer: Answer) -> str:
+    """Return the map of makespans; empty where nothing was predicted."""
+    found = answer.recommendation
+    return "" if found is None else HeatGrid.from_recommendation(found).html()
+
+
+def wrong_html(answer: Answer) -> str:
+    """Return what it would cost to be wrong."""
+    found = mistakes(answer.recommendation) if answer.recommendation is not None else ()
+    if not found:
+        return ""
+    rows = [
+        (
+            escape.html(m.what, 160),
+            f"{'~' if m.extrapolated else ''}{fmt.duration(m.makespan_s)}",
+            f"{100 * m.change:+.0f} %",
+        )
+        for m in found
+    ]
+    return leaves.table(("if it were", "predicted", "against the advice"), rows)
+
+
+def why_html(answer: Answer) -> str:
+    """Return the reasons, the experiment that would teach most, and the evidence."""
+    found = answer.recommendation
+    if found is None:
+        return ""
+    return f'<div style="{leaves.FONT}">{reasons_list(found)}{evidence_table(found)}</div>'
+
+
+def code(answer: Answer) -> str:
+    """Return the call that runs the next run so, as code."""
+    found = answer.recommendation
+    arguments = call_text(found) if found is not None else "task, items"
+    return f"run = client.map({arguments})"
+
+
+def static_html(answer: Answer) -> str:
+    """Return question and answer as HTML that survives saving, reopening and the sanitiser of untrusted notebooks."""
+    asked = f"{answer.question.task or 'all tasks'}: {answer.question.words()}"
+    sections = (
+        ("Makespan of every setting", map_html(answer), True),
+        ("What it would cost to be wrong", wrong_html(answer), False),
+        ("Why", why_html(answer), False),
+    )
+    body = "".join(still(leaves.details(words, content, opened)) for words, content, opened in sections if content)
+    return (
+        f'<div style="{BOX}"><div style="opacity:.75">{escape.html(asked, 400)}</div>{answer_html(answer)}{body}'
+        f'<div style="margin-top:6px"><code>{escape.html(code(answer))}</code></div></div>'
+    )
+
+
+def plain_text(answer: Answer) -> str:
+    """Return the answer as one line."""
+    found = answer.recommendation
+    return escape.plain(headline(found) if found is not None else f"No answer. {answer.trouble}", 600)

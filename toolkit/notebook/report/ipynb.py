@@ -1,0 +1,141 @@
+"""A report as a notebook: it opens with its figures and tables, and makes them anew from fresh metrics when run.
+
+The cell with the tag ``parameters`` holds what may change; papermill and others put theirs behind it. Figures are PNG
+and the markup is plain, so that a notebook that is not trusted shows them too.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any, Final
+
+from toolkit.errors import MissingDependency
+from toolkit.notebook import escape
+from toolkit.notebook.report import page
+from toolkit.notebook.report.content import Block, Column, Content, Picture, Section, Table, Tiles
+from toolkit.notebook.report.markdown import block as in_words
+
+if TYPE_CHECKING:
+    from toolkit.notebook.report.sections import Sources
+
+_LOAD: Final = """\
+import pandas as pd
+
+import toolkit as tk
+from toolkit.notebook import Report
+
+client = tk.Client()  # your LocalCluster, or what TOOLKIT_APP and TOOLKIT_LEDGER_URL name
+history = client.metrics(task, since=since)
+model = tk.Recommender().fit(history)
+advice = model.recommend(task, n_items=n_items, objective=objective, max_workers=max_workers)
+"""
+
+
+def notebook(content: Content, sources: Sources) -> str:
+    """Return the report as the text of an ``.ipynb`` file.
+
+    Raises
+    ------
+    MissingDependency
+        nbformat is not installed.
+    """
+    try:
+        import nbformat
+    except ImportError as error:
+        raise MissingDependency("nbformat", "notebook", "A report as a notebook") from error
+
+    v4: Any = nbformat.v4
+    cells = [
+        v4.new_markdown_cell(
+            f"# {escape.markdown(content.title)}\n\n{escape.markdown(content.subtitle)}\n\nRun all cells to make this "
+            "report anew from the metrics of today. The next cell has the parameters: change them here, or from "
+            "outside with `papermill this.ipynb new.ipynb -p n_items 100000`."
+        ),
+        v4.new_code_cell(_parameters(sources), metadata={"tags": ["parameters"]}),
+        v4.new_code_cell(_load(sources)),
+    ]
+    for heading, parts in [("", content.opening), *((s.heading, s.blocks) for s in content.sections)]:
+        if heading:
+            cells.append(v4.new_markdown_cell(f"## {escape.markdown(heading)}"))
+        source = f"report[{heading!r}]" if heading else "report.opening"
+        cells.append(v4.new_code_cell(source, outputs=[_output(v4, Shown(Section(heading, parts)))]))
+    for number, cell in enumerate((cell for cell in cells if cell.cell_type == "code"), start=1):
+        cell.execution_count = number
+        for output in cell.outputs:
+            output.execution_count = number
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number:02d}"  # not random: the same report is the same file
+    made = v4.new_notebook(cells=cells)
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    made.metadata["language_info"] = {"name": "python"}
+    text: Any = nbformat.writes(made)  # type: ignore[no-untyped-call]  # typed in part
+    return f"{text}\n"
+
+
+def _output(v4: Any, shown: Shown) -> Any:
+    data = {"text/html": shown._repr_html_(), "text/plain": repr(shown)}
+    return v4.new_output("execute_result", data=data)
+
+
+def _parameters(sources: Sources) -> str:
+    advice = sources.recommendation
+    return (
+        f"task = {advice.task!r}  # whose runs\n"
+        f"n_items = {advice.n_items}  # of the next run\n"
+        f"objective = {advice.objective!r}  # or 'makespan', 'cost'\n"
+        "max_workers = None  # most workers to consider; None for as many as were measured\n"
+        "since = None  # only runs from this moment on, such as '2026-11-01'"
+    )
+
+
+def _load(sources: Sources) -> str:
+    trials, known = "", ""
+    if sources.measured is not None and not sources.measured.empty:
+        columns = {
+            name: [round(float(value), 6) for value in sources.measured[name].tolist()] for name in sources.measured
+        }
+        trials = f"measured = pd.DataFrame({columns!r})\n"
+        known = ", measured=measured"
+    if sources.status is not None:
+        trials += f"run = client.get_run({sources.status.run_id!r})\n"
+        known += ", status=run.status(), dead_letters=run.dead_letters()"
+    if sources.profile is not None:
+        known += f", profile=client.get_run({sources.profile.run_id!r}).profile()"
+    made = f"report = Report.of(frame=history, model=model, recommendation=advice, title={sources.title!r}{known})"
+    return f"{_LOAD}{trials}{made}"
+
+
+class Shown:
+    """A section of a report as a notebook cell shows it.
+
+    Parameters
+    ----------
+    section : Section
+        What to show.
+    """
+
+    def __init__(self, section: Section) -> None:
+        self.section = section
+
+    def _repr_html_(self) -> str:
+        return f"<div>{''.join(page.block(_plain(part), _png) for part in self.section.blocks)}</div>"
+
+    def __repr__(self) -> str:
+        return "\n\n".join(in_words(part) for part in self.section.blocks)
+
+
+def _plain(part: Block) -> Block:
+    """Without a style sheet, key figures read best as a table."""
+    if isinstance(part, Tiles):
+        columns = tuple(Column(label) for _, label in part.pairs)
+        return Table("Key figures", columns, (tuple(value for value, _ in part.pairs),))
+    return part
+
+
+def _png(picture: Picture) -> str:
+    words = escape.html(picture.display.caption(), 2000)
+    data = base64.b64encode(picture.display.png()).decode("ascii")
+    return (
+        f'<img alt="{words}" style="width:100%;max-width:760px" src="data:image/png;base64,{data}">'
+        f'<div style="font-size:12px;opacity:.8;max-width:760px">{words}</div>'
+    )

@@ -1,0 +1,91 @@
+"""The looks of the live views and of what stays of them, said once.
+
+Pieces of markup carry a short class. The live views have one style element for all of them, so a refresh sends words
+and not styles: jupyter_server keeps every message for a tab that is closed. A static summary gets the same styles
+written into its elements by `still`, because the sanitiser of an untrusted notebook drops style elements.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# Okabe-Ito hues, darkened until white text on them reaches a contrast of 4.5.
+BLUE: Final = "#0067a3"
+GREEN: Final = "#00785a"
+RED: Final = "#b84a00"
+GREY: Final = "#666c75"
+
+SKY: Final = "#56b4e9"
+"""Items on a worker, in the bar."""
+
+LIVELY: Final = "#d55e00"
+"""A count that is bad news: legible on white and on black."""
+
+FONT: Final = "font-family:system-ui,-apple-system,'Segoe UI',sans-serif;font-size:13px;line-height:1.45"
+
+_CHIP: Final = "color:#fff;border-radius:9px;padding:1px 9px;font-size:12px;font-weight:600;white-space:nowrap"
+_NOTE: Final = "padding:2px 8px;margin-top:6px"
+
+LOOKS: Final = {
+    "box": f"border:1px solid #8888;border-radius:8px;padding:10px 14px;max-width:820px;{FONT}",
+    "gap": "margin-top:6px",
+    "sum": "cursor:pointer",
+    "head": f"{FONT};margin-bottom:6px;overflow-wrap:anywhere",
+    "name": "font-size:15px;font-weight:600",
+    "dim": "opacity:.75",
+    "run": f"background-color:{BLUE};{_CHIP}",
+    "good": f"background-color:{GREEN};{_CHIP}",
+    "bad": f"background-color:{RED};{_CHIP}",
+    "off": f"background-color:{GREY};{_CHIP}",
+    "all": FONT,
+    "bar": "height:14px;width:100%;overflow:hidden;border-radius:4px;background-color:#8883",
+    "thin": "height:8px;width:100%;min-width:70px;overflow:hidden;border-radius:4px;background-color:#8883",
+    "bo": f"float:left;height:100%;background-color:{BLUE}",
+    "bg": f"float:left;height:100%;background-color:{GREEN}",
+    "bd": f"float:left;height:100%;background-color:{RED}",
+    "bs": f"float:left;height:100%;background-color:{GREY}",
+    "bc": f"float:left;height:100%;background-color:{SKY}",
+    "t": "display:inline-block;vertical-align:top;margin:8px 18px 0 0;min-width:120px",
+    "v": "font-size:16px;font-weight:600;white-space:nowrap",
+    "w": f"font-size:16px;font-weight:600;white-space:nowrap;color:{LIVELY}",
+    "l": "font-size:11.5px;opacity:.75",
+    "hist": f"font-size:10px;letter-spacing:0;font-weight:400;color:{SKY};white-space:nowrap;line-height:1",
+    "dead": f"font-weight:600;color:{LIVELY}",
+    "nw": "white-space:nowrap",
+    "note": f"border-left:4px solid {GREY};{_NOTE}",
+    "warn": f"border-left:4px solid {RED};{_NOTE};overflow-wrap:anywhere",
+    "foot": "font-size:11.5px;opacity:.75;margin-top:6px",
+    "fail": f"{FONT};margin-top:8px;overflow-wrap:anywhere",
+    "tab": f"border-collapse:collapse;{FONT}",
+    "row": "border-bottom:1px solid #8888",
+    "tl": "text-align:left;padding:2px 10px 2px 0;vertical-align:top",
+    "tr": "text-align:right;padding:2px 10px;vertical-align:top;white-space:nowrap",
+    "hl": "text-align:left;padding:2px 10px 2px 0;font-weight:600",
+    "hr": "text-align:right;padding:2px 10px;font-weight:600;white-space:nowrap",
+    "cap": "text-align:left;opacity:.8",
+    "wide": f"overflow-x:auto;max-width:100%;{FONT}",
+    "met": "width:80px",
+}
+"""Declarations by class."""
+
+# Foreign text holds no "<", so what looks like a class in it is left alone.
+_CLASS = re.compile(r'(<[a-z]+) class=([a-z]+)(?: style="([^"]*)")?')
+
+
+def sheet(scope: str) -> str:
+    """Return the style element for live views whose box has the class `scope`."""
+    rules = "".join(f".{scope} .{name}{{{looks}}}" for name, looks in LOOKS.items())
+    # A leaf may be narrower than its widest word, which then scrolls or wraps.
+    parts = f".{scope} .widget-html,.{scope} .widget-html-content{{min-width:0;max-width:100%;width:100%}}"
+    return f"<style>{rules}{parts}</style>"
+
+
+def still(markup: str) -> str:
+    """Return pieces of markup with their looks written into each element."""
+
+    def write(found: re.Match[str]) -> str:
+        own = f";{found[3]}" if found[3] else ""
+        return f'{found[1]} style="{LOOKS[found[2]]}{own}"'
+
+    return _CLASS.sub(write, markup)

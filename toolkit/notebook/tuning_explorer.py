@@ -1,0 +1,210 @@
+"""The tuning explorer: sliders for what is asked, and at once what the model answers.
+
+The widgets only draw. `toolkit.notebook.advice` asks and formats; a thread answers, so that a slider that moves never
+waits for the model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from toolkit.errors import TuningError
+from toolkit.notebook import advice, escape, leaves
+from toolkit.notebook.advice import Question
+from toolkit.notebook.beside import Beside, Latest
+
+if TYPE_CHECKING:
+    from toolkit.tuning import Recommendation, Recommender
+
+_LABEL: Final = {"description_width": "115px"}
+
+
+class TuningExplorer:
+    """Sliders and the recommendation that follows them.
+
+    Parameters
+    ----------
+    model : Recommender
+        Fitted.
+    task : str, optional
+        The task to begin with; by default the first that the model knows.
+    n_items : int
+        The number of items to begin with.
+
+    Attributes
+    ----------
+    answer : Answer
+        The latest answer.
+    recommendation : Recommendation or None
+        Its recommendation, for ``client.map(task, items, **explorer.recommendation.kwargs())``.
+
+    Raises
+    ------
+    TuningError
+        The model is not fitted, or does not know the task.
+    ImportError
+        ipywidgets is not installed.
+    """
+
+    def __init__(self, model: Recommender, task: str | None = None, n_items: int = 10_000) -> None:
+        import ipywidgets as w
+
+        tasks = tuple(getattr(model, "tasks_", ()))
+        if not tasks:
+            raise TuningError("explore: the model knows no task; fit it with the metric rows of some runs first")
+        if task is not None and task not in tasks:
+            raise TuningError(f"explore: the model does not know task {task!r}; it knows {', '.join(tasks)}")
+        self.model = model
+        self._latest: Latest[Question] = Latest(self._answer_now, self._keep)
+        self.sliders: dict[str, Any] = {}
+        named = [(escape.plain(name, 80), name) for name in tasks]
+        self.controls: dict[str, Any] = {
+            "task": w.Dropdown(options=named, value=task or tasks[0], description="Task", style=_LABEL, layout=_row(w)),
+            "n_items": self._slider(w, "n_items", "Items", advice.item_choices(n_items), n_items),
+            "objective": w.Dropdown(
+                options=advice.OBJECTIVES, description="Objective", style=_LABEL, layout=_row(w)
+            ),
+            "max_workers": self._slider(w, "max_workers", "Most workers", (("1", 1),), 1),
+            "max_worker_memory_bytes": self._slider(
+                w, "max_worker_memory_bytes", "Memory a worker", advice.MEMORIES, 0
+            ),
+            "deadline_s": self._slider(w, "deadline_s", "Deadline", advice.DEADLINES, 0.0),
+            "risk": self._slider(w, "risk", "Risk to miss it", advice.RISKS, advice.USUAL_RISK),
+        }  # fmt: skip
+        names = ("answer", "map", "wrong", "why")
+        self.leaves = {name: w.HTML(layout=w.Layout(margin="0", max_width="100%")) for name in names}
+        self.more = w.Accordion(
+            [self.leaves["wrong"], self.leaves["why"]], titles=("What it would cost to be wrong", "Why, and how sure")
+        )
+        self.button = w.Button(
+            description="Show as code", icon="code", tooltip="The client.map call that follows this advice",
+            layout=w.Layout(width="auto"),
+        )  # fmt: skip
+        self.code = w.Textarea(
+            description="Code", rows=2, disabled=False, style={"description_width": "45px"},
+            layout=w.Layout(width="100%", max_width="640px", display="none"),
+        )  # fmt: skip
+        self.box = self._arrange(w)
+        self._set_workers()
+        self.answer = advice.ask(model, self.question)
+        self._draw()
+        self._beside = Beside(self.box)
+        for name, control in self.controls.items():
+            control.observe(self._task_changed if name == "task" else self._changed, names="value")
+        self.button.on_click(self._show_code)
+
+    def _slider(self, w: Any, name: str, words: str, options: Any, value: Any) -> Any:
+        """Make a choice that has a slider beside it; the browser keeps the two alike.
+
+        The choice is the slider's readout. It is there because it is a native element with a name, which the handle of
+        a slider of ipywidgets has not.
+        """
+        choice = w.Dropdown(
+            options=options, value=value, description=words, style=_LABEL,
+            layout=w.Layout(flex="0 0 auto", width="225px"),
+        )  # fmt: skip
+        slider = w.SelectionSlider(
+            options=options,
+            value=value,
+            readout=False,
+            layout=w.Layout(flex="1 1 100px", width="auto", min_width="80px"),
+        )
+        w.jslink((slider, "index"), (choice, "index"))
+        self.sliders[name] = slider
+        return choice
+
+    def _arrange(self, w: Any) -> Any:
+        rows = [
+            w.HBox([control, self.sliders[name]], layout=w.Layout(align_items="center"))
+            if name in self.sliders
+            else control
+            for name, control in self.controls.items()
+        ]
+        left = w.VBox(rows, layout=w.Layout(flex="0 1 400px", min_width="280px", overflow="hidden"))
+        right = w.VBox(
+            [self.leaves["answer"], w.HBox([self.button]), self.code],
+            layout=w.Layout(flex="1 1 320px", min_width="280px"),
+        )
+        top = w.HBox(
+            [left, right], layout=w.Layout(flex_flow="row wrap", grid_gap="8px 24px", align_items="flex-start")
+        )
+        title = w.HTML(f'<div style="{leaves.FONT};font-size:15px"><b>Tuning explorer</b></div>')
+        box = w.VBox(
+            [title, top, self.leaves["map"], self.more],
+            layout=w.Layout(border="1px solid #8888", padding="10px 14px", max_width="980px", overflow="hidden"),
+        )
+        box.add_class("tk-tuning-explorer")
+        self.leaves["answer"].add_class("tk-answer")
+        return box
+
+    # ------------------------------------------------------------------ what is asked
+
+    @property
+    def question(self) -> Question:
+        """What the controls ask."""
+        return Question(**{name: control.value for name, control in self.controls.items()})
+
+    @property
+    def recommendation(self) -> Recommendation | None:
+        """The latest answer's recommendation."""
+        return self.answer.recommendation
+
+    def _set_workers(self) -> None:
+        """Offer as many workers as were measured, and as many again, which the map shows as extrapolated."""
+        evidence = self.model.recommend(self.controls["task"].value, n_items=1).evidence
+        most = max(evidence.get("workers") or [1])
+        for widget in (self.sliders["max_workers"], self.controls["max_workers"]):
+            widget.options = [(f"{n:,}", n) for n in _counts(2 * most)]
+            widget.value = most
+
+    def _task_changed(self, _change: Any) -> None:
+        self._set_workers()
+        self._changed(None)
+
+    def _changed(self, _change: Any) -> None:
+        self._latest.ask(self.question)
+
+    def _show_code(self, _button: Any) -> None:
+        self.code.layout.display = None
+        self.code.value = advice.code(self.answer)
+
+    # ------------------------------------------------------------------ on the answering thread
+
+    def _answer_now(self, question: Question) -> None:
+        self.answer = advice.ask(self.model, question)
+        self._draw()
+
+    def _draw(self) -> None:
+        answer = self.answer
+        for widget in (self.controls["risk"], self.sliders["risk"]):
+            widget.disabled = not answer.question.deadline_s
+        self.leaves["answer"].value = advice.answer_html(answer)
+        self.leaves["map"].value = advice.map_html(answer)
+        self.leaves["wrong"].value = advice.wrong_html(answer)
+        self.leaves["why"].value = advice.why_html(answer)
+        if self.code.value:
+            self.code.value = advice.code(answer)
+
+    def _keep(self) -> None:
+        self._beside.update(advice.static_html(self.answer), advice.plain_text(self.answer))
+
+    # ------------------------------------------------------------------ showing
+
+    def _ipython_display_(self) -> None:
+        self._beside.show(advice.static_html(self.answer), advice.plain_text(self.answer))
+
+    def __repr__(self) -> str:
+        return f"<TuningExplorer: {advice.plain_text(self.answer)}>"
+
+
+def _row(w: Any) -> Any:
+    """Layout of a control that takes the width that there is."""
+    return w.Layout(width="auto", max_width="420px")
+
+
+def _counts(most: int) -> list[int]:
+    """Worker counts to choose from: all of few, else a selection by ratio."""
+    if most <= 32:
+        return list(range(1, most + 1))
+    steps = {round(most ** (i / 31)) for i in range(32)} | {most, most // 2}
+    return sorted(steps)

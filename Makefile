@@ -1,6 +1,7 @@
 # make demo    the whole tool on real data, on this machine, in a few minutes
 # make test    what CI runs: lint, types, imports, every test
 # make lab     the notebooks, in JupyterLab
+# make notebooks  run them and store them with their outputs
 # make check   only lint, types and imports
 # make chaos   kill workers, nodes and the server by the hundred, and count (long)
 # make bench   how fast it is on this machine, beside what others take for the same: a quarter of an hour
@@ -33,7 +34,7 @@ endif
 
 SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: chaos help demo test check lab bench peers mutants faults clean requirements
+.PHONY: chaos help demo test check lab notebooks bench peers mutants faults clean requirements
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -52,6 +53,10 @@ check: $(DEV)
 
 lab: $(DEV)
 	$(BIN)/jupyter lab notebooks
+
+# NOTEBOOKS=notebooks/01-quickstart.ipynb runs only that one.
+notebooks: $(DEV)
+	$(BIN)/python -m tests.notebooks $(NOTEBOOKS)
 
 # BENCH="cpu sleep --rounds 3" measures less.
 bench: $(DEV)

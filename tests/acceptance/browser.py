@@ -245,12 +245,16 @@ class NotebookPage:
         """The live panel of a run below a cell."""
         return self.output(index).locator(".tk-run-panel")
 
-    def close(self) -> None:
-        """Shut the kernel down and close the tab."""
+    def shut_down(self) -> None:
+        """Shut the kernel down."""
         self.page.evaluate(
             "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.shutdown()"
             ".then(() => null).catch(() => null)"
         )
+
+    def close(self) -> None:
+        """Shut the kernel down and close the tab."""
+        self.shut_down()
         self.page.close()
 
 

@@ -158,10 +158,15 @@ def test_panel_lives_while_the_kernel_is_idle_busy_and_after_a_reload(notebook: 
     gate.open(40)
     expect(page.panel(1)).to_contain_text("finished, 4 dead letters")
     expect(page.panel(1)).to_contain_text("40 / 40 · 100 %")
+    # A page that was loaded meanwhile cannot keep the summary, and says what to do
+    expect(page.panel(1)).to_contain_text("run the cell again before you save")
+    page.run(2)
+    expect(page.output(2)).to_contain_text("finished, 4 dead letters")
+    expect(page.panel(2)).to_have_count(0)
     assert page.problems == []
 
 
-def test_open_section_stays_open_and_follows_the_run(notebook: OpenNotebook, gate: Gate):
+def test_open_section_stays_open_and_buttons_steer_the_run(notebook: OpenNotebook, gate: Gate):
     page = notebook(START)
     page.run(1)
     page.panel(1).get_by_text("Dead letters (0)").click()
@@ -169,13 +174,25 @@ def test_open_section_stays_open_and_follows_the_run(notebook: OpenNotebook, gat
     gate.open(12)
     expect(page.panel(1)).to_contain_text("Dead letters (1)")
     expect(page.panel(1)).to_contain_text("<img src=x onerror='window.pwned=1'> bad page")
+    expect(page.panel(1)).to_contain_text("1 dead letter · failed executions: 1 fatal · for example item 9: ValueError")
     page.panel(1).get_by_text("Workers (2)").click()
     expect(page.panel(1).locator("meter")).to_have_count(2)
+    page.panel(1).get_by_role("button", name="Retry dead (1)").click()
+    expect(page.panel(1)).to_contain_text("1 dead letter sent back to work")
+    expect(page.panel(1)).to_contain_text("Dead letters (0)")
+    page.panel(1).get_by_role("button", name="Pause").click()
+    expect(page.panel(1)).to_contain_text("Paused: somebody asked for it")
+    page.panel(1).get_by_text("What happened").click()
+    expect(page.panel(1)).to_contain_text("retry dead")
+    page.panel(1).get_by_role("button", name="Resume").click()
+    expect(page.panel(1).get_by_role("button", name="Pause")).to_be_enabled()
+    gate.open(40)
+    expect(page.output(1)).to_contain_text("finished, 4 dead letters")
     assert page.page.evaluate("() => window.pwned") is None
 
 
-def test_cancel_button_cancels_the_run(notebook: OpenNotebook, gate: Gate):
-    page = notebook(START, "run.status().state.value, run.status().skipped > 0")
+def test_cancel_button_cancels_the_run_also_while_a_cell_awaits_it(notebook: OpenNotebook, gate: Gate):
+    page = notebook(START, "run.status().state.value, run.status().skipped > 0", f"{START}.panel()\nawait run", START)
     page.run(1)
     gate.open(5)
     expect(page.panel(1)).to_contain_text("5 / 40")
@@ -187,18 +204,51 @@ def test_cancel_button_cancels_the_run(notebook: OpenNotebook, gate: Gate):
     page.run(2)
     expect(page.output(2)).to_contain_text("('cancelled', True)")
 
+    gate.open(0)
+    page.run(3, wait=False)
+    expect(page.panel(3)).to_contain_text("2 / 2")
+    page.panel(3).get_by_role("button", name="Cancel").click()
+    expect(page.panel(3)).to_contain_text("cancelling")
+    gate.open(40)
+    expect(page.output(3)).to_contain_text("state=<RunState.CANCELLED")
 
-def test_panel_says_that_the_server_is_away_and_goes_on_when_it_is_back(notebook: OpenNotebook, gate: Gate):
-    page = notebook(START, "cluster.stop()", "cluster.start()")
+    # When the kernel goes down, what is live then stays as it is
+    gate.open(0)
+    page.run(4)
+    expect(page.panel(4)).to_contain_text("2 / 2")
+    page.shut_down()
+    expect(page.panel(4)).to_have_count(0)
+    expect(page.output(4)).to_contain_text("running")
+
+
+def test_views_say_that_the_server_is_away_and_go_on_when_it_is_back(notebook: OpenNotebook, gate: Gate):
+    page = notebook(START, "cluster.stop()", "cluster.start()", "client.panel()")
     page.run(1)
+    page.run(4)
+    board = page.output(4).locator(".tk-dashboard")
     gate.open(5)
     expect(page.panel(1)).to_contain_text("5 / 40")
+    expect(board).to_contain_text("5 / 40 · 12 %")
     page.run(2)
     expect(page.panel(1)).to_contain_text("no answer since")
     expect(page.panel(1)).to_contain_text("5 / 40")
+    expect(board).to_contain_text("no answer since")
     page.run(3)
     gate.open(40)
     expect(page.output(1)).to_contain_text("finished, 4 dead letters")
+
+    # The dashboard follows its filters, and stays as static HTML when it was asked to
+    expect(board).to_contain_text("✖ finished")
+    board.get_by_label("Filter").fill("nothing of the kind")
+    expect(board).to_contain_text("No run fits the filters")
+    board.get_by_label("Filter").fill("onerror step")
+    board.get_by_label("State").select_option("failing")
+    expect(board).to_contain_text("40 / 40 · 100 %")
+    board.get_by_role("button", name="Keep as it is").click()
+    expect(board).to_have_count(0)
+    for text in ("no longer live", "state failing", "40 / 40 · 100 %", "4 dead", NAME[:20]):
+        expect(page.output(4)).to_contain_text(text)
+    assert page.page.evaluate("() => window.pwned") is None
 
 
 def test_finished_run_survives_saving_and_reopening_untrusted(

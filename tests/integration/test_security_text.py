@@ -21,6 +21,8 @@ from toolkit.cli import main
 from toolkit.client import Client, Run
 from toolkit.errors import LedgerError
 from toolkit.ledger import Connection, Ledger, keys
+from toolkit.notebook.board import Board, grown
+from toolkit.notebook.board_views import summary
 from toolkit.notebook.progress import ProgressBar, progress_line
 from toolkit.settings import LedgerSettings, ServerAddress, url_with_password
 from toolkit.transport import make_app
@@ -97,6 +99,7 @@ def test_the_command_prints_hostile_text_without_obeying_it(
     verbs = (
         ["runs"], ["status", run.run_id], ["doctor", run.run_id], ["doctor"], ["dead", run.run_id],
         ["metrics", run.run_id], ["workers"], ["wait", run.run_id], ["cancel", run.run_id],
+        ["top"], ["top", "--once", "--filter", "click"],
     )  # fmt: skip
     for verb in verbs:
         answer = CliRunner().invoke(main, ["-A", "tests.acceptance.secured_app:app", "--ledger-url", url, *verb])
@@ -105,6 +108,16 @@ def test_the_command_prints_hostile_text_without_obeying_it(
         assert "\nok      forged line" not in answer.output, verb
         assert address.password
         assert address.password not in answer.output
+
+
+def test_all_runs_hold_hostile_text_as_text(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    run = poisoned(client, " ".join(TERMINAL))
+    client.panel()
+    shown = capsys.readouterr().out
+    assert run.run_id in shown
+    assert steering(shown, "\n") == set()
+    board = grown(Board(), client.watch_runs(20).look())
+    assert Reader(summary(board)).problems == []
 
 
 def test_exported_dead_letters_are_no_formulas(client: Client, tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
 from typing import BinaryIO
 
 import pytest
 
-from tests.unit.notebook_samples import EVERYTHING, HOSTILE, ended, status
+from tests.unit.notebook_samples import EVERYTHING, HOSTILE, ended, status, trend
 from toolkit.notebook.progress import LOG_S, START_S, ProgressBar, bar, progress_line
 from toolkit.records import RunState
 
@@ -45,6 +46,12 @@ def test_line_says_what_a_watcher_asks():
         "30 retried",
     ):  # fmt: skip
         assert words in line
+
+
+def test_time_left_has_its_interval_once_enough_was_seen():
+    assert re.search(r"25\.0 s left \(2\d\.\d–2\d\.\d s\)", progress_line(status(), 160, trend=trend(status())))
+    assert "left (2" in progress_line(status(), 160, fine=False, trend=trend(status()))
+    assert "–" not in progress_line(status(), 160, fine=False, trend=trend(status()))
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 200])

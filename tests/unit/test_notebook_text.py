@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+import mistune
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +36,28 @@ def test_any_text_becomes_one_printable_line(text: str):
 
 def test_terminal_sequences_and_reordering_marks_do_not_pass():
     assert escape.plain("\x1b[31m\u202eabc") == "\ufffd[31m\ufffdabc"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [*HOSTILE, "1. x", "- x", "# x", "    code", "a_b __c__ ~~d~~ *e*", "www.x.test http://x.t", "a|b", ":x:"],
+)
+def test_text_for_markdown_stays_text_in_a_paragraph_and_in_a_cell(text: str):
+    render = mistune.create_markdown(escape=False, plugins=["table", "strikethrough", "url"])
+    shown = " ".join(escape.plain(text).split())
+    for markup, tags in (
+        (escape.markdown(text), ["p"]),
+        (f"| a |\n| --- |\n| {escape.markdown(text)} |", ["table", "thead", "tr", "th", "tbody", "tr", "td"]),
+    ):
+        reader = Reader(re.sub("<!-- -->", "", str(render(markup))))
+        assert reader.problems == []
+        assert reader.tags == tags
+        assert reader.text.removeprefix("a ") == shown
+
+
+def test_text_for_markdown_calls_nobody_and_leads_nowhere():
+    words = escape.markdown("@octocat fixes #12, see www.x.test and HTTPS://x.test; mail a@x.test")
+    assert not re.search(r"(?<!\w)@\w|#\w|www\.|https?://", words, re.IGNORECASE)
 
 
 def test_ordinary_text_is_left_alone():

@@ -45,13 +45,13 @@ PIECES = [
     leaves.head,
     leaves.pulse,
     leaves.failures,
-    leaves.foot,
+    leaves.notes,
     lambda v: leaves.workers(v.workers),
     lambda v: leaves.errors(v.errors),
     lambda v: leaves.events(v.events),
     html.summary,
 ]
-NAMES = ["head", "pulse", "failures", "foot", "workers", "errors", "events", "summary"]
+NAMES = ["head", "pulse", "failures", "notes", "workers", "errors", "events", "summary"]
 
 # What the sanitiser of an untrusted notebook keeps, in JupyterLab 4.
 KEPT = {
@@ -92,9 +92,8 @@ def test_running_panel_shows_what_a_watcher_asks():
         "500 / 1,000 · 50 % items done", "25.0 s elapsed", "25.0 s left, 90 %: 2", "20 items/s █",
         "█ throughput", "4 / 6 workers busy / known", "16 batch size, steered",
         "4 ms / 1.25 s wait / service of a batch",
-        "52 batches · 30 retried · 20 waiting for a retry · 1 batch lost with their process",
+        "as of 14:13:20 UTC · 52 batches · 30 retried · 20 waiting for a retry · 1 batch lost with their process",
         "10 dead letters · failed executions: 30 retryable, 10 fatal · for example item 3: ValueError: bad",
-        "as of 14:13:20 UTC",
     ):  # fmt: skip
         assert words in text
 
@@ -113,7 +112,7 @@ def test_a_button_that_was_clicked_shows_at_once():
 
 def test_a_run_that_nobody_takes_says_how_long_it_waits():
     waiting = status(started_at=0.0, ok=0, dead=0, claimed=0, remaining=1000, delayed=0, active=0)
-    assert "Queued for 30.0 s: no worker was free yet" in text_of(leaves.foot(view(waiting)))
+    assert "Queued for 30.0 s: no worker was free yet" in text_of(leaves.notes(view(waiting)))
 
 
 def test_what_happened_tells_re_plans_with_their_reason_latest_first():
@@ -184,8 +183,8 @@ def test_a_run_that_never_answered_is_still_named():
 
 
 def test_missing_workers_are_pointed_out():
-    assert "No worker listens" in text_of(leaves.foot(view(status(known_workers=0, active=0))))
-    assert "No worker listens" not in leaves.foot(view())
+    assert "No worker listens" in text_of(leaves.notes(view(status(known_workers=0, active=0))))
+    assert "No worker listens" not in leaves.notes(view())
 
 
 def test_trouble_counts_from_the_last_answer_until_the_next():

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from toolkit.cli.output import inert, open_client, plain_errors
-from toolkit.errors import InvalidInput, RunNotFound
+from toolkit.errors import InvalidInput, RunNotFound, RunStateError
 
 if TYPE_CHECKING:
     from toolkit.client import Client, Run
+    from toolkit.client.profile import Profile
 
 
 @click.command()
@@ -47,10 +48,8 @@ def report(context: click.Context, run_or_task: str, output: Path, n_items: int 
     model = Recommender().fit(frame)
     items = n_items or (status.submitted if status is not None else _latest_items(client, task))
     advice = model.recommend(task, n_items=max(1, items), **options)
-    letters = run.dead_letters() if run is not None else None
-    made = Report.of(
-        frame=frame, model=model, recommendation=advice, status=status, dead_letters=letters, title=title
-    )  # fmt: skip
+    about: dict[str, Any] = {} if run is None else {"dead_letters": run.dead_letters(), "profile": _profile(run)}
+    made = Report.of(frame=frame, model=model, recommendation=advice, status=status, title=title, **about)
     click.echo(inert(f"{made.write(output)}: {advice.batch_size or 'no'} items a batch recommended"))
 
 
@@ -59,6 +58,14 @@ def _find(client: Client, name: str) -> Run | None:
     try:
         return client.get_run(name)
     except (InvalidInput, RunNotFound):
+        return None
+
+
+def _profile(run: Run) -> Profile | None:
+    """Return the profile of a run that was to have one; None while no batch of it was sampled."""
+    try:
+        return run.profile() if run.spec.profile else None
+    except RunStateError:
         return None
 
 

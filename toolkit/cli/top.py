@@ -62,7 +62,7 @@ def _draw(board: of.Board, text: str, state: str, keys: str) -> None:
         fine=(sys.stdout.encoding or "ascii").lower().startswith("utf"),
     )  # fmt: skip
     lines = drawn.frame(board, screen, text, state, keys)
-    sys.stdout.write("\x1b[H" + "\r\n".join(f"{line}\x1b[K" for line in lines[: size.lines]) + "\x1b[J")
+    sys.stdout.write("\x1b[H" + "\n".join(f"{line}\x1b[K" for line in lines[: size.lines]) + "\x1b[J")
     sys.stdout.flush()
 
 

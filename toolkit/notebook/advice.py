@@ -18,8 +18,6 @@ from toolkit.notebook.html import BOX, answer_parts, call_text, evidence_table, 
 from toolkit.notebook.sheet import still
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from toolkit.tuning import Recommendation, Recommender
 
 _NORMAL: Final = NormalDist()
@@ -186,14 +184,15 @@ def mistakes(recommendation: Recommendation) -> tuple[Mistake, ...]:
     if recommendation.refused or recommendation.grid.empty:
         return ()
     expected, size, workers = recommendation.makespan_s, recommendation.batch_size, recommendation.workers
-    grid = recommendation.grid
-    same_count = grid[(grid["workers"] == workers) & (grid["batch_size"] != size)]
-    same_size = grid[grid["batch_size"] == size]
+    columns = ("batch_size", "workers", "makespan_s", "extrapolated")
+    cells = list(zip(*(recommendation.grid[name].tolist() for name in columns), strict=True))
+    same_count = [cell for cell in cells if cell[1] == workers]
+    same_size = [cell for cell in cells if cell[0] == size]
     found = [
-        _nearest("smaller batches", same_count[same_count["batch_size"] < size], "batch_size", size / 2, expected),
-        _nearest("larger batches", same_count[same_count["batch_size"] > size], "batch_size", size * 2, expected),
-        _nearest("fewer workers", same_size[same_size["workers"] < workers], "workers", workers - 1, expected),
-        _nearest("more workers", same_size[same_size["workers"] > workers], "workers", workers + 1, expected),
+        _nearest("smaller batches", [c for c in same_count if c[0] < size], 0, size / 2, expected),
+        _nearest("larger batches", [c for c in same_count if c[0] > size], 0, size * 2, expected),
+        _nearest("fewer workers", [c for c in same_size if c[1] < workers], 1, workers - 1, expected),
+        _nearest("more workers", [c for c in same_size if c[1] > workers], 1, workers + 1, expected),
     ]
     other = recommendation.baseline
     if {"setting", "batch_size", "workers", "makespan_s"} <= set(other):
@@ -205,15 +204,14 @@ def mistakes(recommendation: Recommendation) -> tuple[Mistake, ...]:
     return tuple(mistake for mistake in found if mistake is not None)
 
 
-def _nearest(what: str, cells: pd.DataFrame, varied: str, wanted: float, expected: float) -> Mistake | None:
-    """Return the cell that is nearest to the wanted batch size or worker count, by ratio."""
-    if cells.empty:
+def _nearest(
+    what: str, cells: list[tuple[float, int, float, bool]], varied: int, wanted: float, expected: float
+) -> Mistake | None:
+    """Return the cell that is nearest to the wanted batch size (0) or worker count (1), by ratio."""
+    if not cells:
         return None
-    values = cells[varied].to_list()
-    best = min(range(len(values)), key=lambda i: abs(math.log(values[i] / max(wanted, 1))))
-    cell = cells.iloc[best]
-    words = f"{what}: {setting(float(cell['batch_size']), int(cell['workers']))}"
-    return _mistake(words, float(cell["makespan_s"]), expected, bool(cell["extrapolated"]))
+    size, workers, makespan_s, beyond = min(cells, key=lambda cell: abs(math.log(cell[varied] / max(wanted, 1))))
+    return _mistake(f"{what}: {setting(size, workers)}", makespan_s, expected, beyond)
 
 
 def _mistake(words: str, makespan_s: float, expected: float, extrapolated: bool = False) -> Mistake:

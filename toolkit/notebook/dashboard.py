@@ -21,6 +21,8 @@ from toolkit.notebook.sheet import sheet
 from toolkit.settings import Settings
 
 SCOPE: Final = "tk-dashboard"
+WIDE: Final = 160
+"""Characters of a line where nobody says how wide the place is."""
 _SECTIONS: Final = (("Workers", views.workers), ("Dead letters", views.dead), ("Backlog by task", views.by_task))
 
 
@@ -165,7 +167,7 @@ def client_display(client: Any, text: str = "", state: str = "all") -> None:
         raise InvalidInput(f"state={state!r:.60}: one of {', '.join(of.FILTERS)}")
     if not kernel_present():
         board = first_look(client.watch_runs(of.LATEST))
-        sys.stdout.write("\n".join(top.frame(board, top.Screen(), text, state)) + "\n")
+        sys.stdout.write("\n".join(top.frame(board, top.Screen(WIDE), text, state)) + "\n")
         return
     if not Settings.from_env().progress or not _quiet_live(lambda: Dashboard(client, text, state)):
         board = first_look(client.watch_runs(of.LATEST))

@@ -46,7 +46,9 @@ def html(value: Any, limit: int = LIMIT) -> str:
 # As entities, which stay letters in every flavour of Markdown: what opens markup, code, mathematics and its delimiters.
 _ENTITIES: Final = {ord(c): f"&#{ord(c)};" for c in "&<>`\\$"}
 # With a backslash, which keeps the source readable; only where they would mean something.
-_MARKS: Final = re.compile(r"([*\[\]|~!]|(?<![^\W_])_|_(?![^\W_]))|(?<=\w)(:)(?=\S)|^([-+=#>])|^(\d+)(?=[.)](?:\s|$))")
+_MARKS: Final = re.compile(
+    r"[*\[\]|~!]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|:(?=[a-z+-][\w+-]*:)|^[-+=#>]|^(\d+)(?=[.)](?:\s|$))"
+)
 
 
 def markdown(value: Any, limit: int = LIMIT) -> str:
@@ -54,13 +56,13 @@ def markdown(value: Any, limit: int = LIMIT) -> str:
 
     It cannot mention a person, refer to an issue or link: an empty comment stands within what would.
     """
-    text = plain(value, limit).translate(_ENTITIES)
+    text = plain(value, limit).strip().translate(_ENTITIES)
     text = _MARKS.sub(_marked, text)
     return re.sub(r"(?<![&\w])([@#])(?=\w)|\b(www)(?=\.)", r"\1\2<!-- -->", text, flags=re.IGNORECASE)
 
 
 def _marked(match: re.Match[str]) -> str:
-    digits = match.group(4)
+    digits = match.group(1)
     return f"&#{ord(digits[0])};{digits[1:]}" if digits else f"\\{match.group()}"
 
 

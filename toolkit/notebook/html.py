@@ -30,7 +30,7 @@ def summary(view: RunView) -> str:
         parts.append(leaves.details(f"Dead letters ({fmt.count(dead)})", leaves.errors(view.errors)))
     if view.workers:
         parts.append(leaves.details("Workers", leaves.workers(view.workers)))
-    parts.append(leaves.foot(view))
+    parts.append(leaves.notes(view))
     return still(f"<div class=box>{''.join(parts)}</div>")
 
 

@@ -103,13 +103,13 @@ def executed(status: RunStatus) -> int:
 def _segment(part: int, total: int, kind: str, words: str) -> str:
     if not part:
         return ""
-    return f'<div class={kind} style="width:{100 * part / total:.2f}%" title="{fmt.count(part)} {words}"></div>'
+    return f'<div class={kind} style="width:{100 * part / total:.1f}%" title="{fmt.count(part)} {words}"></div>'
 
 
 def bar(status: RunStatus | None, kind: str = "bar") -> str:
     """Return the progress bar: ended well, dead, skipped, and on a worker now."""
     if status is None:
-        return f'<div class={kind} title="no answer yet"></div>'
+        return f"<div class={kind}></div>"
     total = max(1, status.submitted)
     parts = (
         _segment(status.ok, total, "bg" if status.state.final else "bo", "ok")
@@ -118,14 +118,14 @@ def bar(status: RunStatus | None, kind: str = "bar") -> str:
         + _segment(status.claimed, total, "bc", "on a worker now")
     )
     # The role tells a screen reader in the live panel; the sanitiser drops it where only the static summary is left.
-    words = f"{fmt.progress(executed(status), status.submitted)} of the items done"
-    role = f'role=progressbar aria-label="{words}" aria-valuemax={total} aria-valuenow={executed(status)}'
-    return f'<div class={kind} title="{words}" {role}>{parts}</div>'
+    share = 100 * executed(status) // total
+    role = f'role=progressbar aria-label="items done" aria-valuenow={share}'
+    return f"<div class={kind} {role}>{parts}</div>"
 
 
 def tile(value: str, label: str, kind: str = "v") -> str:
     """Return a number over what it counts."""
-    return f"<div class=t><div class={kind}>{value}</div><div class=l>{label}</div></div>"
+    return f"<div class=t><b class={kind}>{value}</b><i class=l>{label}</i></div>"
 
 
 def span(left: TimeLeft | None) -> str:
@@ -154,7 +154,7 @@ def pulse(view: RunView) -> str:
     status = view.status
     if status is None:
         return f"<div class=all>{bar(None)}</div>"
-    return f"<div class=all>{bar(status)}{''.join(_tiles(view, status))}{_details(status)}</div>"
+    return f"<div class=all>{bar(status)}{''.join(_tiles(view, status))}{_details(view, status)}</div>"
 
 
 def _tiles(view: RunView, status: RunStatus) -> list[str]:
@@ -183,14 +183,18 @@ def _rate(view: RunView, status: RunStatus) -> str:
     mean = status.rate if status.elapsed_s else None
     pace = mean if view.final or view.trend.pace is None else view.trend.pace
     history = view.trend.history()
-    words = f"throughput since the start, mean {fmt.rate(mean)}"
+    words = f"mean {fmt.rate(mean)}"
     line = f'<span class=hist title="{words}">{history}</span> ' if history else ""
     return tile(fmt.rate(pace), f"{line}{'mean ' if view.final else ''}throughput")
 
 
-def _details(status: RunStatus) -> str:
-    """What is worth a word, but no tile."""
-    parts = [fmt.quantity(status.batches, "batch", "batches")]
+def _details(view: RunView, status: RunStatus) -> str:
+    """What is worth a word, but no tile, and the time stamp: a view without one looks alive when it is not."""
+    if view.final:
+        parts = [f"{status.state} {fmt.moment(status.finished_at or status.at)}"]
+    else:
+        parts = [f"as of {fmt.clock(view.at)}"]
+    parts += [fmt.quantity(status.batches, "batch", "batches")]
     if status.retried:
         parts.append(f"{fmt.count(status.retried)} retried")
     if status.delayed:
@@ -231,22 +235,18 @@ def _example(errors: Errors | str | None) -> str:
     )
 
 
-def foot(view: RunView) -> str:
-    """Return the time stamp, and what keeps the run from moving, if anything."""
-    notes = []
+def notes(view: RunView) -> str:
+    """Return what keeps the run from moving, and what came of a click; empty when there is nothing to say."""
+    found = []
     status = view.status
     if view.trouble is not None:
         since = fmt.clock(view.trouble.since_at)
-        notes.append(f"<div class=warn>⚠ no answer since {since} · {escape.html(view.trouble.message)}</div>")
+        found.append(f"<div class=warn>⚠ no answer since {since} · {escape.html(view.trouble.message)}</div>")
     elif status is not None:
-        notes += _standstill(status)
+        found += _standstill(status)
     if view.notice:
-        notes.append(f"<div class=note>{escape.html(view.notice)}</div>")
-    if status is not None and view.final:
-        stamp = f"{status.state} {fmt.moment(status.finished_at or status.at)}"
-    else:
-        stamp = f"as of {fmt.clock(view.at)}"
-    return f"<div class=all>{''.join(notes)}<div class=foot>{stamp}</div></div>"
+        found.append(f"<div class=note>{escape.html(view.notice)}</div>")
+    return f"<div class=all>{''.join(found)}</div>" if found else ""
 
 
 def _standstill(status: RunStatus) -> list[str]:

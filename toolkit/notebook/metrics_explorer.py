@@ -60,7 +60,7 @@ class MetricsExplorer:
             known = ", ".join(picking.tasks_of(self.frame)) or "none"
             raise InvalidInput(f"explore: no metric rows of task {task!r}; there are some of: {known}")
         self._latest: Latest[Pick] = Latest(self._show_pick, self._keep)
-        wide = w.Layout(width="auto", max_width="400px")
+        wide = w.Layout(width="auto")
 
         def choice(words: str, options: list[tuple[str, str]], value: str) -> Any:
             return w.Dropdown(options=options, value=value, description=words, style=_LABEL, layout=wide)
@@ -74,7 +74,8 @@ class MetricsExplorer:
             "by": choice("Told apart", [(words, key) for key, words in GROUPS.items()], "workers"),
         }
         self.leaves = {
-            name: w.HTML(layout=w.Layout(margin="0", max_width="100%")) for name in ("summary", "figure", "runs")
+            name: w.HTML(layout=w.Layout(margin="0", max_width="100%", overflow="auto hidden"))
+            for name in ("summary", "figure", "runs")
         }
         self.more = w.Accordion([self.leaves["runs"]], titles=("Runs as a table",))
         self.button = w.Button(
@@ -92,20 +93,18 @@ class MetricsExplorer:
         self.button.on_click(self._load_again)
 
     def _arrange(self, w: Any) -> Any:
-        left = w.VBox(
-            [*self.controls.values(), self.button],
-            layout=w.Layout(flex="0 1 340px", min_width="280px", overflow="hidden"),
-        )
-        right = w.VBox(
-            [self.leaves["summary"], self.leaves["figure"]], layout=w.Layout(flex="1 1 420px", min_width="280px")
+        # Two columns of controls above the figure, which needs the whole width to be legible; one where it is narrow.
+        column = w.Layout(flex="1 1 300px", min_width="min(260px, 100%)", max_width="430px", overflow="hidden")
+        which = [self.controls["task"], self.controls["runs"], self.button]
+        what = [self.controls[name] for name in ("view", "measure", "axis", "by")]
+        top = w.HBox(
+            [w.VBox(which, layout=column), w.VBox(what, layout=column)],
+            layout=w.Layout(flex_flow="row wrap", grid_gap="0 16px", align_items="flex-start"),
         )
         title = w.HTML(f'<div style="{leaves.FONT};font-size:15px"><b>Metrics explorer</b></div>')
-        top = w.HBox(
-            [left, right], layout=w.Layout(flex_flow="row wrap", grid_gap="8px 24px", align_items="flex-start")
-        )
         box = w.VBox(
-            [title, top, self.more],
-            layout=w.Layout(border="1px solid #8888", padding="10px 14px", max_width="1200px", overflow="hidden"),
+            [title, top, self.leaves["summary"], self.leaves["figure"], self.more],
+            layout=w.Layout(border="1px solid #8888", padding="10px 14px", max_width="980px", overflow="hidden"),
         )
         box.add_class("tk-metrics-explorer")
         return box

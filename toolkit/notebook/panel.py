@@ -78,7 +78,7 @@ class RunPanel(LiveView):
 
         self.leaves = {
             name: w.HTML(layout=w.Layout(margin="0"))
-            for name in ("head", "pulse", "failures", "foot", "workers", "errors", "events")
+            for name in ("head", "pulse", "failures", "notes", "workers", "errors", "events")
         }
         look_of_all = w.HTML(sheet(SCOPE), layout=w.Layout(margin="0", height="0"))
         self.sections = w.Accordion(
@@ -94,7 +94,7 @@ class RunPanel(LiveView):
             button.add_class(f"tk-{verb.replace('_', '-')}")
             button.on_click(self._clicked)
         row = w.HBox(list(self.buttons.values()), layout=w.Layout(flex_flow="row wrap", margin="8px 0 0 0"))
-        top = [self.leaves[name] for name in ("head", "pulse", "failures", "foot")]
+        top = [self.leaves[name] for name in ("head", "pulse", "failures", "notes")]
         box = w.Layout(border="1px solid #8888", padding="10px 14px", max_width="820px", overflow="hidden")
         self.box = w.VBox([look_of_all, *top, self.sections, row], layout=box)
         self.box.add_class(SCOPE)
@@ -184,7 +184,7 @@ class RunPanel(LiveView):
         put(self.leaves["head"], leaves.head(view))
         put(self.leaves["pulse"], leaves.pulse(view))
         put(self.leaves["failures"], leaves.failures(view))
-        put(self.leaves["foot"], leaves.foot(view))
+        put(self.leaves["notes"], leaves.notes(view))
         draw: tuple[tuple[str, Callable[[], str]], ...] = (
             ("workers", lambda: leaves.workers(view.workers)),
             ("errors", lambda: leaves.errors(view.errors)),
@@ -225,7 +225,7 @@ class RunPanel(LiveView):
     def last_words(self) -> None:
         """Say in pages that keep the widgets that they cannot save them."""
         self._draw()
-        self.leaves["foot"].value = leaves.foot(self.view) + leaves.reloaded()
+        self.leaves["notes"].value = leaves.notes(self.view) + leaves.reloaded()
         self._row.layout.display = "none"
 
 

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Final, TextIO
 
-from toolkit.notebook import escape
+from toolkit.notebook import escape, leaves
 from toolkit.notebook import format as fmt
+from toolkit.notebook.trend import Trend
 from toolkit.records import RunState, RunStatus
 
 START_S: Final = 0.5
@@ -38,18 +39,16 @@ def bar(share: float, width: int, fine: bool = True) -> str:
     return ("█" * full + (_FINE[rest] if rest else "")).ljust(width, "░")[:width]
 
 
-def progress_line(status: RunStatus, width: int = 80, fine: bool = True) -> str:
+def progress_line(status: RunStatus, width: int = 80, fine: bool = True, trend: Trend | None = None) -> str:
     """Return one line of at most `width` characters: name, bar, items, times, throughput, workers, failures.
 
-    What does not fit is left out, the least important first.
+    What does not fit is left out, the least important first. With a `trend`, the time left has its 90 % interval.
     """
     total = fmt.count(status.submitted) + ("" if status.closed else "+")
     name = escape.plain(status.name or status.task, 24)
     ended = status.ok + status.dead  # a cancel skips the others
     share = ended / status.submitted if status.submitted else 0.0
     done = f"{fmt.progress(ended, status.submitted):>5}  {fmt.count(ended)}/{total} items"
-    if not fine:
-        done = done.replace("–", "-")
     # From the most to the least important.
     extra = []
     if status.state is not RunState.RUNNING:
@@ -57,7 +56,9 @@ def progress_line(status: RunStatus, width: int = 80, fine: bool = True) -> str:
     if status.dead:
         extra.append(f"{fmt.quantity(status.dead, 'dead letter')}")
     if status.eta_s and not status.state.final and status.state is not RunState.PAUSED:
-        extra.append(f"{fmt.duration(status.eta_s)} left")
+        left = trend.time_left(status) if trend is not None else None
+        sure = leaves.span(left)
+        extra.append(f"{fmt.duration(left.best if left else status.eta_s)} left{f' ({sure})' if sure else ''}")
     if status.elapsed_s:
         extra.append(f"{fmt.duration(status.elapsed_s)}")
         extra.append(fmt.rate(status.rate))
@@ -69,7 +70,8 @@ def progress_line(status: RunStatus, width: int = 80, fine: bool = True) -> str:
     parts = [name, bar(share, min(30, width // 5), fine), done] if width >= 60 else [name, done]
     while extra and len("  ".join([*parts, *extra])) > width:
         extra.pop()
-    return escape.plain("  ".join([*parts, *extra]), max(width, 1))
+    line = escape.plain("  ".join([*parts, *extra]), max(width, 1))
+    return line if fine else line.replace("–", "-")
 
 
 class ProgressBar:
@@ -92,6 +94,7 @@ class ProgressBar:
         # A kernel's stream is no terminal, but the notebook obeys a carriage return.
         self._in_place = _is_terminal(stream) or in_kernel(stream)
         self._drawn = ""
+        self._trend = Trend()
         self._began_at: float | None = None
         self._next_at = 0.0
 
@@ -104,6 +107,7 @@ class ProgressBar:
             self._next_at = now + (START_S if self._in_place else LOG_S)
         if self.silent or now < self._next_at:
             return
+        self._trend = self._trend.add(status)
         self._next_at = now + (REDRAW_S if self._in_place else LOG_S)
         self._draw(status, end="" if self._in_place else "\n")
 
@@ -126,7 +130,7 @@ class ProgressBar:
             self._write(escape.plain(status.line(), 400) + end)
             return
         # One column is left free, or the terminal would wrap and the next carriage return would start a new line.
-        line = progress_line(status, _width(self.stream) - 1, fine)
+        line = progress_line(status, _width(self.stream) - 1, fine, self._trend)
         self._write("\r" + line + " " * max(0, len(self._drawn) - len(line)) + end)
         self._drawn = "" if end else line
 

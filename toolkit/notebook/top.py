@@ -81,17 +81,17 @@ class _Column:
     need: int  # shown from this width of the terminal on
 
 
-_COLUMNS: Final = (
+_COLUMNS: Final = (  # each is there from the width on at which a name still has twenty cells beside it
     _Column("run", 0, right=False, need=0),
     _Column("state", 10, right=False, need=0),
-    _Column("progress", 12, right=False, need=84),
+    _Column("progress", 12, right=False, need=118),
     _Column("items", 21, right=True, need=0),
-    _Column("throughput", 15, right=True, need=64),
-    _Column("left", 12, right=True, need=80),
-    _Column("90 % of it", 22, right=True, need=150),
-    _Column("failed", 8, right=True, need=72),
-    _Column("busy", 5, right=True, need=92),
-    _Column("run id", 24, right=False, need=128),
+    _Column("throughput", 15, right=True, need=74),
+    _Column("left", 12, right=True, need=88),
+    _Column("90 % of it", 22, right=True, need=170),
+    _Column("failed", 8, right=True, need=98),
+    _Column("busy", 5, right=True, need=105),
+    _Column("run id", 24, right=False, need=144),
 )
 
 
@@ -143,16 +143,18 @@ def _totals(board: Board, screen: Screen, text: str, state: str) -> list[str]:
         said += f", {fmt.duration(waits.time_s)} of work for the workers that listen"
     if waits.unmeasured:
         said += f" ({fmt.quantity(waits.unmeasured, 'run')} unmeasured)"
-    limits = f"   filter: {escape.plain(text, 60)}" if text.strip() else ""
-    limits += f"   state: {state}" if state != "all" else ""
+    limits = [f"filter: {escape.plain(text, 60)}"] if text.strip() else []
+    limits += [f"state: {state}"] if state != "all" else []
     lines = [
-        screen.paint(_cut(f"toolkit top  {fmt.moment(board.at)}   runs: {states}{limits}", screen), "bold"),
+        screen.paint(_cut(f"toolkit top  {fmt.moment(board.at)}   runs: {states}", screen), "bold"),
         _cut(
             f"{said}   workers {board.busy:,} busy of {board.workers:,} on {fmt.quantity(len(board.nodes), 'node')}"
             f"   {fmt.quantity(board.dead, 'dead letter')}",
             screen,
         ),
     ]
+    if limits:
+        lines.append(_cut("   ".join(limits), screen))
     if board.trouble is not None:
         since = fmt.clock(board.trouble.since_at)
         lines.append(

@@ -72,7 +72,9 @@ class TuningExplorer:
             "risk": self._slider(w, "risk", "Risk to miss it", advice.RISKS, advice.USUAL_RISK),
         }  # fmt: skip
         names = ("answer", "map", "wrong", "why")
-        self.leaves = {name: w.HTML(layout=w.Layout(margin="0", max_width="100%")) for name in names}
+        self.leaves = {
+            name: w.HTML(layout=w.Layout(margin="0", max_width="100%", overflow="auto hidden")) for name in names
+        }
         self.more = w.Accordion(
             [self.leaves["wrong"], self.leaves["why"]], titles=("What it would cost to be wrong", "Why, and how sure")
         )
@@ -101,7 +103,7 @@ class TuningExplorer:
         """
         choice = w.Dropdown(
             options=options, value=value, description=words, style=_LABEL,
-            layout=w.Layout(flex="0 0 auto", width="225px"),
+            layout=w.Layout(flex="0 1 225px", width="auto", min_width="0"),
         )  # fmt: skip
         slider = w.SelectionSlider(
             options=options,
@@ -114,16 +116,15 @@ class TuningExplorer:
         return choice
 
     def _arrange(self, w: Any) -> Any:
+        line = w.Layout(align_items="center", flex_flow="row wrap")
         rows = [
-            w.HBox([control, self.sliders[name]], layout=w.Layout(align_items="center"))
-            if name in self.sliders
-            else control
+            w.HBox([control, self.sliders[name]], layout=line) if name in self.sliders else control
             for name, control in self.controls.items()
         ]
-        left = w.VBox(rows, layout=w.Layout(flex="0 1 400px", min_width="280px", overflow="hidden"))
+        left = w.VBox(rows, layout=w.Layout(flex="0 1 400px", min_width="min(280px, 100%)", overflow="hidden"))
         right = w.VBox(
             [self.leaves["answer"], w.HBox([self.button]), self.code],
-            layout=w.Layout(flex="1 1 320px", min_width="280px"),
+            layout=w.Layout(flex="1 1 320px", min_width="min(280px, 100%)"),
         )
         top = w.HBox(
             [left, right], layout=w.Layout(flex_flow="row wrap", grid_gap="8px 24px", align_items="flex-start")

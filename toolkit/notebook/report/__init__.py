@@ -67,7 +67,8 @@ class Report:
         **parts
             ``measured``, a DataFrame of predictions that were tried (columns ``batch_size``, ``workers``,
             ``predicted_s``, ``low_s``, ``high_s``, ``measured_s``); ``status`` and ``dead_letters`` of the run that the
-            report is about; ``profile``, its `Run.profile`, drawn as a flame graph; ``title``.
+            report is about; ``profile``, which is ``run.profile()`` of a run of the task, shown as a flame graph;
+            ``title``.
         """
         return cls(Sources(frame, model, recommendation, **parts))
 
@@ -134,8 +135,6 @@ def write_report(
     frame: pd.DataFrame,
     model: Recommender,
     recommendation: Recommendation,
-    measured: pd.DataFrame | None = None,
-    title: str = "Batch tuning report",
     **parts: Any,
 ) -> Path:
     """Write a report about a recommendation as one file; parameters, result and errors as for `Report.of` and `write`.
@@ -143,7 +142,6 @@ def write_report(
     The ending of `path` says as what: ``.html`` (self-contained, no script), ``.md`` (for a pull request) or ``.ipynb``
     (a notebook with parameters).
     """
-    parts |= {"measured": measured, "title": title}
     return Report.of(frame=frame, model=model, recommendation=recommendation, **parts).write(path)
 
 

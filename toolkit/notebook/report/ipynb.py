@@ -18,6 +18,9 @@ from toolkit.notebook.report.markdown import block as in_words
 if TYPE_CHECKING:
     from toolkit.notebook.report.sections import Sources
 
+_DPI: Final = 110
+"""Sharp enough for its 760 pixels, at two thirds of the time and size that a figure in a notebook takes."""
+
 _LOAD: Final = """\
 import pandas as pd
 
@@ -99,8 +102,6 @@ def _load(sources: Sources) -> str:
     if sources.status is not None:
         trials += f"run = client.get_run({sources.status.run_id!r})\n"
         known += ", status=run.status(), dead_letters=run.dead_letters()"
-    if sources.profile is not None:
-        known += f", profile=client.get_run({sources.profile.run_id!r}).profile()"
     made = f"report = Report.of(frame=history, model=model, recommendation=advice, title={sources.title!r}{known})"
     return f"{_LOAD}{trials}{made}"
 
@@ -134,7 +135,7 @@ def _plain(part: Block) -> Block:
 
 def _png(picture: Picture) -> str:
     words = escape.html(picture.display.caption(), 2000)
-    data = base64.b64encode(picture.display.png()).decode("ascii")
+    data = base64.b64encode(picture.display.png(_DPI)).decode("ascii")
     return (
         f'<img alt="{words}" style="width:100%;max-width:760px" src="data:image/png;base64,{data}">'
         f'<div style="font-size:12px;opacity:.8;max-width:760px">{words}</div>'

@@ -85,21 +85,25 @@ def _section(section: Section) -> str:
 
 def _table(table: Table) -> str:
     marks = [' class="text"' if column.text else "" for column in table.columns]
+    facts = not any(column.title for column in table.columns)  # pairs of a name and a value
     head = "".join(
         f'<th scope="col"{mark}>{escape.html(column.title)}</th>'
         for column, mark in zip(table.columns, marks, strict=True)
     )
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{mark}>{escape.html(text, 400)}</td>" for text, mark in zip(row, marks, strict=True))
-        + "</tr>"
-        for row in table.rows
-    )
+    body = "".join(f"<tr>{_row(row, marks, facts)}</tr>" for row in table.rows)
     rest = f'<p class="note">{fmt.quantity(table.more, "more row")} not shown.</p>' if table.more else ""
+    opened, titles = ('<table class="facts">', "") if facts else ("<table>", f"<thead><tr>{head}</tr></thead>")
     markup = (
-        f'<div class="wide"><table><caption>{escape.html(table.caption, 400)}</caption><thead><tr>{head}</tr></thead>'
+        f'<div class="wide">{opened}<caption>{escape.html(table.caption, 400)}</caption>{titles}'
         f"<tbody>{body}</tbody></table></div>{rest}"
     )
     if table.folded:
         return f"<details><summary>The same as a table</summary>{markup}</details>"
     return markup
+
+
+def _row(row: tuple[str, ...], marks: list[str], facts: bool) -> str:
+    cells = [f"<td{mark}>{escape.html(text, 400)}</td>" for text, mark in zip(row, marks, strict=True)]
+    if facts:
+        cells[0] = f'<th scope="row"{marks[0]}>{escape.html(row[0], 400)}</th>'
+    return "".join(cells)

@@ -66,10 +66,10 @@ class Sources:
         The run that the report is about, if it is about one.
     dead_letters : DataFrame, optional
         Its dead letters.
+    profile : Profile, optional
+        ``run.profile()`` of a run of the task, shown as a flame graph.
     title : str
         Heading of the report.
-    profile : Profile, optional
-        ``run.profile()`` of a run of the task.
     """
 
     frame: pd.DataFrame
@@ -78,8 +78,8 @@ class Sources:
     measured: pd.DataFrame | None = None
     status: RunStatus | None = None
     dead_letters: pd.DataFrame | None = None
-    title: str = "Batch tuning report"
     profile: Profile | None = None
+    title: str = "Batch tuning report"
 
 
 def content_of(sources: Sources) -> Content:
@@ -108,10 +108,6 @@ def content_of(sources: Sources) -> Content:
         opening=(Answer(headline(advice), bool(advice.refused)), Tiles(_key_figures(advice, runs))),
         sections=tuple(section for section in sections if section.blocks),
     )
-
-
-def _profiled(profile: Profile | None) -> list[Block]:
-    return [] if profile is None else [Picture(FlameGraph(profile), "fig-flame")]
 
 
 def _section(heading: str, blocks: list[Block]) -> Section:
@@ -261,6 +257,10 @@ def _time(frame: pd.DataFrame, status: RunStatus | None) -> list[Block]:
         Picture(TimeBreakdown.from_metrics(frame), "fig-time"),
         Picture(Timeline.from_metrics(frame, run_id), "fig-line"),
     ]
+
+
+def _profiled(profile: Profile | None) -> list[Block]:
+    return [Picture(FlameGraph(profile), "fig-flame")] if profile else []
 
 
 def _failures(frame: pd.DataFrame, letters: pd.DataFrame | None) -> list[Block]:

@@ -35,7 +35,7 @@ STYLE: Final = (
     "font-variant-numeric:tabular-nums}caption{text-align:left;padding:.3rem 0}"
     "th,td{border-bottom:1px solid var(--grid);padding:.3rem .5rem;text-align:right;vertical-align:top;"
     "white-space:nowrap}.text{text-align:left;white-space:normal;overflow-wrap:anywhere}"
-    "th.text{overflow-wrap:normal}.name{width:14rem}"
+    "th.text{overflow-wrap:normal}.facts{width:auto}.facts th{font-weight:400;color:var(--muted);padding-right:1.5rem}"
     "pre{background:var(--card);padding:.7rem 1rem;border-radius:.5rem;overflow-x:auto;font-size:.85rem}"
     "summary{cursor:pointer;color:var(--muted)}"
     "@page{size:A4;margin:16mm 14mm}"

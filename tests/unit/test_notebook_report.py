@@ -124,13 +124,17 @@ def test_hostile_text_in_every_field_stays_text(tmp_path: Path):
 
 def test_a_profile_is_drawn_as_a_flame_graph_and_harms_nothing(tmp_path: Path):
     stacks = Counter({("docs:classify", "docs:split"): 30, ("docs:classify", "<script>alert(1)</script>"): 10})
-    page = written(tmp_path, profile=Profile("run-000001", "docs.classify", 2, stacks))
+    profile = Profile("run-000001", "docs.classify", 2, stacks)
+    page = written(tmp_path, profile=profile)
     assert "Where user code spends it" in page
     assert "40 samples of 2 batches of run run-000001" in page
     assert "docs:split (30 samples, 75.0 %)" in page
     assert "<script>" not in page
     read(page)
     assert "Where user code spends it" not in written(tmp_path)
+    frame, model, recommendation = studied()
+    report = Report.of(frame=frame, model=model, recommendation=recommendation, profile=profile)
+    assert "profile=client.get_run('run-000001').profile()" in report.notebook()
 
 
 def test_report_of_a_long_history_is_small(tmp_path: Path):

@@ -102,6 +102,8 @@ def _load(sources: Sources) -> str:
     if sources.status is not None:
         trials += f"run = client.get_run({sources.status.run_id!r})\n"
         known += ", status=run.status(), dead_letters=run.dead_letters()"
+    if sources.profile is not None:
+        known += f", profile=client.get_run({sources.profile.run_id!r}).profile()"
     made = f"report = Report.of(frame=history, model=model, recommendation=advice, title={sources.title!r}{known})"
     return f"{_LOAD}{trials}{made}"
 

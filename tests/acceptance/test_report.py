@@ -25,7 +25,11 @@ def runs(client: Client) -> list[Run]:
     made = []
     for size, workers in ((1, 1), (8, 1), (2, 2), (8, 2)):
         items = [*range(35), "no number"] if (size, workers) == (8, 2) else range(36)
-        made.append(client.map(shop.nap_or_fail, items, batch_size=size, max_workers=workers, name="four <settings>"))
+        made.append(
+            client.map(
+                shop.nap_or_fail, items, batch_size=size, max_workers=workers, name="four <settings>", profile=True
+            )
+        )
         made[-1].wait(60, progress=False)
     return made
 
@@ -55,7 +59,15 @@ def test_a_report_on_a_task_says_what_its_runs_recommend(runs: list[Run], report
 def test_a_report_on_a_run_shows_its_failures(runs: list[Run], report, tmp_path: Path) -> None:
     good(report(runs[-1].run_id))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    for words in ("This run", "What failed", "Dead letters", "TypeError", "four &lt;settings&gt;", runs[-1].run_id):
+    for words in (
+        "This run",
+        "What failed",
+        "Where user code spends it",
+        "Dead letters",
+        "TypeError",
+        "four &lt;settings&gt;",
+        runs[-1].run_id,
+    ):
         assert words in page
     assert "<settings>" not in page
 

@@ -124,6 +124,17 @@ def test_a_connection_that_was_closed_meanwhile_is_replaced_at_once(ledger: Ledg
     assert ledger.status(run.run_id).remaining == 4
 
 
+def test_connections_that_were_lost_do_not_count_for_ever(ledger: Ledger, address: ServerAddress) -> None:
+    """Given a client that outlives many servers, when more of its connections died than a pool holds, it goes on."""
+    run = Run(ledger, 4)
+    with closing(Connection(address)) as other:
+        most = ledger.connection.redis.connection_pool.max_connections
+        assert most < 1000
+        for _ in range(most + 10):
+            other.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            assert ledger.connection.call("status", keys.of_run(run.run_id), retry_s=0.0)
+
+
 def test_a_fork_uses_no_connection_of_its_parent(ledger: Ledger) -> None:
     """Given a parent and its child that call at the same time, each gets its own answers."""
     runs = [Run(ledger, n) for n in (1, 2)]

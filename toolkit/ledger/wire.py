@@ -44,7 +44,9 @@ class Client(redis.Redis):
         try:
             connection, fresh = mine.pop(), False
         except IndexError:
-            connection, fresh = self.connection_pool.make_connection(), True
+            # Not the pool's `make_connection`: it counts, and what breaks here never comes back to be counted off.
+            pool = self.connection_pool
+            connection, fresh = pool.connection_class(**pool.connection_kwargs), True
         try:
             connection.send_packed_command(connection.pack_command(*args), check_health=False)
             answer = connection.read_response()

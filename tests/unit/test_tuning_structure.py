@@ -126,4 +126,4 @@ def test_a_run_of_which_only_cut_off_batches_are_left_does_not_spoil_the_choice_
     killed = frame["run_id"].unique()[2]
     frame["cut_off"] = frame["run_id"] == killed
     (history,) = clean(frame).values()
-    assert np.isfinite(list(fit_task(history, Options()).contention_errors.values())).all()
+    assert np.isfinite(list(fit_task(history, Options()).structure.evidence.values())).all()

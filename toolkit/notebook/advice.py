@@ -116,21 +116,14 @@ class Answer:
 
 
 def ask(model: Recommender, question: Question) -> Answer:
-    """Ask the model; an error of this package becomes the answer's trouble.
-
-    The model keeps a deadline with the upper end of its 90 % interval, which is a risk of 5 %. For another risk it is
-    asked with the deadline that has this risk in the place of 5 %, as far as the interval of the first answer tells.
-    """
+    """Ask the model; an error of this package becomes the answer's trouble."""
+    options = question.options()
+    if question.deadline_s:
+        options |= {"deadline_s": question.deadline_s, "deadline_risk": question.risk}
     try:
-        deadline_s = question.deadline_s or None
-        found = model.recommend(**question.options(), deadline_s=deadline_s)
-        if deadline_s and question.risk != USUAL_RISK and not found.refused:
-            shift = _NORMAL.inv_cdf(1 - USUAL_RISK) - _NORMAL.inv_cdf(1 - question.risk)
-            scaled = deadline_s * math.exp(shift * _spread(found, slow=True))
-            found = model.recommend(**question.options(), deadline_s=scaled)
+        return Answer(question, model.recommend(**options))
     except ToolkitError as error:
         return Answer(question, None, str(error))
-    return Answer(question, found)
 
 
 def _spread(recommendation: Recommendation, slow: bool) -> float:

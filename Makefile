@@ -43,8 +43,10 @@ help:
 demo: $(DEMO)
 	@$(BIN)/python -m toolkit.demo
 
+# Tests of one process share the processors; those with workers, browsers and faults of their own have them to themselves.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/integration
+	$(BIN)/python -m pytest tests/acceptance
 
 check: $(DEV)
 	$(BIN)/ruff check .

@@ -43,10 +43,10 @@ help:
 demo: $(DEMO)
 	@$(BIN)/python -m toolkit.demo
 
-# Tests of one process share the processors; those with workers, browsers and faults of their own have them to themselves.
+# Three processes share the tests, file by file, since those with workers and browsers mostly wait. The longest files come first.
+LONG := $(patsubst %,tests/acceptance/test_%.py,notebooks browser_explorers browser demo chaos cluster limits)
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/integration
-	$(BIN)/python -m pytest tests/acceptance
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(LONG) tests/acceptance tests/integration tests/unit
 
 check: $(DEV)
 	$(BIN)/ruff check .

@@ -59,6 +59,13 @@ def written(tmp_path: Path, **changes) -> str:
     return write_report(tmp_path / "report.html", **parts).read_text(encoding="utf-8")
 
 
+@cache
+def usual() -> str:
+    """The page as `written` writes it when nothing is changed."""
+    frame, model, recommendation = studied()
+    return Report.of(frame=frame, model=model, recommendation=recommendation, measured=trials()).html()
+
+
 def read(page: str) -> Reader:
     """Read the page; its style sheet is text of one element, not markup."""
     reader = Reader(page)
@@ -69,9 +76,9 @@ def read(page: str) -> Reader:
 # --------------------------------------------------------------------------- the page
 
 
-def test_report_tells_the_answer_the_reasons_and_the_evidence(tmp_path: Path):
+def test_report_tells_the_answer_the_reasons_and_the_evidence():
     recommendation = studied()[2]
-    text = read(written(tmp_path)).text
+    text = read(usual()).text
     for words in (
         headline(recommendation), *recommendation.reasons, "Every setting", "Settings measured",
         "1 of 2 predictions held", "runs predicted from the others", "Where the time goes", "the rule of thumb",
@@ -80,16 +87,16 @@ def test_report_tells_the_answer_the_reasons_and_the_evidence(tmp_path: Path):
         assert words in text
 
 
-def test_report_needs_nothing_from_outside_and_runs_nothing(tmp_path: Path):
-    page = written(tmp_path)
+def test_report_needs_nothing_from_outside_and_runs_nothing():
+    page = usual()
     reader = read(page)
     assert not {"script", "link", "img", "iframe"} & set(reader.tags)
     assert not re.search(r"https?://", page)
     assert "style=" not in page
 
 
-def test_policy_allows_exactly_the_style_sheet_of_the_page(tmp_path: Path):
-    page = written(tmp_path)
+def test_policy_allows_exactly_the_style_sheet_of_the_page():
+    page = usual()
     policy = next(v for _, v in read(page).attributes if v.startswith("default-src"))
     sheets = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     assert len(sheets) == 1
@@ -97,8 +104,8 @@ def test_policy_allows_exactly_the_style_sheet_of_the_page(tmp_path: Path):
     assert policy == f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
-def test_every_id_is_there_once_and_every_reference_leads_to_one(tmp_path: Path):
-    page = written(tmp_path)
+def test_every_id_is_there_once_and_every_reference_leads_to_one():
+    page = usual()
     reader = read(page)
     assert len(reader.ids) == len(set(reader.ids))
     wanted = set(re.findall(r"url\(#([^)]+)\)", page)) | {v[1:] for n, v in reader.attributes if n == "href"}
@@ -107,8 +114,8 @@ def test_every_id_is_there_once_and_every_reference_leads_to_one(tmp_path: Path)
     assert wanted <= set(reader.ids)
 
 
-def test_every_colour_class_has_its_rule(tmp_path: Path):
-    page = written(tmp_path)
+def test_every_colour_class_has_its_rule():
+    page = usual()
     used = {name for n, v in read(page).attributes if n == "class" for name in v.split() if re.match(r"[fs]-", name)}
     assert used
     assert all(f".{name}{{" in page for name in used)
@@ -131,7 +138,7 @@ def test_a_profile_is_drawn_as_a_flame_graph_and_harms_nothing(tmp_path: Path):
     assert "docs:split (30 samples, 75.0 %)" in page
     assert "<script>" not in page
     read(page)
-    assert "Where user code spends it" not in written(tmp_path)
+    assert "Where user code spends it" not in usual()
     frame, model, recommendation = studied()
     report = Report.of(frame=frame, model=model, recommendation=recommendation, profile=profile)
     assert "profile=client.get_run('run-000001').profile()" in report.notebook()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
+from toolkit.frames import concat_metrics
 from toolkit.tuning.clean import clean
 from toolkit.tuning.learning import fit_task
 from toolkit.tuning.model import Options, TaskModel
@@ -102,7 +103,11 @@ def test_one_slow_batch_moves_little() -> None:
 
 def test_variation_of_items_averages_out_and_that_of_batches_does_not() -> None:
     work = Workload(per_item_s=1e-2, item_sigma=1.0, batch_sigma=0.1)
-    runs = [simulate_runs(work, 20_000, [(1, 2), (10, 2), (100, 2)], seed=seed) for seed in range(4)]
+    settings = {1: 2000, 10: 4000, 100: 20_000}  # batch size: items, hundreds of batches of each
+    runs = [
+        concat_metrics([simulate_runs(work, n, [(size, 2)], seed=seed) for size, n in settings.items()])
+        for seed in range(4)
+    ]
     batch, item = np.median([fit_variance(clean(frame)["demo.task"].cells) for frame in runs], axis=0)
     assert batch == pytest.approx(0.01, rel=0.5)
     assert item == pytest.approx(np.e - 1, rel=0.4)

@@ -69,14 +69,22 @@ def load_app(app: Celery | str) -> Celery:
     InvalidInput
         It cannot be imported, or is no Celery application.
     """
-    if not isinstance(app, str):
-        return app
+    found = _imported(app) if isinstance(app, str) else app
+    if not isinstance(found, Celery):
+        raise InvalidInput(
+            f"Client(app=...): expected a Celery application or its 'package.module:attribute', got "
+            f"{type(found).__name__}; a LocalCluster is passed as Client(cluster=...)"
+        )
+    return found
+
+
+def _imported(app: str) -> object:
     from celery.app.utils import find_app
 
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        found: Celery = find_app(app)
+        found: object = find_app(app)
     except (ImportError, AttributeError) as error:
         raise InvalidInput(
             f"Client(app={app!r}): cannot import it ({error}); expected 'package.module:attribute' of a Celery "

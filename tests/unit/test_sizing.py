@@ -210,6 +210,14 @@ def test_four_batches_a_worker_remain() -> None:
     assert controller.propose(0.0, 1500, 4_000, 8).want == 125
 
 
+@pytest.mark.parametrize(("gap_s", "batch_s"), [(0.0005, 0.15), (0.0015, 0.3), (0.02, 0.5)])
+def test_a_gap_makes_batches_longer_within_reason(gap_s: float, batch_s: float) -> None:
+    """Given items of 50 us, batches take what makes the gap before them half a percent, up to half a second."""
+    world = World(constant(5e-5), gap_s=gap_s, one_by_one=True).run(400_000)
+    assert max(world.durations) == pytest.approx(batch_s, rel=0.15)
+    assert world.makespan_s * 2 <= 1.06 * world.busy_items_s + 20 * gap_s
+
+
 def test_tapering_stops_at_5_ms_of_work() -> None:
     controller = Controller()
     for size in (1, 16, 150, 150):

@@ -83,6 +83,15 @@ def test_where_only_batches_cost_each_worker_gets_few() -> None:
     assert plan.batch_size == 500
 
 
+def test_a_gap_makes_batches_longer_while_enough_remain() -> None:
+    rows = probes(Workload(per_item_s=1e-4, gap_s=0.002), (1, 16, 256, 2_000), 2)
+    many, few = (replan(rows, remaining=n, workers=2) for n in (200_000, 4_000))
+    assert many is not None
+    assert few is not None
+    assert 3_000 <= many.batch_size <= 4_000  # up to 0.4 s, of which the gap is half a percent
+    assert few.batch_size <= 500
+
+
 def test_wild_rows_are_not_believed() -> None:
     rng = np.random.default_rng(0)
     rows: list[Row] = [(int(b), float(rng.lognormal(0, 2.5)), 2, 0.0, False) for b in rng.choice([1, 10, 100], 12)]

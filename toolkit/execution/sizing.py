@@ -46,6 +46,10 @@ class Limits:
         Most by which a batch may exceed the largest one seen.
     shares : int
         Batches per worker that must remain, so that the end of the run stays even.
+    gap_share : float
+        Share of a batch that the gap before it should take: toward it, a batch is made longer than `target_s`.
+    patient_s : float
+        Longest batch that a gap alone may ask for.
     """
 
     target_s: float = 0.15
@@ -55,6 +59,8 @@ class Limits:
     floor_overhead: float = 0.2
     growth: int = 16
     shares: int = 4
+    gap_share: float = 0.005
+    patient_s: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +308,9 @@ class Controller:
         limits = self._limits
         # A fixed cost lengthens batches only as far as it is certain: believing in one that is not there costs balance.
         alpha = max(0.0, self._alpha - 0.5 * math.sqrt(self._a)) if self._fixed is None else self._fixed
-        by_duration = (limits.target_s - alpha) / self._beta
+        # Tapering evens the end of a run, so long batches cost little, and each gap is paid by every worker.
+        target_s = max(limits.target_s, min(self._gap / limits.gap_share, limits.patient_s))
+        by_duration = (target_s - alpha) / self._beta
         multiple = 1 / limits.overhead - 1
         longest = max(limits.max_s, multiple * alpha)
         by_overhead = min(multiple * (alpha + self._gap), longest) / self._beta

@@ -25,6 +25,8 @@ _PRECISE = 0.25  # relative standard error of a cost that still counts as known
 _SAME = 0.01  # plans closer than this are equally good
 _REACH = 4.0  # how far beyond the largest batch seen a plan may go
 _HUBER = 2.5
+_GAP_SHARE = 0.005  # of a batch: toward it, longer batches are chosen than would do
+_PATIENT_S = 0.5  # as long as a batch may grow for that
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,10 @@ def _plan(fit: _Fit, largest: float, remaining: int, workers: int) -> Plan:
     total = analytic_s(np.full_like(size, remaining), size, np.full_like(size, workers), timing)
     # Of equally good sizes the smallest: it adapts soonest when items change.
     best = int(np.flatnonzero(total <= (1 + _SAME) * total.min())[0])
+    # The ledger tapers automatic batches, so long ones cost nothing at the end, and each gap is paid by every worker.
+    patient = min(fit.gap_s / _GAP_SHARE, _PATIENT_S) / max(fit.per_item_s, 1e-9)
+    patient = min(patient, remaining / (4 * workers), most)
+    best = max(best, int(np.flatnonzero(size <= max(1.0, patient))[-1]))
     chosen = int(size[best])
     overhead = (fit.per_batch_s + fit.gap_s) / float(whole[best])
     reasons = (

@@ -12,8 +12,17 @@ from collections import deque
 from typing import Any
 
 import redis
+from hiredis import pack_command
 
 _SHORT = ("FCALL", "FCALL_RO")
+
+
+def _packed(connection: Any, args: tuple[Any, ...]) -> Any:
+    """The command as bytes, at once where nothing has to be converted first."""
+    try:
+        return [pack_command(args)]
+    except TypeError:
+        return connection.pack_command(*args)
 
 
 class Client(redis.Redis):
@@ -48,7 +57,7 @@ class Client(redis.Redis):
             pool = self.connection_pool
             connection, fresh = pool.connection_class(**pool.connection_kwargs), True
         try:
-            connection.send_packed_command(connection.pack_command(*args), check_health=False)
+            connection.send_packed_command(_packed(connection, args), check_health=False)
             answer = connection.read_response()
         except redis.exceptions.ConnectionError:
             connection.disconnect()

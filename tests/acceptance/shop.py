@@ -78,3 +78,14 @@ def wrong_length(items: list[int]) -> list[int]:
 def length(text: bytes) -> int:
     """Return the number of bytes."""
     return len(text)
+
+
+class Adds:
+    """Adds a number; its objects are called."""
+
+    def __init__(self, amount: int) -> None:
+        self.amount = amount
+
+    def __call__(self, x: int) -> int:
+        """The sum."""
+        return x + self.amount

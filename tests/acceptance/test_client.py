@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -217,6 +218,7 @@ def test_a_results_timeout_leaves_the_run_alone(client: Client) -> None:
         ([], "nothing to run"),
         (iter(()), "nothing to run"),
         (5, "not iterable"),
+        (np.array(3), "without dimensions"),
     ],
 )
 def test_bad_items_are_refused_with_a_hint_and_nothing_is_stored(client: Client, items: object, hint: str) -> None:
@@ -242,10 +244,62 @@ def test_a_bad_item_late_in_a_stream_cancels_the_run(client: Client) -> None:
 def test_bad_options(client: Client) -> None:
     for options in (
         {"batch_size": 0}, {"batch_size": "big"}, {"max_workers": -1}, {"priority": "asap"}, {"call": "star"},
-        {"tags": {"a": 1}}, {"name": "a\nb"}, {"retry": 3}, {"kwargs": {"a": object()}},
+        {"tags": {"a": 1}}, {"name": "a\nb"}, {"retry": 3}, {"kwargs": {"a": object()}}, {"key": "id"},
+        {"batch_size": np.float64(2.5)}, {"max_workers": True},
     ):  # fmt: skip
         with pytest.raises(InvalidInput):
             client.map(shop.double, [1], **options)  # type: ignore[arg-type]
+
+
+def test_a_key_that_fails_names_its_item_and_nothing_is_stored(client: Client) -> None:
+    before = len(client.runs())
+    with pytest.raises(InvalidInput, match=r"key: KeyError: 'id' for the item \{'name': 'x'\}"):
+        client.map(shop.double, [{"id": 1}, {"name": "x"}], key=lambda item: item["id"])
+    assert len(client.runs()) == before
+
+
+def test_numbers_of_numpy_are_numbers(client: Client) -> None:
+    run = client.map(shop.double, range(6), batch_size=np.int64(2), max_workers=np.int32(1))
+    assert run.results(60) == [0, 2, 4, 6, 8, 10]
+    assert run.metrics()["batch_size"].tolist() == [2, 2, 2]
+
+
+def test_an_update_is_checked_as_a_submission_is(client: Client) -> None:
+    run = client.map(shop.double, [1])
+    for options in ({"batch_size": 0}, {"max_workers": 0}, {"batch_size": 2.5}):
+        with pytest.raises(InvalidInput):
+            run.update(**options)  # type: ignore[arg-type]
+    run.wait(60)
+
+
+def test_what_was_dropped_is_no_result(client: Client) -> None:
+    run = client.map(lambda x: 6 // x, [1, 0, 2])
+    assert run.wait(60).dead == 1
+    assert run.drop_dead() == 1
+    with pytest.raises(RunFailed, match=r"1 of 3 items .* dropped"):
+        run.results()
+    first, dropped, last = run.results(return_exceptions=True)
+    assert (first, last) == (6, 3)
+    assert "dropped" in str(dropped)
+    with pytest.raises(RunFailed, match="dropped"):
+        list(run.as_completed())
+
+
+def test_a_method_and_an_object_that_is_called_have_names(client: Client) -> None:
+    run = client.map(str.upper, ["a", "b"])
+    assert (run.results(60), run.spec.task) == (["A", "B"], "builtins:str.upper")
+    called = client.map(shop.Adds(5), [1, 2])
+    assert (called.results(60), called.spec.task) == ([6, 7], "tests.acceptance.shop:Adds")
+
+
+def test_a_closed_client_takes_no_work_and_its_runs_go_on(cluster: LocalCluster) -> None:
+    with Client(cluster=cluster) as client:
+        run = client.map(shop.double, [1, 2])
+    with pytest.raises(InvalidInput, match="closed"):
+        client.map(shop.double, [1])
+    assert run.results(60) == [2, 4]
+    with pytest.raises(InvalidInput, match="expected a LocalCluster"):
+        Client(cluster=2)  # type: ignore[arg-type]
 
 
 def test_unknown_tasks_and_runs(client: Client) -> None:

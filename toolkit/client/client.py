@@ -13,6 +13,7 @@ from toolkit.client import celery_app, scaling, tracing
 from toolkit.client.arguments import (
     Size,
     check_items,
+    check_key,
     check_limits,
     check_options,
     encode_kwargs,
@@ -81,6 +82,8 @@ class Client(History):
         app = app if app is not None else env.app
         if app is not None and cluster is not None:
             raise InvalidInput("Client: pass app= for a Celery deployment or cluster= for a LocalCluster, not both")
+        if cluster is not None and not isinstance(cluster, LocalCluster):
+            raise InvalidInput(f"Client(cluster={cluster!r}): expected a LocalCluster, for example LocalCluster(2)")
         self._cluster: LocalCluster | None = None
         key_file = Path(function_key_file) if function_key_file else env.function_key_file
         if app is None:
@@ -206,12 +209,14 @@ class Client(History):
         RunStateError
             The run was cancelled meanwhile.
         """
+        self._check_open()
         if self._cluster is not None:
             self._cluster.start()  # a millisecond when all is well; brings back what was killed as a whole
         check_items(items)
         size = Size.parse(batch_size, max_workers, weighted=weight is not None)
         weights = None if weight is None else Weights(weight, items)
         check_options(priority, queue or "celery", name, tags, retry, call)
+        key = check_key(key)
         described = describe(task, self._deployment)
         check_limits(item_time_limit_s, batch_time_limit_s, described.batched)
         encoded_kwargs = encode_kwargs(kwargs, self.settings.max_item_bytes)
@@ -378,6 +383,10 @@ class Client(History):
         return f"<Client of {where} at {self._ledger.connection.address}>"
 
     # ------------------------------------------------------------------ inside
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InvalidInput("this client is closed: make another, toolkit.Client(); handles of runs go on working")
 
     def _tidy(self) -> None:
         """Called by the LocalCluster before it ends for this client, while its server answers."""

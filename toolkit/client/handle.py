@@ -100,7 +100,10 @@ class Handle:
         ------
         InvalidInput
         """
-        size = Size.parse(batch_size or "auto", max_workers or "auto", weighted=self.spec.weighted)
+        size = Size.parse(
+            "auto" if batch_size is None else batch_size, "auto" if max_workers is None else max_workers,
+            weighted=self.spec.weighted,
+        )  # fmt: skip
         wanted = size.batch_size if size.weight_size is None else size.weight_size
         detail = ", ".join(
             f"{k}={v}" for k, v in (("batch_size", batch_size), ("max_workers", max_workers)) if v is not None

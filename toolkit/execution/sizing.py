@@ -308,13 +308,13 @@ class Controller:
         limits = self._limits
         # A fixed cost lengthens batches only as far as it is certain: believing in one that is not there costs balance.
         alpha = max(0.0, self._alpha - 0.5 * math.sqrt(self._a)) if self._fixed is None else self._fixed
-        # Tapering evens the end of a run, so long batches cost little, and each gap is paid by every worker.
-        target_s = max(limits.target_s, min(self._gap / limits.gap_share, limits.patient_s))
-        by_duration = (target_s - alpha) / self._beta
+        by_duration = (limits.target_s - alpha) / self._beta
         multiple = 1 / limits.overhead - 1
         longest = max(limits.max_s, multiple * alpha)
         by_overhead = min(multiple * (alpha + self._gap), longest) / self._beta
-        want = max(float(self._least), by_duration, by_overhead)
+        # Tapering evens the end of a run, so long batches cost little, and each gap is paid by every worker.
+        by_gap = min(self._gap / limits.gap_share, limits.patient_s) / self._beta
+        want = max(float(self._least), by_duration, by_overhead, by_gap)
         # Where a fixed cost asks for long batches, the end is left to tapering: half as many batches, half the cost.
         share = remaining / ((limits.shares if by_overhead <= by_duration else limits.shares / 2) * workers)
         one_size = self._fixed is None and self._largest < 1.5 * self._smallest

@@ -23,7 +23,7 @@ from toolkit.client.arguments import (
 from toolkit.client.describe import Deployment, Described, describe, ship
 from toolkit.client.doctor import Finding, examine
 from toolkit.client.history import History
-from toolkit.client.planner import Planner, plan_from_history
+from toolkit.client.planner import MAX_REPLANS, Planner, plan_from_history
 from toolkit.client.replay import run_inline
 from toolkit.client.run import Run
 from toolkit.client.selecting import task_name
@@ -284,8 +284,7 @@ class Client(History):
         if plan is not None and plan.confident:
             detail = "planned from earlier runs: " + "; ".join(plan.reasons)
             self._ledger.update(spec.run_id, batch_size=plan.batch_size, detail=detail)
-        else:
-            Planner(self._ledger, spec).start()
+        Planner(self._ledger, spec, 0 if plan is not None and plan.confident else MAX_REPLANS).start()
 
     # ------------------------------------------------------------------ look
 

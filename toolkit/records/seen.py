@@ -133,7 +133,7 @@ class RunStatus:
         if self.eta_s:
             parts.append(f"{self.eta_s:.0f} s left")
         if self.dead:
-            parts.append(f"{self.dead:,} dead letters")
+            parts.append(f"{self.dead:,} dead letter{'' if self.dead == 1 else 's'}")
         if self.retried:
             parts.append(f"{self.retried:,} retried")
         if self.reason:

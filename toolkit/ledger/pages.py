@@ -13,6 +13,8 @@ from toolkit.errors import LedgerCorrupt
 
 PAGE_ITEMS = 1024
 """Items of a page at most."""
+PAGE_SCALARS = 8 * PAGE_ITEMS
+"""Of numbers and the like in a sequence: nobody waits for them to be made, and a page of them decodes at once."""
 PAGE_BYTES = 1024 * 1024
 """Encoded bytes of a page at most, before compression; more only for a single item."""
 KEY_BYTES = 1024
@@ -54,14 +56,24 @@ def make_pages(items: Iterable[Any], *, start: int = 0, key: Any = None, max_ite
         An item or key cannot be stored exactly; names its index.
     """
     stream = iter(items)
-    while chunk := list(islice(stream, PAGE_ITEMS)):
-        for count, encoded in codec.encode_pages(chunk, start, max_item_bytes, PAGE_BYTES):
-            keys = b""
-            if key is not None:
-                keys = codec.encode_page([key(item) for item in chunk[:count]], start, KEY_BYTES)
-            yield Page(start, start + count, encoded, keys)
-            chunk = chunk[count:]
-            start += count
+    most = PAGE_SCALARS if isinstance(items, Sequence) else PAGE_ITEMS
+    while ahead := list(islice(stream, most)):
+        # A page of others is decoded anew where user code may have changed them, so it stays small.
+        step = most if _IMMUTABLE.issuperset(map(type, ahead)) else PAGE_ITEMS
+        for at in range(0, len(ahead), step):
+            yield from _pages_of(ahead[at : at + step], start, key, max_item_bytes)
+            start += len(ahead[at : at + step])
+
+
+def _pages_of(chunk: list[Any], start: int, key: Any, max_item_bytes: int) -> Iterator[Page]:
+    """Encode what is one page, or more where it is too large for one."""
+    for count, encoded in codec.encode_pages(chunk, start, max_item_bytes, PAGE_BYTES):
+        keys = b""
+        if key is not None:
+            keys = codec.encode_page([key(item) for item in chunk[:count]], start, KEY_BYTES)
+        yield Page(start, start + count, encoded, keys)
+        chunk = chunk[count:]
+        start += count
 
 
 def weigh_page(page: Page, weights: Sequence[float], alone: Sequence[int] = ()) -> Page:

@@ -16,6 +16,7 @@ part of the answer, which is then a mixture (Bayesian model averaging; Hoeting e
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ _MEMORY = 5.0  # runs after which a drift is mostly forgotten
 _FAR = 3.0  # standard deviations from which a run counts as disturbed
 _KEPT = 24  # likely sizes that are used for left-out runs
 _MOST_SHIFT = 0.7
+_HALVINGS = 16  # of where a quantile may be: to a thousandth of a percent of a makespan
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Points:
         return Points(self.jacobian[index], self.setting[index], self.order[index], self.extra[index], apart)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunEffects:
     """What is known after the runs.
 
@@ -108,27 +110,40 @@ class RunEffects:
 
     def shift(self, points: Points) -> Array:
         """Expected logarithm of measured over predicted makespan, of shape (n_points,)."""
-        mean, _ = self._given(points)
-        return np.clip(self.mix @ mean, -_MOST_SHIFT, _MOST_SHIFT)
+        return np.clip(self.mix @ self._mean(points, self._cross(points)), -_MOST_SHIFT, _MOST_SHIFT)
+
+    def _cross(self, points: Points) -> Array:
+        """Covariance of the runs and new ones, of shape (n_sizes, n_runs, n_points)."""
+        return _covariance(self.runs, points, self.prior, self.sizes)
+
+    def _mean(self, points: Points, cross: Array) -> Array:
+        """Means of new runs, of shape (n_sizes * n_structures, n_points): the cheap half of `_given`."""
+        structures, count = len(self.belief), len(points.order)
+        apart = np.zeros((structures, count)) if points.apart is None else points.apart
+        mean = np.repeat(apart[None], len(self.sizes), axis=0)
+        if len(self.residual):
+            # Each structure has residuals of its own, which the runs correct in the same way.
+            residual = self.residual - (0.0 if self.runs.apart is None else self.runs.apart)
+            mean = mean + np.broadcast_to(residual, (structures, len(self.residual))) @ self._precision @ cross
+        return np.asarray(mean.reshape((len(self.mix), count)))
 
     def _given(self, points: Points) -> tuple[Array, Array]:
         """Means and variances of new runs, each of shape (n_sizes * n_structures, n_points)."""
         own = np.einsum("ij,jk,ik->i", points.jacobian, self.prior, points.jacobian)
         smooth, drift, noise = np.square(self.sizes).T
         variance = own[None, :] + (smooth + drift + noise)[:, None] + points.extra[None, :]
-        structures = len(self.belief)
-        apart = np.zeros((structures, len(own))) if points.apart is None else points.apart
-        mean = np.repeat(apart[None], len(self.sizes), axis=0)
+        cross = self._cross(points)
         if len(self.residual):
-            system = _covariance(self.runs, self.runs, self.prior, self.sizes)
-            system[:, np.arange(len(self.residual)), np.arange(len(self.residual))] += noise[:, None] + self.runs.extra
-            cross = _covariance(self.runs, points, self.prior, self.sizes)
-            solved = np.linalg.solve(system, cross)
-            # Each structure has residuals of its own, which the runs correct in the same way.
-            residual = self.residual - (0.0 if self.runs.apart is None else self.runs.apart)
-            mean = mean + np.einsum("kij,ri->krj", solved, np.broadcast_to(residual, (structures, len(self.residual))))
-            variance = np.maximum(variance - np.einsum("kij,kij->kj", solved, cross), 1e-8)
-        return mean.reshape((len(self.mix), len(own))), np.repeat(variance, structures, axis=0)
+            variance = np.maximum(variance - (self._precision @ cross * cross).sum(axis=1), 1e-8)
+        return self._mean(points, cross), np.repeat(variance, len(self.belief), axis=0)
+
+    @cached_property
+    def _precision(self) -> Array:
+        """Inverse covariance of the runs, of shape (n_sizes, n_runs, n_runs): a slider asks again and again."""
+        system = _covariance(self.runs, self.runs, self.prior, self.sizes)
+        at = np.arange(len(self.residual))
+        system[:, at, at] += np.square(self.sizes[:, 2])[:, None] + self.runs.extra
+        return np.asarray(np.linalg.inv(system))
 
     def contrast(self, points: Points) -> tuple[Array, Array]:
         """Of two settings under the same circumstances: mean and variance of the log ratio of the second to the first.
@@ -150,27 +165,14 @@ class RunEffects:
         own = _covariance(points, points, self.prior, lasting)
         if not len(self.residual):
             return own
-        system = _covariance(self.runs, self.runs, self.prior, self.sizes)
-        at = np.arange(len(self.residual))
-        system[:, at, at] += np.square(self.sizes[:, 2])[:, None] + self.runs.extra
         cross = _covariance(self.runs, points, self.prior, lasting)
-        return np.asarray(own - np.swapaxes(cross, 1, 2) @ np.linalg.solve(system, cross))
+        return np.asarray(own - np.swapaxes(cross, 1, 2) @ self._precision @ cross)
 
     def quantiles(self, points: Points, further: Array, levels: tuple[float, ...]) -> list[Array]:
         """Quantiles of log measured over predicted makespan; `further` is the variance by the luck of one run."""
-        from scipy.special import ndtr
-
         mean, variance = self._given(points)
-        sd, mix = np.sqrt(variance + further[None, :]), self.mix
-        out = []
-        for level in levels:
-            low, high = (mean - 6.0 * sd).min(axis=0), (mean + 6.0 * sd).max(axis=0)
-            for _ in range(30):
-                middle = (low + high) / 2.0
-                below = mix @ ndtr((middle[None, :] - mean) / sd) < level
-                low, high = np.where(below, middle, low), np.where(below, high, middle)
-            out.append((low + high) / 2.0)
-        return out
+        sd = np.sqrt(variance + further[None, :])
+        return [_quantile(self.mix, mean, sd, level) for level in levels]
 
     def draws(self, count: int, seed: int) -> Array:
         """Errors of the coefficients drawn at random, of shape (count, n_coefficients)."""
@@ -196,6 +198,19 @@ class RunEffects:
         cross = self.runs.jacobian @ self.prior
         solved = np.linalg.solve(system, cross)
         return solved.T @ self.residual, self.prior - solved.T @ cross
+
+
+def _quantile(weights: Array, mean: Array, sd: Array, level: float) -> Array:
+    """Quantile of mixtures of normals, `weights` of shape (n,) and the others (n, n_points): of shape (n_points,)."""
+    from scipy.special import ndtr, ndtri
+
+    parts = mean + ndtri(level) * sd  # the quantile of a mixture lies between those of its parts
+    low, high = parts.min(axis=0), parts.max(axis=0)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2.0
+        below = weights @ ndtr((middle - mean) / sd) < level
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return np.asarray((low + high) / 2.0)
 
 
 def fit_effects(

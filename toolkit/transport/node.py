@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from toolkit import codec
 from toolkit._version import PROTOCOL, __version__
-from toolkit.errors import LedgerCorrupt, LedgerError, RunNotFound, TimeLimitExceeded, TransportError
+from toolkit.errors import LedgerCorrupt, LedgerError, RunNotFound, TimeLimitExceeded
 from toolkit.execution.failures import judge
 from toolkit.ledger import NOBODY, Contact, Death, Ledger, Registry, Renewed
 from toolkit.ledger.registry import NODE_ALIVE_S
@@ -27,9 +27,9 @@ from toolkit.transport.app import task_names
 from toolkit.transport.limits import Limits, OutOfMemory, Warden, place
 from toolkit.transport.marker import Work
 from toolkit.transport.neighbours import Neighbours, alive
+from toolkit.transport.postbox import Postbox
 from toolkit.transport.servant import Installation
 from toolkit.transport.sweeping import Sweeper
-from toolkit.transport.tickets import issue
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,8 @@ class Keeper:
         self._memory = OutOfMemory()
         self._place = place()
         self._neighbours = Neighbours(self._ledger, self._registry, self._place)
-        self._sweeper = Sweeper(self._ledger, self._registry, self._spec, self._known, self._issue)
+        self._postbox = Postbox(installation.app, self._ledger)
+        self._sweeper = Sweeper(self._ledger, self._registry, self._spec, self._known, self._postbox.put)
         self._started_at = 0.0
         self._contact = Contact()
         self._due = math.inf
@@ -89,12 +90,14 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name="toolkit-keeper", daemon=True)
 
     def start(self) -> None:
-        """Start the thread, after the workers were forked."""
+        """Start the threads, after the workers were forked."""
+        self._postbox.start()
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and forget the node."""
+        """End the threads and forget the node."""
         self._stop.set()
+        self._postbox.stop()
         try:
             self._registry.remove_node(self._node)
         except LedgerError:
@@ -108,7 +111,7 @@ class Keeper:
                 if self._silent:
                     logger.warning("node %s: the ledger answers again", self._node)
                     self._silent = False
-            except (LedgerError, TransportError) as error:
+            except LedgerError as error:
                 if not self._silent:
                     logger.warning("node %s: %s", self._node, error)
                     self._silent = True
@@ -195,7 +198,7 @@ class Keeper:
                 lease_s=spec.lease_s, dead_workers=dead_workers, contact=self._contact,
             )  # fmt: skip
             if swept.tickets:
-                self._issue(spec, swept.tickets)
+                self._postbox.put(spec, swept.tickets)
 
     def _keep_limits(self, works: list[Work]) -> None:
         for work in works:
@@ -256,9 +259,6 @@ class Keeper:
         self._due = time.monotonic() + due_s
         if self._keep_alive is not None:
             self._keep_alive(unfinished > 0)
-
-    def _issue(self, spec: RunSpec, n: int) -> None:
-        issue(self._installation.app, self._ledger, spec, n)
 
     def _spec(self, run_id: str) -> RunSpec:
         spec = self._specs.get(run_id)

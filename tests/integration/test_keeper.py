@@ -15,7 +15,7 @@ from celery import Celery
 from tests.conftest import Server, running_server
 from tests.integration.clusters import until
 from tests.integration.ledgers import Run
-from toolkit.ledger import Claim, Ledger, Registry
+from toolkit.ledger import Claim, FailedItem, Ledger, Registry
 from toolkit.settings import ServerAddress
 from toolkit.transport.node import Keeper
 from toolkit.transport.servant import Installation
@@ -116,3 +116,32 @@ def test_leases_are_renewed_and_runs_swept_while_the_broker_is_frozen(
     with node.app.connection_for_read() as connection:
         client = connection.default_channel.client
         until(lambda: client.llen(f"{QUEUE}\x06\x166") or client.llen(QUEUE), "the ticket arrives")
+
+
+def test_runs_are_swept_beside_one_whose_tickets_no_broker_takes(start: Callable[..., Node]) -> None:
+    node = start()
+    urgent, low = node.run(priority="high"), node.run(priority="low")
+    claim = low.claim()
+    low.commit(claim, failed=[FailedItem(0, "retry", 1.0, "retryable")])
+    low.make_due()
+    low.expire(low.claim())
+    held = node.work(urgent)
+    node.keeper.start()
+    until(lambda: low.status().lost == 1 and low.status().delayed == 0, "retries come due, and leases end")
+    renewed_twice(urgent, held)
+
+
+def test_a_death_is_dealt_with_while_no_broker_takes_tickets(start: Callable[..., Node]) -> None:
+    node = start()
+    run, other = node.run(), node.run()
+    kept = other.claim()
+    node.installation.marker.begin(1, other.run_id, kept.claim_id, 0)
+    lost = run.claim()
+    pid = os.fork()
+    if pid == 0:
+        node.installation.marker.begin(0, run.run_id, lost.claim_id, 0)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    node.keeper.start()
+    until(lambda: run.status().lost == 1, "the dead worker's batch goes back")
+    renewed_twice(other, kept)

@@ -73,16 +73,20 @@ class Letters(Handle):
             The run was cancelled: nothing of it is executed any more.
         """
         chosen = self._choose(indexes, where, category)
+        if chosen:  # listed before too: whoever dies right after has left a run that is swept
+            self._registry.activate(self.spec)
         n = self._ledger.retry_dead(self.run_id, chosen)
         if n:
-            self._registry.activate(self.spec)
+            self._registry.activate(self.spec)  # and after, since a sweep in between found that it had ended
             self._wake()
             self._fresh()
-        elif chosen and self._fresh().state in (RunState.CANCELLING, RunState.CANCELLED):
-            raise RunStateError(
-                f"run {self.run_id} was cancelled: its dead letters can be exported, replayed and dropped, but not "
-                "retried. Submit their items as a new run: client.map(task, list(run.dead_letters().item))"
-            )
+        elif chosen:
+            self._registry.deactivate(self.spec.queue, self.run_id)
+            if self._fresh().state in (RunState.CANCELLING, RunState.CANCELLED):
+                raise RunStateError(
+                    f"run {self.run_id} was cancelled: its dead letters can be exported, replayed and dropped, but not "
+                    "retried. Submit their items as a new run: client.map(task, list(run.dead_letters().item))"
+                )
         return n
 
     def drop_dead(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
 from toolkit.client.arguments import Size
 from toolkit.client.intake import Intake
 from toolkit.client.weights import Weights
-from toolkit.errors import InvalidInput, RunNotFound, RunStateError, ToolkitError
+from toolkit.errors import InvalidInput, LedgerError, RunNotFound, RunStateError, ToolkitError
 from toolkit.ledger import Ledger, Page, Registry, make_pages
 from toolkit.records import INLINE_QUEUE, RunSpec, RunState, RunStatus
 
@@ -128,11 +129,13 @@ class Submission:
                 max_workers=self._size.max_workers, known_workers=self._known, release=not self._spec.keep_results,
                 weight_size=self._size.weight_size,
             )  # fmt: skip
+            with suppress(LedgerError):  # a sweep that did not find it yet may have taken it off the list
+                self._registry.activate(self._spec)
 
         if stored is None:
             create()
         else:
-            self._registry.add_run(self._spec)
+            self._registry.add_run(self._spec, anew=False)
         intake = Intake(self._ledger, self._spec, create, stream=stream, stored=stored.submitted if stored else 0)
         try:
             return self._append(chain(checked, pages), intake, stream)

@@ -14,6 +14,8 @@ from toolkit.records import PRIORITIES, NodeInfo, RunSpec
 NODE_ALIVE_S = 6.0
 """A node that did not report for so long counts as gone."""
 _NODE_FORGET_S = 3600.0
+_COMING_S = 60.0
+_FINAL = (b"finished", b"cancelled")
 
 
 class Registry:
@@ -35,10 +37,13 @@ class Registry:
 
     # ------------------------------------------------------------------ runs
 
-    def add_run(self, spec: RunSpec) -> None:
-        """Index a run; called before it is created, so that nothing that exists is unknown."""
+    def add_run(self, spec: RunSpec, *, anew: bool = True) -> None:
+        """Index a run; called before it is created, so that nothing that exists is unknown.
+
+        Its moment says that it may be about to come; `anew=False`, for one that is there already, leaves that as it is.
+        """
         command = self._connection.command
-        command("ZADD", keys.RUNS, "NX", f"{self.now():.3f}", spec.run_id)
+        command("ZADD", keys.RUNS, *(() if anew else ("NX",)), f"{self.now():.3f}", spec.run_id)
         command("SADD", keys.QUEUES, spec.queue)
         command("ZADD", keys.active(spec.queue), PRIORITIES.index(spec.priority), spec.run_id)
 
@@ -49,10 +54,29 @@ class Registry:
         return [x.decode() for x in self._connection.command("ZREVRANGEBYSCORE", keys.RUNS, last, least)]
 
     def forget_runs(self, run_ids: list[str]) -> None:
-        """Drop runs from the index whose data are gone; a user who may only read leaves them to others."""
-        if run_ids:
-            with suppress(LedgerRefused):
-                self._connection.command("ZREM", keys.RUNS, *run_ids)
+        """Drop runs from the index whose data are gone; a user who may only read leaves them to others.
+
+        One that was indexed a moment ago stays, since it may be about to be created; so does one whose data are there.
+        """
+        command = self._connection.command
+        gone = [run_id for run_id in run_ids if not self._may_come(run_id)]
+        with suppress(LedgerRefused):
+            if gone:
+                command("ZREM", keys.RUNS, *gone)
+            for run_id in gone:
+                created_at = command("HGET", keys.of(run_id, "head"), "created_at")
+                if created_at is not None and created_at.isdigit():
+                    command("ZADD", keys.RUNS, "NX", f"{int(created_at) / 1000:.3f}", run_id)
+
+    def goes_on(self, run_id: str) -> bool:
+        """Whether a run is there and has not ended."""
+        state = self._connection.command("HGET", keys.of(run_id, "head"), "state")
+        return state is not None and state not in _FINAL
+
+    def _may_come(self, run_id: str) -> bool:
+        """Whether a run without data may be about to be created."""
+        indexed_at = self._connection.command("ZSCORE", keys.RUNS, run_id)
+        return indexed_at is not None and self.now() - float(indexed_at) < _COMING_S
 
     def queues(self) -> list[str]:
         """Queues that ever carried a ticket."""
@@ -72,8 +96,18 @@ class Registry:
         self._connection.command("ZADD", keys.active(spec.queue), PRIORITIES.index(spec.priority), spec.run_id)
 
     def deactivate(self, queue: str, run_id: str) -> None:
-        """List a run as ended."""
-        self._connection.command("ZREM", keys.active(queue), run_id)
+        """List a run as ended, if it has ended or is gone.
+
+        Whoever found it so may come late: it may be about to be created, or was sent back to work meanwhile. Then it
+        stays listed; and what happens between the look and the deletion, a second look sees.
+        """
+        command, key = self._connection.command, keys.active(queue)
+        priority, state = command("ZSCORE", key, run_id), command("HGET", keys.of(run_id, "head"), "state")
+        if priority is None or (self._may_come(run_id) if state is None else state not in _FINAL):
+            return
+        command("ZREM", key, run_id)
+        if self.goes_on(run_id):
+            command("ZADD", key, "NX", priority, run_id)
 
     # ------------------------------------------------------------------ nodes
 

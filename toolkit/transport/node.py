@@ -14,22 +14,22 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 from toolkit import codec
 from toolkit._version import PROTOCOL, __version__
-from toolkit.errors import LedgerCorrupt, LedgerError, RunNotFound, TimeLimitExceeded, TransportError
+from toolkit.errors import LedgerCorrupt, LedgerError, RunNotFound, TimeLimitExceeded
 from toolkit.execution.failures import judge
 from toolkit.ledger import NOBODY, Contact, Death, Ledger, Registry, Renewed
 from toolkit.ledger.registry import NODE_ALIVE_S
-from toolkit.records import INLINE_QUEUE, NodeInfo, RunSpec
+from toolkit.records import NodeInfo, RunSpec
 from toolkit.transport import tracing
 from toolkit.transport.app import task_names
 from toolkit.transport.limits import Limits, OutOfMemory, Warden, place
 from toolkit.transport.marker import Work
 from toolkit.transport.neighbours import Neighbours, alive
+from toolkit.transport.postbox import Postbox
 from toolkit.transport.servant import Installation
-from toolkit.transport.tickets import issue
+from toolkit.transport.sweeping import Sweeper
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,8 @@ class Keeper:
         self._memory = OutOfMemory()
         self._place = place()
         self._neighbours = Neighbours(self._ledger, self._registry, self._place)
+        self._postbox = Postbox(installation.app, self._ledger)
+        self._sweeper = Sweeper(self._ledger, self._registry, self._spec, self._known, self._postbox.put)
         self._started_at = 0.0
         self._contact = Contact()
         self._due = math.inf
@@ -88,12 +90,14 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name="toolkit-keeper", daemon=True)
 
     def start(self) -> None:
-        """Start the thread, after the workers were forked."""
+        """Start the threads, after the workers were forked."""
+        self._postbox.start()
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and forget the node."""
+        """End the threads and forget the node."""
         self._stop.set()
+        self._postbox.stop()
         try:
             self._registry.remove_node(self._node)
         except LedgerError:
@@ -107,7 +111,7 @@ class Keeper:
                 if self._silent:
                     logger.warning("node %s: the ledger answers again", self._node)
                     self._silent = False
-            except (LedgerError, TransportError) as error:
+            except LedgerError as error:
                 if not self._silent:
                     logger.warning("node %s: %s", self._node, error)
                     self._silent = True
@@ -194,7 +198,7 @@ class Keeper:
                 lease_s=spec.lease_s, dead_workers=dead_workers, contact=self._contact,
             )  # fmt: skip
             if swept.tickets:
-                self._issue(spec, swept.tickets)
+                self._postbox.put(spec, swept.tickets)
 
     def _keep_limits(self, works: list[Work]) -> None:
         for work in works:
@@ -251,13 +255,10 @@ class Keeper:
         )  # fmt: skip
 
     def _sweep(self) -> None:
-        unfinished, due_s = sweep_all(self._ledger, self._registry, self._spec, self._known, self._issue, self._contact)
+        unfinished, due_s = self._sweeper.sweep(self._contact)
         self._due = time.monotonic() + due_s
         if self._keep_alive is not None:
             self._keep_alive(unfinished > 0)
-
-    def _issue(self, spec: RunSpec, n: int) -> None:
-        issue(self._installation.app, self._ledger, spec, n)
 
     def _spec(self, run_id: str) -> RunSpec:
         spec = self._specs.get(run_id)
@@ -266,58 +267,3 @@ class Keeper:
                 self._specs.clear()
             spec = self._specs[run_id] = self._ledger.spec(run_id)
         return spec
-
-
-def sweep_all(
-    ledger: Ledger, registry: Registry, spec_of: Callable[[str], RunSpec], known: dict[str, int],
-    send: Callable[[RunSpec, int], Any], contact: Contact,
-) -> tuple[int, float]:  # fmt: skip
-    """Sweep every unfinished run once, and send the tickets they lack.
-
-    Parameters
-    ----------
-    spec_of : callable
-        Spec of a run id.
-    known : dict
-        Known workers by queue; updated here.
-    send : callable
-        Sends a number of tickets of a run.
-    contact : Contact
-        Since when this process has been in touch with the server.
-
-    Returns
-    -------
-    int
-        Unfinished runs.
-    float
-        Seconds until the first of their leases ends. Those who live renew theirs long before, so that a sweep at that
-        moment finds a claim of the dead.
-    """
-    nodes = registry.nodes(retry_s=0.0, forget=True)
-    unfinished, due_s = 0, math.inf
-    for queue in registry.queues():
-        listening = [n for n in nodes if queue in n.queues and n.protocol == PROTOCOL]
-        known[queue] = sum(n.workers for n in listening)
-        idle = max(0, known[queue] - sum(n.busy for n in listening))
-        for run_id, _ in registry.active_runs(queue):
-            try:
-                spec = spec_of(run_id)
-                swept = ledger.sweep(
-                    run_id, known_workers=known[queue], idle_workers=idle, lease_s=spec.lease_s, contact=contact
-                )
-            except RunNotFound:
-                registry.deactivate(queue, run_id)
-                continue
-            except LedgerError as error:  # one broken run must not stop the others
-                logger.warning("run %s: not swept (%s)", run_id, error)
-                continue
-            if swept.state in ("finished", "cancelled", "norun"):
-                registry.deactivate(queue, run_id)
-                continue
-            if queue == INLINE_QUEUE:  # its own process executes it: it keeps no node alive
-                continue
-            unfinished += 1
-            due_s = min(due_s, math.inf if swept.due_s is None else swept.due_s)
-            if swept.tickets and known[queue]:  # where nobody listens, messages would only pile up
-                send(spec, swept.tickets)
-    return unfinished, due_s

@@ -1,0 +1,135 @@
+"""The sweep of all runs: what is unfinished is listed and swept, whoever died or came late."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.conftest import Server
+from tests.integration.ledgers import Run
+from toolkit.client import Run as Handle
+from toolkit.ledger import Contact, Ledger, Registry, keys
+from toolkit.records import NodeInfo, RunSpec
+from toolkit.settings import ServerAddress
+from toolkit.transport.sweeping import Sweeper
+
+QUEUE = "shelves"
+
+
+class Deployment:
+    """An empty database with one node's sweeper; tickets are only counted."""
+
+    def __init__(self, address: ServerAddress) -> None:
+        self.address = address
+        self.ledger = Ledger(address)
+        self.registry = Registry(self.ledger.connection)
+        self.sent: list[str] = []
+        self.sweeper = Sweeper(self.ledger, self.registry, self.ledger.spec, {}, self.send)
+
+    def send(self, spec: RunSpec, n: int) -> None:
+        self.sent += [spec.run_id] * n
+
+    def sweep(self) -> int:
+        """Sweep once; returns how many runs are unfinished."""
+        return self.sweeper.sweep(Contact())[0]
+
+    def command(self, *args: Any) -> Any:
+        return self.ledger.connection.command(*args)
+
+    def run(self, items: int = 4, *, dead: int = 0, **spec: Any) -> Run:
+        """A run as clients submit them, finished where some of its items are to be dead."""
+        run = Run(self.ledger, create=False)
+        run.spec = replace(run.spec, queue=QUEUE, **spec)
+        self.registry.add_run(run.spec)
+        self.ledger.create(run.spec, **run.sizes)
+        run.append(items, close=True)
+        if dead:
+            run.die(*range(dead))
+        return run
+
+    def node(self, name: str = "n1", *, workers: int = 2) -> NodeInfo:
+        now = self.registry.now()
+        return NodeInfo(name, "host", 1, workers, 0, (QUEUE,), (), "0", 1, "3.11", False, now, now)
+
+    def listed(self) -> list[str]:
+        return [run_id for run_id, _ in self.registry.active_runs(QUEUE)]
+
+
+@pytest.fixture
+def deployment(server: Server) -> Iterator[Deployment]:
+    """A database of its own on the session's server: a sweep is of all runs."""
+    made = Deployment(ServerAddress(f"{server.address.url}?db=15", password=server.address.password))
+    yield made
+    for key in made.ledger.connection.redis.scan_iter():
+        made.command("DEL", key)
+    made.ledger.close()
+
+
+# --------------------------------------------------------------------------- what is listed
+
+
+def test_a_run_that_has_ended_leaves_the_list_and_one_that_is_gone(deployment: Deployment) -> None:
+    ended, gone, goes_on = deployment.run(dead=1), deployment.run(), deployment.run()
+    gone.reader.delete()
+    deployment.command("ZADD", keys.RUNS, 1, gone.run_id)
+    assert deployment.sweep() == 1
+    assert deployment.listed() == [goes_on.run_id]
+    assert ended.run_id in deployment.registry.run_ids()
+
+
+def test_a_run_that_a_sweep_finds_before_it_is_created_is_swept_later(deployment: Deployment) -> None:
+    run = Run(deployment.ledger, create=False)
+    run.spec = replace(run.spec, queue=QUEUE)
+    deployment.registry.add_run(run.spec)
+    assert deployment.sweep() == 0
+    deployment.ledger.create(run.spec, **run.sizes)
+    run.append(4, close=True)
+    assert deployment.sweep() == 1
+    assert deployment.listed() == [run.run_id]
+
+
+def test_an_unfinished_run_in_no_list_is_listed_again(deployment: Deployment) -> None:
+    lost, ended = deployment.run(priority="high"), deployment.run(dead=1)
+    deployment.command("DEL", keys.active(QUEUE))
+    deployment.sweep()
+    assert deployment.registry.active_runs(QUEUE) == [(lost.run_id, 2)]
+    assert deployment.sweep() == 1
+    assert ended.status().state == "finished"
+
+
+def test_the_lists_are_compared_a_few_runs_at_a_time(deployment: Deployment) -> None:
+    runs = {deployment.run().run_id for _ in range(30)}
+    deployment.command("DEL", keys.active(QUEUE))
+    deployment.sweep()
+    assert 0 < len(deployment.listed()) < 30
+    deployment.sweep()
+    assert set(deployment.listed()) == runs
+
+
+def test_a_client_that_dies_amid_a_retry_leaves_a_run_that_is_swept(deployment: Deployment) -> None:
+    class Dying(Registry):
+        """Of a client that dies once the ledger has the retry."""
+
+        def activate(self, spec: RunSpec) -> None:
+            if run.status().state == "running":
+                raise KeyboardInterrupt
+            super().activate(spec)
+
+    run = deployment.run(dead=1)
+    deployment.registry.deactivate(QUEUE, run.run_id)
+    handle = Handle(deployment.ledger, Dying(deployment.ledger.connection), run.spec, lambda *_: 0)
+    with pytest.raises(KeyboardInterrupt):
+        handle.retry_dead()
+    assert deployment.listed() == [run.run_id]
+    assert deployment.sweep() == 1
+
+
+def test_a_retry_of_nothing_lists_nothing(deployment: Deployment) -> None:
+    run = deployment.run(dead=1)
+    deployment.registry.deactivate(QUEUE, run.run_id)
+    handle = Handle(deployment.ledger, deployment.registry, run.spec, lambda *_: 0)
+    assert handle.retry_dead([3]) == 0
+    assert deployment.listed() == []

@@ -1,0 +1,119 @@
+"""The sweep of all runs: what the elected node does about once a second."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from toolkit._version import PROTOCOL
+from toolkit.errors import LedgerError, RunNotFound
+from toolkit.ledger import Contact, Ledger, Registry
+from toolkit.records import INLINE_QUEUE, NodeInfo, RunSpec
+
+logger = logging.getLogger(__name__)
+
+_COMPARE_S = 60.0
+_COMPARED = 20
+
+
+class Sweeper:
+    """Sweeps every unfinished run, and keeps the lists of them true.
+
+    Parameters
+    ----------
+    ledger, registry
+        The server.
+    spec_of : callable
+        Spec of a run id.
+    known : dict
+        Known workers by queue; updated here.
+    send : callable
+        Sends a number of tickets of a run.
+    """
+
+    def __init__(
+        self, ledger: Ledger, registry: Registry, spec_of: Callable[[str], RunSpec], known: dict[str, int],
+        send: Callable[[RunSpec, int], Any],
+    ) -> None:  # fmt: skip
+        self._ledger = ledger
+        self._registry = registry
+        self._spec_of = spec_of
+        self._known = known
+        self._send = send
+        self._uncompared: deque[str] = deque()
+        self._compare_at = 0.0
+
+    def sweep(self, contact: Contact) -> tuple[int, float]:
+        """Sweep every unfinished run once, and send the tickets they lack.
+
+        Parameters
+        ----------
+        contact : Contact
+            Since when this process has been in touch with the server.
+
+        Returns
+        -------
+        int
+            Unfinished runs.
+        float
+            Seconds until the first of their leases ends. Those who live renew theirs long before, so that a sweep at
+            that moment finds a claim of the dead.
+        """
+        nodes = self._registry.nodes(retry_s=0.0, forget=True)
+        unfinished, due_s = 0, math.inf
+        listed: set[str] = set()
+        for queue in self._registry.queues():
+            idle = self._count_workers(queue, nodes)
+            for run_id, _ in self._registry.active_runs(queue):
+                listed.add(run_id)
+                try:
+                    spec = self._spec_of(run_id)
+                    swept = self._ledger.sweep(
+                        run_id, known_workers=self._known[queue], idle_workers=idle, lease_s=spec.lease_s,
+                        contact=contact,
+                    )  # fmt: skip
+                except RunNotFound:
+                    self._registry.deactivate(queue, run_id)
+                    continue
+                except LedgerError as error:  # one broken run must not stop the others
+                    logger.warning("run %s: not swept (%s)", run_id, error)
+                    continue
+                if swept.state in ("finished", "cancelled", "norun"):
+                    self._registry.deactivate(queue, run_id)
+                    continue
+                if queue == INLINE_QUEUE:  # its own process executes it: it keeps no node alive
+                    continue
+                unfinished += 1
+                due_s = min(due_s, math.inf if swept.due_s is None else swept.due_s)
+                if swept.tickets and self._known[queue]:  # where nobody listens, messages would only pile up
+                    self._send(spec, swept.tickets)
+        self._compare(listed)
+        return unfinished, due_s
+
+    def _count_workers(self, queue: str, nodes: list[NodeInfo]) -> int:
+        """Take note of the workers that listen to a queue; returns how many of them are idle."""
+        listening = [n for n in nodes if queue in n.queues and n.protocol == PROTOCOL]
+        self._known[queue] = sum(n.workers for n in listening)
+        return max(0, self._known[queue] - sum(n.busy for n in listening))
+
+    def _compare(self, listed: set[str]) -> None:
+        """List runs again that are unfinished and in no list, a few at a time and the newest first.
+
+        A list is written beside the run it tells of, not together with it: whoever died in between, or was slow, may
+        have left it wrong, and what is in no list is swept by nobody.
+        """
+        if not self._uncompared and time.monotonic() >= self._compare_at:
+            self._uncompared.extend(self._registry.run_ids())
+            self._compare_at = time.monotonic() + _COMPARE_S
+        for _ in range(min(_COMPARED, len(self._uncompared))):
+            run_id = self._uncompared.popleft()
+            try:
+                if run_id not in listed and self._registry.goes_on(run_id):
+                    self._registry.activate(self._ledger.spec(run_id))
+                    logger.warning("run %s was in no list of unfinished runs, and is again", run_id)
+            except (LedgerError, RunNotFound) as error:
+                logger.debug("run %s: not compared (%s)", run_id, error)

@@ -38,6 +38,7 @@ from toolkit.transport.tickets import new_ticket_id, publish
 logger = logging.getLogger(__name__)
 
 _CONTEXTS_KEPT = 8
+_REBIRTHS = 3  # how often a ticket begins anew since its run was replaced meanwhile
 MAX_HOPS = 20
 """How many nodes may decline a ticket before it is dropped; a sweeper then sends a fresh one."""
 
@@ -104,22 +105,27 @@ class Servant:
         except InvalidInput as error:
             logger.warning("a ticket was dropped: %s", error)
             return
-        try:
-            context = self._context(run_id)
-        except RunNotFound:
-            return  # a ticket that outlived its run
-        except LedgerCorrupt as error:
-            pause_corrupt(self.ledger, run_id, error)
-            return
-        except LedgerError:
-            logger.exception("run %s: the ledger failed before anything was claimed", run_id)
-            return
-        except (Declined, InvalidInput) as error:
-            self._decline(run_id, ticket_id, hop, error)
-            return
-        self._work(context, ticket_id)
+        for _ in range(_REBIRTHS):
+            try:
+                context = self._context(run_id)
+            except RunNotFound:
+                return  # a ticket that outlived its run
+            except LedgerCorrupt as error:
+                pause_corrupt(self.ledger, run_id, error)
+                return
+            except LedgerError:
+                logger.exception("run %s: the ledger failed before anything was claimed", run_id)
+                return
+            except (Declined, InvalidInput) as error:
+                self._decline(run_id, ticket_id, hop, error)
+                return
+            if self._work(context, ticket_id) != "other":
+                return
+            # Since this process made the context its run was deleted, and its id given to another one.
+            self._contexts.pop(run_id, None)
 
-    def _work(self, context: RunContext, ticket_id: str) -> None:
+    def _work(self, context: RunContext, ticket_id: str) -> str:
+        """Serve one ticket; returns why it ended, "failed" when the server did not say."""
         run_id, hooks = context.spec.run_id, self._hooks()
         if _is_pool_process():
             self._interrupter.serve(hooks.slot, Limits.of(context.spec))
@@ -131,16 +137,17 @@ class Servant:
             if not self._full:
                 logger.warning("run %s: %s", run_id, error)
             self._full = True
-            return
+            return "failed"
         except LedgerError:
             logger.exception("run %s: the ledger failed, its lease will return what was claimed", run_id)
-            return
+            return "failed"
         self._full = ended.reason == "full"
         if ended.reason in ("finished", "cancelled", "norun"):
             self.registry.deactivate(context.spec.queue, run_id)
             self._contexts.pop(run_id, None)
         elif ended.reason == "yield" and ended.left > 0:
             self._spawn(context.spec, new_ticket_id(), leaving=True)
+        return ended.reason
 
     # ------------------------------------------------------------------ surroundings
 
@@ -178,12 +185,12 @@ class Servant:
             if context is not None:
                 self._contexts.move_to_end(run_id)
                 return context
-            spec = self.ledger.spec(run_id)
-            check_version(spec)
-            check_limits(spec)
-            function, kwargs = self.ledger.function(run_id)
-            task = self._task(spec, function)
-            context = make_context(spec, task, kwargs, host=self._host, node=self._node)
+            stored = self.ledger.stored(run_id)
+            check_version(stored.spec)
+            check_limits(stored.spec)
+            task = self._task(stored.spec, stored.function)
+            context = make_context(stored.spec, task, stored.kwargs, host=self._host, node=self._node)
+            context.born = stored.born
             self._contexts[run_id] = context
             while len(self._contexts) > _CONTEXTS_KEPT:
                 self._contexts.popitem(last=False)

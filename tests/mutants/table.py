@@ -263,6 +263,8 @@ _CLAIM = _mutants(
      "a ticket that never arrives is forgotten"),
     ("spawn-nothing", "if ticket == '' or left <= 0 then return 0 end", "if ticket == '' then return 0 end",
      "no ticket where nothing is left"),
+    ("claim-other", "if born > 0 and born ~= head.created_at then return { 'other', 0 } end", "",
+     "whoever means an earlier run of the same id gets nothing of this one"),
     ("claim-repeated", "  if old then return claim_answer(k, head, claim_parse(k, old), have, left, 0), check_state(k, head.state) end\n",
      "", "a claim repeated is the same claim"),
     ("claim-repeated-state", "have, left, 0), check_state(k, head.state) end", "have, left, 0), 'running' end",

@@ -23,7 +23,7 @@ from toolkit.ledger.calls import (
 )
 from toolkit.ledger.checks import check_structure
 from toolkit.ledger.connection import Connection
-from toolkit.ledger.ledger import Ledger
+from toolkit.ledger.ledger import Ledger, Stored
 from toolkit.ledger.pages import Page, PageCache, make_pages, pack_output, weigh_page
 from toolkit.ledger.reading import Reader
 from toolkit.ledger.registry import NODE_ALIVE_S, Registry
@@ -55,6 +55,7 @@ __all__ = [
     "SeriesHead",
     "SeriesName",
     "SeriesStore",
+    "Stored",
     "Swept",
     "Weighed",
     "check_structure",

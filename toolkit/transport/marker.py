@@ -28,6 +28,8 @@ _AT_ITEM_SINCE = 24
 # behind the run id: process that can be interrupted | claim id that it asks for
 _AT_ARMED = 128
 _AT_ASKED = 136
+# the run's creation, which tells it from another one that has had its id
+_AT_BORN = 152
 _PID = struct.Struct("@Q")
 _SINCE = struct.Struct("@d")
 _NONE = bytes(16)
@@ -59,6 +61,8 @@ class Work:
         When the worker took the claim up, on the same clock.
     armed : bool
         The process can be interrupted by a signal.
+    born : int
+        `ledger.Stored.born` of the run, 0 when it was not said.
     """
 
     slot: int
@@ -70,6 +74,7 @@ class Work:
     item_since: float
     batch_since: float
     armed: bool
+    born: int = 0
 
     def same_item(self, other: Work) -> bool:
         """Whether `other` is the same execution of the same item."""
@@ -96,24 +101,25 @@ class Marker:
             self._next_thread -= 1
         return int(slot)
 
-    def ask(self, slot: int, run_id: str, claim_id: bytes) -> None:
+    def ask(self, slot: int, run_id: str, claim_id: bytes, born: int = 0) -> None:
         """Note the claim that the worker is about to ask for: it may die between the grant and `begin`."""
         base = slot * _SLOT_BYTES
         if not self._memory[base]:
-            self._write(base, run_id, _NONE, UNKNOWN)
+            self._write(base, run_id, _NONE, UNKNOWN, born)
         self._memory[base + _AT_ASKED : base + _AT_ASKED + 16] = claim_id
 
-    def begin(self, slot: int, run_id: str, claim_id: bytes, position: int) -> None:
+    def begin(self, slot: int, run_id: str, claim_id: bytes, position: int, born: int = 0) -> None:
         """Note the claim that the worker starts on."""
-        self._write(slot * _SLOT_BYTES, run_id, claim_id, position)
+        self._write(slot * _SLOT_BYTES, run_id, claim_id, position, born)
 
-    def _write(self, base: int, run_id: str, claim_id: bytes, position: int) -> None:
+    def _write(self, base: int, run_id: str, claim_id: bytes, position: int, born: int) -> None:
         self._memory[base] = 0  # a reader skips the slot while it is written
         encoded = run_id.encode("ascii")[:_RUN_ID_MAX]
         since = time.perf_counter()
         _HEAD.pack_into(self._memory, base, 0, 0, os.getpid(), position, 0.0, since, claim_id, len(encoded))
         start = base + _HEAD.size
         self._memory[start : start + len(encoded)] = encoded
+        _PID.pack_into(self._memory, base + _AT_BORN, born)
         self._memory[base] = 1
 
     def stepper(self, slot: int, offset: int | None) -> Callable[[int], bool]:
@@ -186,9 +192,10 @@ class Marker:
         run_id = bytes(self._memory[start : start + length]).decode("ascii", "replace")
         asked = bytes(self._memory[base + _AT_ASKED : base + _AT_ASKED + 16])
         armed = _PID.unpack_from(self._memory, base + _AT_ARMED)[0] == pid
+        born = int(_PID.unpack_from(self._memory, base + _AT_BORN)[0])
         # read again: a slot rewritten meanwhile is skipped this time
         if not active or not self._memory[base] or _HEAD.unpack_from(self._memory, base)[6] != claim_id:
             return None
         if claim_id == _NONE:
             claim_id = b""
-        return Work(slot, pid, run_id, claim_id, asked, position, item_since, batch_since, armed)
+        return Work(slot, pid, run_id, claim_id, asked, position, item_since, batch_since, armed, born)

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 TICK_S = 0.1
 _RENEW_TICKS = 2  # also how soon workers hear of a cancel
 _REPORT_TICKS = 10
+_READ_AGAIN_S = 5.0  # a run swept is looked up anew so often: its id may be used again, for another queue or lease
 _SWEEPER_LEASE_S = 2.5  # well below half a lease: else its death would look like that of the server
 _LETTERS = {
     "worker_lost": ("WorkerLost", "the process that executed this item died, each time it was tried"),
@@ -73,7 +74,8 @@ class Keeper:
         self._keep_alive = keep_alive
         self._ledger = Ledger(installation.address)
         self._registry = Registry(self._ledger.connection)
-        self._specs: dict[str, RunSpec] = {}
+        self._specs: dict[tuple[str, int], RunSpec] = {}  # by run and creation, since an id may be used again
+        self._latest: dict[str, tuple[float, RunSpec]] = {}  # and when each was read
         self._known: dict[str, int] = {}
         self._corrupt: set[str] = set()
         self._warden = Warden(installation.marker)
@@ -146,7 +148,7 @@ class Keeper:
             with self._apart(work.run_id):
                 death = self._death(work)
                 if work.claim_id:
-                    tracing.lost(self._ledger, self._spec(work.run_id), work.claim_id, death.category, death.blamed)
+                    tracing.lost(self._ledger, self._spec_of(work), work.claim_id, death.category, death.blamed)
                     self._ledger.lost(work.run_id, work.claim_id, death)
                 if work.asked != work.claim_id:  # granted perhaps, and nothing of it begun
                     self._ledger.lost(work.run_id, work.asked, replace(death, blamed=NOBODY))
@@ -172,7 +174,7 @@ class Keeper:
         if why == "nobody":
             return Death(NOBODY)
         if why == "timeout":
-            retry = self._spec(work.run_id).retry
+            retry = self._spec_of(work).retry
             verdict = judge(TimeLimitExceeded(), retry)
             limit = retry.max_attempts if verdict.retryable else 1
             delay_s = verdict.delay(1, retry, random.random())  # noqa: S311
@@ -203,18 +205,18 @@ class Keeper:
     def _keep_limits(self, works: list[Work]) -> None:
         for work in works:
             with self._apart(work.run_id):
-                limits = Limits.of(self._spec(work.run_id))
+                limits = Limits.of(self._spec_of(work))
                 if limits is not None:
                     self._warden.keep(work, limits)
 
     def _renew(self, works: list[Work]) -> None:
-        by_run: dict[str, list[Work]] = defaultdict(list)
+        by_run: dict[tuple[str, int], list[Work]] = defaultdict(list)
         for work in works:
-            by_run[work.run_id].append(work)
-        for run_id, held in by_run.items():
+            by_run[work.run_id, work.born].append(work)
+        for (run_id, _), held in by_run.items():
             renewed = Renewed("norun")
             with self._apart(run_id):
-                queue = self._spec(run_id).queue
+                queue = self._spec_of(held[0]).queue
                 renewed = self._ledger.renew(run_id, self._known.get(queue, 0), [w.claim_id for w in held])
             for work in held:
                 if renewed.state in ("cancelling", "cancelled", "norun") or work.claim_id in renewed.gone:
@@ -261,9 +263,32 @@ class Keeper:
             self._keep_alive(unfinished > 0)
 
     def _spec(self, run_id: str) -> RunSpec:
-        spec = self._specs.get(run_id)
-        if spec is None:
-            if len(self._specs) > 1000:
-                self._specs.clear()
-            spec = self._specs[run_id] = self._ledger.spec(run_id)
+        """Spec of the run that has the id now, or had it a moment ago."""
+        read_at, spec = self._latest.get(run_id, (-math.inf, None))
+        if spec is None or time.monotonic() - read_at > _READ_AGAIN_S:
+            spec = self._read(run_id)[0]
         return spec
+
+    def _spec_of(self, work: Work) -> RunSpec:
+        """Spec of the run that a worker is on.
+
+        Raises
+        ------
+        RunNotFound
+            That run is gone, though another one may have its id.
+        """
+        spec = self._specs.get((work.run_id, work.born))
+        if spec is None:
+            spec, born = self._read(work.run_id)
+            if born != work.born:
+                raise RunNotFound(f"run {work.run_id}, created at {work.born}, is gone")
+        return spec
+
+    def _read(self, run_id: str) -> tuple[RunSpec, int]:
+        stored = self._ledger.stored(run_id, arguments=False)
+        for kept in (self._specs, self._latest):
+            if len(kept) > 1000:
+                kept.clear()
+        self._specs[run_id, stored.born] = stored.spec
+        self._latest[run_id] = (time.monotonic(), stored.spec)
+        return stored.spec, stored.born

@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 import time
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +36,8 @@ from toolkit.transport.tickets import new_ticket_id, publish
 
 logger = logging.getLogger(__name__)
 
-_CONTEXTS_KEPT = 8
+_CONTEXTS_KEPT = 8  # of a process that serves one ticket at a time; as many more as it ever served at once
+_REBIRTHS = 3  # how often a ticket begins anew since its run was replaced meanwhile
 MAX_HOPS = 20
 """How many nodes may decline a ticket before it is dropped; a sweeper then sends a fresh one."""
 
@@ -92,8 +92,12 @@ class Servant:
         self._pid, self._parent = os.getpid(), os.getppid()
         self.ledger = Ledger(installation.address)
         self.registry = Registry(self.ledger.connection)
-        self._contexts: OrderedDict[str, RunContext] = OrderedDict()
+        # Contexts that no ticket uses, the latest used last. A ticket has one to itself: threads of a process may serve
+        # the same run, and the page that one of them keeps is not the page of another.
+        self._contexts: list[RunContext] = []
+        self._used = self._most_used = 0
         self._lock = threading.Lock()
+        self._making = threading.Lock()  # tasks are found, and their modules imported, one at a time
         self._full = False  # whether the server's lack of memory was logged
         self._interrupter = Interrupter(installation.marker)
 
@@ -104,22 +108,30 @@ class Servant:
         except InvalidInput as error:
             logger.warning("a ticket was dropped: %s", error)
             return
-        try:
-            context = self._context(run_id)
-        except RunNotFound:
-            return  # a ticket that outlived its run
-        except LedgerCorrupt as error:
-            pause_corrupt(self.ledger, run_id, error)
-            return
-        except LedgerError:
-            logger.exception("run %s: the ledger failed before anything was claimed", run_id)
-            return
-        except (Declined, InvalidInput) as error:
-            self._decline(run_id, ticket_id, hop, error)
-            return
-        self._work(context, ticket_id)
+        for _ in range(_REBIRTHS):
+            try:
+                context = self._take(run_id)
+            except RunNotFound:
+                return  # a ticket that outlived its run
+            except LedgerCorrupt as error:
+                pause_corrupt(self.ledger, run_id, error)
+                return
+            except LedgerError:
+                logger.exception("run %s: the ledger failed before anything was claimed", run_id)
+                return
+            except (Declined, InvalidInput) as error:
+                self._decline(run_id, ticket_id, hop, error)
+                return
+            ended = "failed"
+            try:
+                ended = self._work(context, ticket_id)
+            finally:
+                self._put_back(context, ended)
+            if ended != "other":
+                return
 
-    def _work(self, context: RunContext, ticket_id: str) -> None:
+    def _work(self, context: RunContext, ticket_id: str) -> str:
+        """Serve one ticket; returns why it ended, "failed" when the server did not say."""
         run_id, hooks = context.spec.run_id, self._hooks()
         if _is_pool_process():
             self._interrupter.serve(hooks.slot, Limits.of(context.spec))
@@ -131,16 +143,16 @@ class Servant:
             if not self._full:
                 logger.warning("run %s: %s", run_id, error)
             self._full = True
-            return
+            return "failed"
         except LedgerError:
             logger.exception("run %s: the ledger failed, its lease will return what was claimed", run_id)
-            return
+            return "failed"
         self._full = ended.reason == "full"
         if ended.reason in ("finished", "cancelled", "norun"):
             self.registry.deactivate(context.spec.queue, run_id)
-            self._contexts.pop(run_id, None)
         elif ended.reason == "yield" and ended.left > 0:
             self._spawn(context.spec, new_ticket_id(), leaving=True)
+        return ended.reason
 
     # ------------------------------------------------------------------ surroundings
 
@@ -172,22 +184,39 @@ class Servant:
 
     # ------------------------------------------------------------------ what to execute
 
-    def _context(self, run_id: str) -> RunContext:
+    def _take(self, run_id: str) -> RunContext:
+        """What this process knows of a run, for one ticket alone until it is put back."""
         with self._lock:
-            context = self._contexts.get(run_id)
-            if context is not None:
-                self._contexts.move_to_end(run_id)
-                return context
-            spec = self.ledger.spec(run_id)
-            check_version(spec)
-            check_limits(spec)
-            function, kwargs = self.ledger.function(run_id)
-            task = self._task(spec, function)
-            context = make_context(spec, task, kwargs, host=self._host, node=self._node)
-            self._contexts[run_id] = context
-            while len(self._contexts) > _CONTEXTS_KEPT:
-                self._contexts.popitem(last=False)
-            return context
+            at = next((n for n, context in enumerate(self._contexts) if context.spec.run_id == run_id), None)
+            context = None if at is None else self._contexts.pop(at)
+        if context is None:
+            with self._making:
+                context = self._make(run_id)
+        with self._lock:
+            self._used += 1
+            self._most_used = max(self._most_used, self._used)
+        return context
+
+    def _make(self, run_id: str) -> RunContext:
+        stored = self.ledger.stored(run_id)
+        check_version(stored.spec)
+        check_limits(stored.spec)
+        task = self._task(stored.spec, stored.function)
+        context = make_context(stored.spec, task, stored.kwargs, host=self._host, node=self._node)
+        context.born = stored.born
+        return context
+
+    def _put_back(self, context: RunContext, ended: str) -> None:
+        run_id = context.spec.run_id
+        with self._lock:
+            self._used -= 1
+            if ended in ("finished", "cancelled", "norun"):
+                self._contexts = [c for c in self._contexts if c.spec.run_id != run_id]
+            elif ended == "other":  # the run was deleted, and its id given to another one
+                self._contexts = [c for c in self._contexts if (c.spec.run_id, c.born) != (run_id, context.born)]
+            else:
+                self._contexts.append(context)
+                del self._contexts[: -_CONTEXTS_KEPT - self._most_used]
 
     def _task(self, spec: RunSpec, function: bytes) -> Task:
         installation = self._installation

@@ -93,7 +93,7 @@ class Watch:
                 flags, code = row[_I["flags"]], row[_I["worker"]]
                 if flags & FLAG_CUT_OFF or not row[_I["items"]]:
                     continue
-                items, service_s, claimed_at, active = (row[at] for at in _WATCHED)
+                items, service_s, claimed_at, active = (row[at] for at in _WATCHED)  # the order of `Seen`
                 first = bool(flags & FLAG_FIRST)
                 self._seen.append(Seen(items, service_s, claimed_at, active, self._host(code), first))
         if len(self._seen) < 1.25 * self._judged + 8:  # each look costs as much as there is, so not at each batch

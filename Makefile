@@ -73,6 +73,7 @@ peers: $(DEV)
 evaluate: $(DEV)
 	$(BIN)/python -m tests.evaluation.bell --final $(EVALUATE)
 	$(BIN)/python -m tests.evaluation.pollux --final $(EVALUATE)
+	$(BIN)/python -m tests.evaluation.small --final $(EVALUATE)
 	$(BIN)/python -m tests.evaluation.simulator $(EVALUATE)
 
 # SEED=2 picks another campaign, CHAOS="--minutes 2" a shorter one; CHAOS=--control runs plain Celery instead.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.evaluation import bell, common, pollux
+from tests.evaluation import bell, common, pollux, small
 from toolkit.tuning.regress.mixture import exceeding, fit_mixture, thin
 from toolkit.tuning.regress.process import Members, Space, fit_members, importance
 from toolkit.tuning.regress.rows import Cells, condense, nearest_other, places, repeated, stray
@@ -279,6 +279,17 @@ def test_each_method_predicts_a_runtime(method: str) -> None:
     y = 5 + 100 / x[:, 0]
     found = common.METHODS[method](x, y, np.array([[6.0]]), common.Problem())
     assert found == pytest.approx([21.7], rel=0.6)
+
+
+def test_small_samples_are_judged_against_the_best_of_the_named_methods(capsys: pytest.CaptureFixture[str]) -> None:
+    others = dict.fromkeys(common.METHODS, 9.0)
+    measured = [(6, {**others, "ours": 4.0, "C3O-style": 5.0}), (6, {**others, "ours": 6.0, "random forest": 1.0})]
+    (goal,) = small.judged("Bell", measured)
+    assert (goal.text, goal.value, goal.most) == ("Bell, 6 points, ahead of C3O-style", 5.0, 7.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["Bell", "ours"]
+    assert lines[1].split() == ["3", "points", *"-" * len(common.METHODS)]
+    assert lines[2].split()[:3] == ["6", "points", "5.00"]
 
 
 def test_placements_are_read_as_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

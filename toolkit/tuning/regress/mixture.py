@@ -91,7 +91,7 @@ class Mixture:
         for part in self.parts:
             out += part.weights.sum() * part.structure.log_mean(held)
             for rows, cross, _ in self._covariances(part, x):
-                out[rows] += np.einsum("m,mij,mj->i", part.weights, cross, part.members.alpha, optimize=True)
+                out[rows] += part.weights @ (cross @ part.members.alpha[:, :, None])[:, :, 0]
         return out
 
     def structure_mean(self, x: Array) -> Array:
@@ -187,9 +187,9 @@ class Mixture:
                 hyper.kernel(distances(self.space.features(x[rows]), part.features)) * amplitude + own @ part.basis.T
             )
             if self.space.shared:
-                same = (x[rows][:, None, :] == self.cells.x[None, :, :]).all(axis=2)
-                if same.any():
-                    cross += nugget[:, None, None] * same
+                pairs = zip(x[rows].T, self.cells.x.T, strict=True)
+                same = np.logical_and.reduce([asked[:, None] == known for asked, known in pairs])
+                cross[:, same] += nugget[:, None]
             yield rows, cross, amplitude[:, :, 0] + nugget[:, None] + (own**2).sum(axis=1) + beyond
 
 

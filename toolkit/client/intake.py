@@ -213,7 +213,8 @@ class Intake:
         if items is not None and (items, keys) != (page.items, page.keys):
             raise self._differs("it holds something else as items", page)
         if items is None and not self._reader.released(page.start):
-            raise self._differs("its pages are cut otherwise at items", page)
+            # Pages of a sequence may be larger than those of a stream.
+            raise self._differs("its pages are cut otherwise (a list where it was a stream?) at items", page)
         self._note(page, 0)
 
     def _differs(self, what: str, page: Page | None = None) -> InvalidInput:

@@ -243,6 +243,10 @@ def test_a_full_server_takes_no_items_but_still_accounts_and_obeys(start_server:
         assert ledger.register_tickets(run.run_id, ["t"]) == 1
         ledger.update(run.run_id, batch_size=2)
         assert run.sweep().delayed == 0
+        registry = Registry(ledger.connection)
+        registry.report_node(NodeInfo("n", "host", 1, 2, 0, (), (), "0", 1, "3.11", False, 1.0, registry.now()))
+        assert registry.elect_sweeper("n", 60.0)
+        assert [n.node for n in registry.nodes()] == ["n"]
         assert ledger.drop_dead(run.run_id, [12]) == 1
         assert ledger.steer(run.run_id, "pause") == "paused"
         run.check()

@@ -115,7 +115,7 @@ class Registry:
         """Write a node's own record."""
         values = asdict(node)
         values["queues"], values["tasks"] = list(node.queues), list(node.tasks)
-        self._connection.command("HSET", keys.NODES, node.node, codec.encode(values), retry_s=0.0)
+        self._connection.call("report", (keys.NODES.encode(),), node.node, codec.encode(values), retry_s=0.0)
 
     def remove_node(self, name: str) -> None:
         """Forget a node that stopped."""
@@ -144,11 +144,5 @@ class Registry:
 
     def elect_sweeper(self, name: str, lease_s: float) -> bool:
         """Whether `name` is the sweeper for the next `lease_s` seconds."""
-        command = self._connection.command
-        if command("SET", keys.SWEEPER, name, "NX", "PX", int(lease_s * 1000), retry_s=0.0):
-            return True
-        holder = command("GET", keys.SWEEPER, retry_s=0.0)
-        if holder is None or holder.decode() != name:
-            return False
-        command("SET", keys.SWEEPER, name, "XX", "PX", int(lease_s * 1000), retry_s=0.0)
-        return True
+        answer = self._connection.call("elect", (keys.SWEEPER.encode(),), name, int(lease_s * 1000), retry_s=0.0)
+        return bool(answer)

@@ -164,7 +164,7 @@ def test_a_full_server_is_swept_and_its_nodes_are_seen(start: Callable[..., Node
     assert [n.node for n in node.registry.nodes()] == ["n1@host"]
 
 
-@pytest.mark.parametrize("key", [keys.SWEEPER])
+@pytest.mark.parametrize("key", [keys.SWEEPER, keys.NODES])
 def test_a_key_that_cannot_be_written_keeps_nobody_from_sweeping(start: Callable[..., Node], key: str) -> None:
     node = start()
     run = node.run()

@@ -13,7 +13,7 @@ from tests.conftest import Server
 from tests.integration.ledgers import Run
 from toolkit.client import Client
 from toolkit.client import Run as Handle
-from toolkit.ledger import Contact, Ledger, Registry, keys
+from toolkit.ledger import Contact, FailedItem, Ledger, Registry, keys
 from toolkit.records import NodeInfo, RunSpec
 from toolkit.settings import ServerAddress, url_with_password
 from toolkit.transport import make_app
@@ -36,19 +36,19 @@ class Deployment:
         self.sent += [spec.run_id] * n
 
     def sweep(self) -> int:
-        """Sweep once; returns how many runs are unfinished."""
+        """Sweep once; returns how many runs have work left."""
         return self.sweeper.sweep(Contact())[0]
 
     def command(self, *args: Any) -> Any:
         return self.ledger.connection.command(*args)
 
-    def run(self, items: int = 4, *, dead: int = 0, **spec: Any) -> Run:
+    def run(self, items: int = 4, *, dead: int = 0, close: bool = True, **spec: Any) -> Run:
         """A run as clients submit them, finished where some of its items are to be dead."""
         run = Run(self.ledger, create=False)
         run.spec = replace(run.spec, queue=QUEUE, **spec)
         self.registry.add_run(run.spec)
         self.ledger.create(run.spec, **run.sizes)
-        run.append(items, close=True)
+        run.append(items, close=close)
         if dead:
             run.die(*range(dead))
         return run
@@ -136,6 +136,36 @@ def test_a_retry_of_nothing_lists_nothing(deployment: Deployment) -> None:
     handle = Handle(deployment.ledger, deployment.registry, run.spec, lambda *_: 0)
     assert handle.retry_dead([3]) == 0
     assert deployment.listed() == []
+
+
+# --------------------------------------------------------------------------- what keeps nodes alive
+
+
+def test_an_abandoned_submission_keeps_no_node_alive_once_its_items_ended(deployment: Deployment) -> None:
+    run = deployment.run(close=False)
+    assert deployment.sweep() == 1, "its items wait"
+    claim = run.claim()
+    assert deployment.sweep() == 1, "a worker is on them"
+    run.commit(claim, failed=[FailedItem(0, "retry", 60.0, "retryable")])
+    assert deployment.sweep() == 1, "a retry comes due"
+    run.make_due()
+    deployment.sweep()
+    run.commit(run.claim())
+    assert deployment.sweep() == 0
+    assert deployment.listed() == [run.run_id], "its submitter may come back"
+    run.append(4)
+    assert deployment.sweep() == 1
+
+
+def test_a_paused_run_keeps_no_node_alive_once_its_batches_ended(deployment: Deployment) -> None:
+    run = deployment.run(8)
+    claim = run.claim()
+    run.ledger.steer(run.run_id, "pause")
+    assert deployment.sweep() == 1
+    run.commit(claim)
+    assert deployment.sweep() == 0
+    run.ledger.steer(run.run_id, "resume")
+    assert deployment.sweep() == 1
 
 
 # --------------------------------------------------------------------------- what somebody spoiled

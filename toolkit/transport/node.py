@@ -68,7 +68,7 @@ class Keeper:
     describe : callable
         Returns the number of workers and the queues, as they are now.
     keep_alive : callable of bool, optional
-        Called about once a second with whether any run is unfinished.
+        Called about once a second with whether any run has work left, see `Sweeper.sweep`.
     """
 
     def __init__(
@@ -287,10 +287,10 @@ class Keeper:
             raise failed
 
     def _sweep_all(self) -> None:
-        unfinished, due_s = self._sweeper.sweep(self._contact)
+        at_work, due_s = self._sweeper.sweep(self._contact)
         self._due = time.monotonic() + due_s
         if self._keep_alive is not None:
-            self._keep_alive(unfinished > 0)
+            self._keep_alive(at_work > 0)
 
     def _spec(self, run_id: str) -> RunSpec:
         spec = self._specs.get(run_id)

@@ -61,7 +61,8 @@ class Sweeper:
         Returns
         -------
         int
-            Unfinished runs.
+            Runs that go on as they are. Not those that wait for somebody: paused, or open with nothing left to do, as
+            one whose submitter died leaves it.
         float
             Seconds until the first of their leases ends. Those who live renew theirs long before, so that a sweep at
             that moment finds a claim of the dead.
@@ -69,7 +70,7 @@ class Sweeper:
         nodes: list[NodeInfo] = []
         with self._apart("nodes"):
             nodes = self._registry.nodes(retry_s=0.0, forget=True)
-        unfinished, due_s = 0, math.inf
+        at_work, due_s = 0, math.inf
         listed: set[str] = set()
         for queue in self._registry.queues():
             with self._apart(f"queue {queue}"):
@@ -78,10 +79,10 @@ class Sweeper:
                     listed.add(run_id)
                     swept = self._sweep_run(queue, run_id, idle, contact)
                     if swept is not None:
-                        unfinished += 1
+                        at_work += _at_work(swept)
                         due_s = min(due_s, math.inf if swept.due_s is None else swept.due_s)
         self._compare(listed)
-        return unfinished, due_s
+        return at_work, due_s
 
     def _sweep_run(self, queue: str, run_id: str, idle: int, contact: Contact) -> Swept | None:
         """Sweep one run; None for one that has ended, or keeps no node alive."""
@@ -140,3 +141,8 @@ class Sweeper:
                     logger.warning("run %s was in no list of unfinished runs, and is again", run_id)
             except ToolkitError as error:
                 logger.debug("run %s: not compared (%s)", run_id, error)
+
+
+def _at_work(swept: Swept) -> bool:
+    """Whether something of a run is executed, or will be without anybody's doing."""
+    return swept.active > 0 or (swept.state != "paused" and swept.left + swept.delayed > 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -108,6 +109,7 @@ class Client(History):
         )  # fmt: skip
         self._archive_path = env.archive or (self._cluster.state_dir / "archive" if self._cluster else None)
         self._submitted = self._closed = False
+        self._detached = threading.Event()
         self._ledger.connection.check_server()
         if self._cluster is not None:
             self._cluster.before_end(self._tidy)
@@ -280,7 +282,7 @@ class Client(History):
             detail = "planned from earlier runs: " + "; ".join(plan.reasons)
             self._ledger.update(spec.run_id, batch_size=plan.batch_size, detail=detail)
         else:
-            Planner(self._ledger, spec).start()
+            Planner(self._ledger, spec, self._detached).start()
 
     # ------------------------------------------------------------------ look
 
@@ -364,6 +366,7 @@ class Client(History):
         if self._cluster is not None:
             self._cluster.close()
         self._closed = True
+        self._detached.set()
         self._ledger.close()
         self._app.close()
 

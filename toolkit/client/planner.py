@@ -62,33 +62,38 @@ class Planner(threading.Thread):
         Where the run is.
     spec : RunSpec
         The run.
+    closed : threading.Event
+        Set once no client is attached any more.
     """
 
-    def __init__(self, ledger: Ledger, spec: RunSpec) -> None:
+    def __init__(self, ledger: Ledger, spec: RunSpec, closed: threading.Event) -> None:
         super().__init__(name=f"toolkit-planner-{spec.run_id}", daemon=True)
         self._ledger = ledger
         self._spec = spec
+        self._closed = closed
         self._rows: list[tuple[int, float, int, float, bool]] = []
         self._next = 0
 
     def run(self) -> None:
-        """Plan until the run ends or has been planned often enough."""
-        pause = threading.Event()
+        """Plan until the run ends or is gone, has been planned often enough, or the client is closed."""
         planned, current = 0, 0
-        while planned < MAX_REPLANS and not pause.wait(_PERIOD_S):
+        while planned < MAX_REPLANS and not self._closed.wait(_PERIOD_S):
             try:
                 status = self._ledger.status(self._spec.run_id, self._spec)
                 if status.state.final or not status.auto:
                     return
                 size = self._plan(status.remaining + status.ready, max(1, status.known_workers), status.max_workers)
-            except (LedgerError, RunNotFound) as error:
+                if size is None or _close(size.batch_size, current):
+                    continue
+                detail = "re-planned: " + "; ".join(size.reasons)
+                self._ledger.update(self._spec.run_id, batch_size=size.batch_size, detail=detail)
+            except RunNotFound:
+                return
+            except LedgerError as error:
                 logger.debug("run %s: not re-planned (%s)", self._spec.run_id, error)
-                continue
-            if size is None or _close(size.batch_size, current):
                 continue
             current = size.batch_size
             planned += 1
-            self._ledger.update(self._spec.run_id, batch_size=current, detail="re-planned: " + "; ".join(size.reasons))
 
     def _plan(self, remaining: int, known: int, cap: int) -> Any:
         from toolkit.tuning.plan import replan

@@ -15,7 +15,8 @@ from celery import Celery
 from tests.conftest import Server, running_server
 from tests.integration.clusters import until
 from tests.integration.ledgers import Run
-from toolkit.ledger import Claim, FailedItem, Ledger, Registry
+from toolkit.errors import LedgerFull
+from toolkit.ledger import Claim, FailedItem, Ledger, Registry, keys
 from toolkit.settings import ServerAddress
 from toolkit.transport.node import Keeper
 from toolkit.transport.servant import Installation
@@ -145,3 +146,30 @@ def test_a_death_is_dealt_with_while_no_broker_takes_tickets(start: Callable[...
     node.keeper.start()
     until(lambda: run.status().lost == 1, "the dead worker's batch goes back")
     renewed_twice(other, kept)
+
+
+# --------------------------------------------------------------------------- the ledger
+
+
+def test_a_full_server_is_swept_and_its_nodes_are_seen(start: Callable[..., Node]) -> None:
+    node = start()
+    run = node.run()
+    run.expire(run.claim())
+    node.command("CONFIG", "SET", "maxmemory", "1000000")
+    with pytest.raises(LedgerFull):
+        node.command("SET", "anything", "x")
+    run.ledger.steer(run.run_id, "cancel")
+    node.keeper.start()
+    until(lambda: run.status().state == "cancelled", "what was cancelled ends")
+    assert [n.node for n in node.registry.nodes()] == ["n1@host"]
+
+
+@pytest.mark.parametrize("key", [keys.SWEEPER, keys.NODES])
+def test_a_key_that_cannot_be_written_keeps_nobody_from_sweeping(start: Callable[..., Node], key: str) -> None:
+    node = start()
+    run = node.run()
+    run.expire(run.claim())
+    run.ledger.steer(run.run_id, "cancel")
+    node.command("RPUSH", key, "of another type")
+    node.keeper.start()
+    until(lambda: run.status().state == "cancelled", "what was cancelled ends")

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance import shop
 from tests.conftest import Server
 from tests.integration.ledgers import Run
+from toolkit.client import Client
 from toolkit.client import Run as Handle
-from toolkit.ledger import Contact, Ledger, Registry, keys
+from toolkit.ledger import Contact, FailedItem, Ledger, Registry, keys
 from toolkit.records import NodeInfo, RunSpec
-from toolkit.settings import ServerAddress
+from toolkit.settings import ServerAddress, url_with_password
+from toolkit.transport import make_app
 from toolkit.transport.sweeping import Sweeper
 
 QUEUE = "shelves"
@@ -33,19 +36,19 @@ class Deployment:
         self.sent += [spec.run_id] * n
 
     def sweep(self) -> int:
-        """Sweep once; returns how many runs are unfinished."""
+        """Sweep once; returns how many runs have work left."""
         return self.sweeper.sweep(Contact())[0]
 
     def command(self, *args: Any) -> Any:
         return self.ledger.connection.command(*args)
 
-    def run(self, items: int = 4, *, dead: int = 0, **spec: Any) -> Run:
+    def run(self, items: int = 4, *, dead: int = 0, close: bool = True, **spec: Any) -> Run:
         """A run as clients submit them, finished where some of its items are to be dead."""
         run = Run(self.ledger, create=False)
         run.spec = replace(run.spec, queue=QUEUE, **spec)
         self.registry.add_run(run.spec)
         self.ledger.create(run.spec, **run.sizes)
-        run.append(items, close=True)
+        run.append(items, close=close)
         if dead:
             run.die(*range(dead))
         return run
@@ -133,3 +136,84 @@ def test_a_retry_of_nothing_lists_nothing(deployment: Deployment) -> None:
     handle = Handle(deployment.ledger, deployment.registry, run.spec, lambda *_: 0)
     assert handle.retry_dead([3]) == 0
     assert deployment.listed() == []
+
+
+# --------------------------------------------------------------------------- what keeps nodes alive
+
+
+def test_an_abandoned_submission_keeps_no_node_alive_once_its_items_ended(deployment: Deployment) -> None:
+    run = deployment.run(close=False)
+    assert deployment.sweep() == 1, "its items wait"
+    claim = run.claim()
+    assert deployment.sweep() == 1, "a worker is on them"
+    run.commit(claim, failed=[FailedItem(0, "retry", 60.0, "retryable")])
+    assert deployment.sweep() == 1, "a retry comes due"
+    run.make_due()
+    deployment.sweep()
+    run.commit(run.claim())
+    assert deployment.sweep() == 0
+    assert deployment.listed() == [run.run_id], "its submitter may come back"
+    run.append(4)
+    assert deployment.sweep() == 1
+
+
+def test_a_paused_run_keeps_no_node_alive_once_its_batches_ended(deployment: Deployment) -> None:
+    run = deployment.run(8)
+    claim = run.claim()
+    run.ledger.steer(run.run_id, "pause")
+    assert deployment.sweep() == 1
+    run.commit(claim)
+    assert deployment.sweep() == 0
+    run.ledger.steer(run.run_id, "resume")
+    assert deployment.sweep() == 1
+
+
+# --------------------------------------------------------------------------- what somebody spoiled
+
+
+SPOILED = {
+    "a node": ("HSET", keys.NODES, "old@host", "junk"),
+    "a run's id": ("ZADD", keys.active(QUEUE), 3, "NO ID"),
+    "a run's id in no encoding": ("ZADD", keys.active(QUEUE), 3, b"\xff\xfe"),
+    "a queue's name": ("SADD", keys.QUEUES, "a\nb"),
+    "a queue's name in no encoding": ("SADD", keys.QUEUES, b"\xff"),
+    "a queue's runs": ("RPUSH", keys.active("another"), "no zset"),
+    "an id of all runs": ("ZADD", keys.RUNS, 1e12, "NO ID"),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_one_bad_entry_keeps_nobody_from_the_others(
+    deployment: Deployment, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = deployment.run()
+    run.expire(run.claim())
+    deployment.registry.report_node(deployment.node())
+    deployment.command("SADD", keys.QUEUES, "another")
+    deployment.command(*SPOILED[what])
+    for _ in range(3):
+        assert deployment.sweep() == 1
+    assert (run.status().lost, run.status().known_workers) == (1, 2)
+    assert set(deployment.sent) == {run.run_id}
+    assert len(caplog.messages) == 1, caplog.messages
+
+
+def test_a_corrupt_run_is_told_once_until_it_is_well(deployment: Deployment, caplog: pytest.LogCaptureFixture) -> None:
+    corrupt, well = deployment.run(priority="urgent"), deployment.run()
+    corrupt.command("HSET", "head", "ready", "zzz")
+    well.expire(well.claim())
+    for _ in range(3):
+        assert deployment.sweep() == 1
+    assert well.status().lost == 1
+    assert [corrupt.run_id in message for message in caplog.messages] == [True]
+    corrupt.command("HSET", "head", "ready", "0")
+    assert deployment.sweep() == 2
+    corrupt.command("HSET", "head", "ready", "zzz")
+    deployment.sweep()
+    assert len(caplog.messages) == 2
+
+
+def test_a_client_submits_beside_a_bad_record_of_a_node(deployment: Deployment) -> None:
+    deployment.command("HSET", keys.NODES, "old@host", "junk")
+    with Client(make_app("memory://", QUEUE), url_with_password(deployment.address)) as client:
+        assert client.map(shop.double, [1, 2], inline=True).results() == [2, 4]

@@ -29,7 +29,7 @@ class Mutant:
 
 
 COMMON, WEIGHTS, INPUT, CLAIM = "1_common.lua", "1_weights.lua", "2_input.lua", "3_claim.lua"
-COMMIT, LEASES, COMMANDS = "4_commit.lua", "5_leases.lua", "6_commands.lua"
+COMMIT, LEASES, COMMANDS, INDEX = "4_commit.lua", "5_leases.lua", "6_commands.lua", "9_index.lua"
 
 
 def _mutants(file: str, *rows: tuple[str, str, str, str]) -> tuple[Mutant, ...]:
@@ -494,4 +494,16 @@ _COMMANDS = _mutants(
     ("lost-when-full", "register('lost', lost, { 'allow-oom' })", "register('lost', lost)", "a full server hears of deaths"),
 )  # fmt: skip
 
-MUTANTS = _COMMON + _WEIGHTS + _INPUT + _CLAIM + _COMMIT + _LEASES + _COMMANDS
+_INDEX = _mutants(
+    INDEX,
+    ("report", "  redis.call('HSET', K[1], A[1], A[2])\n", "", "a node is seen"),
+    ("elect-two", "  if holder and holder ~= A[1] then return 0 end\n", "", "one sweeper at a time"),
+    ("elect-once", "if holder and holder ~= A[1] then", "if holder then", "a sweeper stays one while it calls in time"),
+    ("elect-for-ever", "redis.call('SET', K[1], A[1], 'PX', A[2])", "redis.call('SET', K[1], A[1])",
+     "a dead sweeper is followed by another"),
+    ("report-when-full", "callback = report, flags = { 'allow-oom' } }", "callback = report }",
+     "nodes are seen on a full server"),
+    ("elect-when-full", "callback = elect, flags = { 'allow-oom' } }", "callback = elect }", "a full server is swept"),
+)  # fmt: skip
+
+MUTANTS = _COMMON + _WEIGHTS + _INPUT + _CLAIM + _COMMIT + _LEASES + _COMMANDS + _INDEX

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -111,6 +112,7 @@ class Client(History):
         )  # fmt: skip
         self._archive_path = env.archive or (self._cluster.state_dir / "archive" if self._cluster else None)
         self._submitted = self._closed = False
+        self._detached = threading.Event()
         self._ledger.connection.check_server()
         if self._cluster is not None:
             self._cluster.before_end(self._tidy)
@@ -284,7 +286,8 @@ class Client(History):
         if plan is not None and plan.confident:
             detail = "planned from earlier runs: " + "; ".join(plan.reasons)
             self._ledger.update(spec.run_id, batch_size=plan.batch_size, detail=detail)
-        Planner(self._ledger, spec, 0 if plan is not None and plan.confident else MAX_REPLANS).start()
+        most = 0 if plan is not None and plan.confident else MAX_REPLANS
+        Planner(self._ledger, spec, self._detached, most).start()
 
     # ------------------------------------------------------------------ look
 
@@ -368,6 +371,7 @@ class Client(History):
         if self._cluster is not None:
             self._cluster.close()
         self._closed = True
+        self._detached.set()
         self._ledger.close()
         self._app.close()
 

@@ -121,24 +121,26 @@ class Planner(threading.Thread):
         Where the run is.
     spec : RunSpec
         The run.
+    closed : threading.Event
+        Set once no client is attached any more.
     most : int
         How often it may be planned anew; 0 to watch it only.
     """
 
-    def __init__(self, ledger: Ledger, spec: RunSpec, most: int = MAX_REPLANS) -> None:
+    def __init__(self, ledger: Ledger, spec: RunSpec, closed: threading.Event, most: int = MAX_REPLANS) -> None:
         super().__init__(name=f"toolkit-planner-{spec.run_id}", daemon=True)
         self._ledger = ledger
         self._spec = spec
+        self._closed = closed
         self._most = most
         self._watch = Watch(ledger, spec.run_id)
         self._rows: list[tuple[int, float, int, float, bool]] = []
         self._next = 0
 
     def run(self) -> None:
-        """Plan, often enough, and watch until the run ends."""
-        pause = threading.Event()
+        """Plan, often enough, and watch until the run ends or is gone, or the client is closed."""
         planned, current = 0, 0
-        while not pause.wait(_PERIOD_S if planned < self._most else _WATCH_S):
+        while not self._closed.wait(_PERIOD_S if planned < self._most else _WATCH_S):
             try:
                 status = self._ledger.status(self._spec.run_id, self._spec)
                 if status.state.final:
@@ -148,16 +150,17 @@ class Planner(threading.Thread):
                     planned = self._most
                     continue
                 size = self._plan(status.remaining + status.ready, max(1, status.known_workers), status.max_workers)
+                if size is None or _close(size.batch_size, current):
+                    continue
+                detail = "re-planned: " + "; ".join(size.reasons)
+                self._ledger.update(self._spec.run_id, batch_size=size.batch_size, detail=detail)
             except RunNotFound:
                 return
             except LedgerError as error:
                 logger.debug("run %s: not re-planned (%s)", self._spec.run_id, error)
                 continue
-            if size is None or _close(size.batch_size, current):
-                continue
             current = size.batch_size
             planned += 1
-            self._ledger.update(self._spec.run_id, batch_size=current, detail="re-planned: " + "; ".join(size.reasons))
 
     def _read(self) -> None:
         chunks, self._next = Reader(self._ledger.connection, self._spec.run_id).metric_rows(self._next)

@@ -42,7 +42,8 @@ def install(
         Whether a run may name a ``@toolkit.task`` of a module that is not imported yet.
         By default only modules that the application imports itself can be named.
     keep_alive : callable of bool, optional
-        Called about once a second in the node's main process with whether any run is unfinished.
+        Called about once a second in the node's main process with whether any run has work left: is neither paused nor
+        waits for input that does not come.
 
     Raises
     ------

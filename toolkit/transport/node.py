@@ -14,10 +14,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from toolkit import codec
 from toolkit._version import PROTOCOL, __version__
-from toolkit.errors import LedgerCorrupt, LedgerError, RunNotFound, TimeLimitExceeded
+from toolkit.errors import (
+    LedgerCorrupt,
+    LedgerError,
+    LedgerUnavailable,
+    RunNotFound,
+    TimeLimitExceeded,
+    ToolkitError,
+)
 from toolkit.execution.failures import judge
 from toolkit.ledger import NOBODY, Contact, Death, Ledger, Registry, Renewed
 from toolkit.ledger.registry import NODE_ALIVE_S
@@ -61,7 +69,7 @@ class Keeper:
     describe : callable
         Returns the number of workers and the queues, as they are now.
     keep_alive : callable of bool, optional
-        Called about once a second with whether any run is unfinished.
+        Called about once a second with whether any run has work left, see `Sweeper.sweep`.
     """
 
     def __init__(
@@ -110,10 +118,10 @@ class Keeper:
         while not self._stop.is_set():
             try:
                 self._tick(tick)
-                if self._silent:
-                    logger.warning("node %s: the ledger answers again", self._node)
+                if self._silent and tick % _REPORT_TICKS == 0:  # when every step was taken
+                    logger.warning("node %s: the ledger answers as it should again", self._node)
                     self._silent = False
-            except LedgerError as error:
+            except ToolkitError as error:
                 if not self._silent:
                     logger.warning("node %s: %s", self._node, error)
                     self._silent = True
@@ -123,20 +131,30 @@ class Keeper:
             self._stop.wait(TICK_S)
 
     def _tick(self, tick: int) -> None:
+        """Take every step that is due, whatever is wrong with one of them; the first error is the tick's."""
         self._memory.look()
-        works = self._installation.marker.works()
-        self._report_deaths(works)
-        self._keep_limits(works)
+        failed: ToolkitError | None = None
+        for step in self._steps(tick, self._installation.marker.works()):
+            try:
+                step()
+            except LedgerUnavailable:
+                raise  # each further step would wait for the server again
+            except ToolkitError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    def _steps(self, tick: int, works: list[Work]) -> Iterator[Callable[[], None]]:
+        yield partial(self._report_deaths, works)
+        yield partial(self._keep_limits, works)
         if tick % _REPORT_TICKS == 0:
-            self._look()
-            self._report(len(works))
-        self._neighbours.bury(self._mend)
+            yield self._look
+            yield partial(self._report, len(works))
+        yield partial(self._neighbours.bury, self._mend)
         if tick % _RENEW_TICKS == 0:
-            self._renew([w for w in works if w.claim_id])
+            yield partial(self._renew, [w for w in works if w.claim_id])
         if tick % _REPORT_TICKS == 0 or time.monotonic() >= self._due:
-            self._due = math.inf
-            if self._registry.elect_sweeper(self._node, _SWEEPER_LEASE_S):
-                self._sweep()
+            yield self._sweep
 
     # ------------------------------------------------------------------ leases and deaths
 
@@ -257,10 +275,24 @@ class Keeper:
         )  # fmt: skip
 
     def _sweep(self) -> None:
-        unfinished, due_s = self._sweeper.sweep(self._contact)
+        self._due = math.inf
+        failed: LedgerError | None = None
+        try:
+            elected = self._registry.elect_sweeper(self._node, _SWEEPER_LEASE_S)
+        except LedgerUnavailable:
+            raise
+        except LedgerError as error:
+            elected, failed = True, error  # two that sweep do no harm
+        if elected:
+            self._sweep_all()
+        if failed is not None:
+            raise failed
+
+    def _sweep_all(self) -> None:
+        at_work, due_s = self._sweeper.sweep(self._contact)
         self._due = time.monotonic() + due_s
         if self._keep_alive is not None:
-            self._keep_alive(unfinished > 0)
+            self._keep_alive(at_work > 0)
 
     def _spec(self, run_id: str) -> RunSpec:
         """Spec of the run that has the id now, or had it a moment ago."""

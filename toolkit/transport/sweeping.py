@@ -6,18 +6,20 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from toolkit._version import PROTOCOL
-from toolkit.errors import LedgerError, RunNotFound
-from toolkit.ledger import Contact, Ledger, Registry
-from toolkit.records import INLINE_QUEUE, NodeInfo, RunSpec
+from toolkit.errors import LedgerUnavailable, RunNotFound, ToolkitError
+from toolkit.ledger import Contact, Ledger, Registry, Swept
+from toolkit.records import INLINE_QUEUE, NodeInfo, RunSpec, one_line
 
 logger = logging.getLogger(__name__)
 
 _COMPARE_S = 60.0
 _COMPARED = 20
+_MOST_SPOILED = 1000
 
 
 class Sweeper:
@@ -46,6 +48,7 @@ class Sweeper:
         self._send = send
         self._uncompared: deque[str] = deque()
         self._compare_at = 0.0
+        self._spoiled: set[str] = set()
 
     def sweep(self, contact: Contact) -> tuple[int, float]:
         """Sweep every unfinished run once, and send the tickets they lack.
@@ -58,41 +61,62 @@ class Sweeper:
         Returns
         -------
         int
-            Unfinished runs.
+            Runs that go on as they are. Not those that wait for somebody: paused, or open with nothing left to do, as
+            one whose submitter died leaves it.
         float
             Seconds until the first of their leases ends. Those who live renew theirs long before, so that a sweep at
             that moment finds a claim of the dead.
         """
-        nodes = self._registry.nodes(retry_s=0.0, forget=True)
-        unfinished, due_s = 0, math.inf
+        nodes: list[NodeInfo] = []
+        with self._apart("nodes"):
+            nodes = self._registry.nodes(retry_s=0.0, forget=True)
+        at_work, due_s = 0, math.inf
         listed: set[str] = set()
         for queue in self._registry.queues():
-            idle = self._count_workers(queue, nodes)
-            for run_id, _ in self._registry.active_runs(queue):
-                listed.add(run_id)
-                try:
-                    spec = self._spec_of(run_id)
-                    swept = self._ledger.sweep(
-                        run_id, known_workers=self._known[queue], idle_workers=idle, lease_s=spec.lease_s,
-                        contact=contact,
-                    )  # fmt: skip
-                except RunNotFound:
-                    self._registry.deactivate(queue, run_id)
-                    continue
-                except LedgerError as error:  # one broken run must not stop the others
-                    logger.warning("run %s: not swept (%s)", run_id, error)
-                    continue
-                if swept.state in ("finished", "cancelled", "norun"):
-                    self._registry.deactivate(queue, run_id)
-                    continue
-                if queue == INLINE_QUEUE:  # its own process executes it: it keeps no node alive
-                    continue
-                unfinished += 1
-                due_s = min(due_s, math.inf if swept.due_s is None else swept.due_s)
+            with self._apart(f"queue {queue}"):
+                idle = self._count_workers(queue, nodes)
+                for run_id, _ in self._registry.active_runs(queue):
+                    listed.add(run_id)
+                    swept = self._sweep_run(queue, run_id, idle, contact)
+                    if swept is not None:
+                        at_work += _at_work(swept)
+                        due_s = min(due_s, math.inf if swept.due_s is None else swept.due_s)
+        self._compare(listed)
+        return at_work, due_s
+
+    def _sweep_run(self, queue: str, run_id: str, idle: int, contact: Contact) -> Swept | None:
+        """Sweep one run; None for one that has ended, or keeps no node alive."""
+        with self._apart(f"run {run_id}", slow=True):
+            try:
+                spec = self._spec_of(run_id)
+                swept = self._ledger.sweep(
+                    run_id, known_workers=self._known[queue], idle_workers=idle, lease_s=spec.lease_s, contact=contact
+                )
+            except RunNotFound:
+                swept = None
+            if swept is None or swept.state in ("finished", "cancelled", "norun"):
+                self._registry.deactivate(queue, run_id)
+            elif queue != INLINE_QUEUE:  # its own process executes it: it keeps no node alive
                 if swept.tickets and self._known[queue]:  # where nobody listens, messages would only pile up
                     self._send(spec, swept.tickets)
-        self._compare(listed)
-        return unfinished, due_s
+                return swept
+        return None
+
+    @contextmanager
+    def _apart(self, what: str, *, slow: bool = False) -> Iterator[None]:
+        """Whatever is wrong with one run or queue must not stop the others; it is told once, until it is well again.
+
+        A server that does not answer ends the sweep, except where (`slow`) it may be the fault of this one thing.
+        """
+        try:
+            yield
+            self._spoiled.discard(what)
+        except ToolkitError as error:
+            if isinstance(error, LedgerUnavailable) and not slow:
+                raise
+            if what not in self._spoiled and len(self._spoiled) < _MOST_SPOILED:
+                self._spoiled.add(what)
+                logger.warning("%s: not swept (%s)", what, one_line(str(error), 1000))
 
     def _count_workers(self, queue: str, nodes: list[NodeInfo]) -> int:
         """Take note of the workers that listen to a queue; returns how many of them are idle."""
@@ -115,5 +139,10 @@ class Sweeper:
                 if run_id not in listed and self._registry.goes_on(run_id):
                     self._registry.activate(self._ledger.spec(run_id))
                     logger.warning("run %s was in no list of unfinished runs, and is again", run_id)
-            except (LedgerError, RunNotFound) as error:
+            except ToolkitError as error:
                 logger.debug("run %s: not compared (%s)", run_id, error)
+
+
+def _at_work(swept: Swept) -> bool:
+    """Whether something of a run is executed, or will be without anybody's doing."""
+    return swept.active > 0 or (swept.state != "paused" and swept.left + swept.delayed > 0)

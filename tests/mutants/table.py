@@ -183,6 +183,10 @@ _INPUT = _mutants(
      "another run under the same id is refused"),
     ("append-repeated", "  if submitted == expected + n and (n > 0 or closed == 1) and (close ~= '1' or closed == 1) then",
      "  if false then", "a page repeated is accepted once"),
+    ("append-other", "(page[1] ~= A[3] or", "(false or", "another page is no repetition"),
+    ("append-other-keys", "or (page[2] or '') ~= A[4])", ")", "other keys are no repetition"),
+    ("append-gone", "or not page[1] and release ~= 1 then", "or not page[1] then", "a page whose items ended is gone"),
+    ("append-digest", "(redis.call('HGET', k.h, 'digest') or A[6]) == A[6]", "true", "other input is no repetition"),
     ("append-close", "and (close ~= '1' or closed == 1) then", "then", "a close is not taken for a repetition"),
     ("append-state", "if state ~= 'running' and state ~= 'paused' then return { check_state(k, state), submitted, taken } end",
      "", "a cancelled run takes no items"),
@@ -198,14 +202,14 @@ _INPUT = _mutants(
      "append tells how much was taken"),
     ("append-taken", "local taken = weights and cursor - ready or cursor", "local taken = cursor",
      "what lies ready was not taken"),
-    ("append-weights", "if n > 0 and (weights and not ranges or not weights and A[6]) then", "if n > 0 and not weights and A[6] then",
+    ("append-weights", "if n > 0 and (weights and not ranges or not weights and A[7]) then", "if n > 0 and not weights and A[7] then",
      "bad weights are refused"),
-    ("append-unweighted", "if n > 0 and (weights and not ranges or not weights and A[6]) then", "if n > 0 and weights and not ranges then",
+    ("append-unweighted", "if n > 0 and (weights and not ranges or not weights and A[7]) then", "if n > 0 and weights and not ranges then",
      "a run without weights takes none"),
     ("append-cursor", "      redis.call('HSET', k.h, 'cursor', string.format('%d', expected + n))\n", "",
      "weighted items are there once"),
     ("append-ready", "      add(k, 'ready', n)\n      add_weight", "      add_weight", "weighted items that are ready are counted"),
-    ("append-left", "      add_weight(k, sum_to(A[6], n))\n", "", "the weight of a page is left"),
+    ("append-left", "      add_weight(k, sum_to(A[7], n))\n", "", "the weight of a page is left"),
 )  # fmt: skip
 
 _CLAIM = _mutants(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from toolkit.client.notices import say, why_paused
 from toolkit.errors import InvalidInput, LedgerFull, RunNotFound, RunStateError
-from toolkit.ledger import Ledger, Page, Reader
+from toolkit.ledger import InputDigest, Ledger, Page, Reader
 from toolkit.records import RunSpec, RunState, RunStatus
 
 KEPT_S = 2.0
@@ -68,6 +68,7 @@ class Intake:
         self._weighted = spec.weighted
         self._kept: deque[tuple[float, Page]] = deque()
         self._kept_bytes = 0
+        self._digest = InputDigest()
 
     # ------------------------------------------------------------------ one page
 
@@ -84,9 +85,12 @@ class Intake:
             The run holds other items already.
         """
         self._wait_for_room(page)
+        self._digest.add(page)
+        digest = self._digest.text() if close else ""
         while page.start >= self._stored:
             try:
-                self._note(page, self._ledger.append(self._run_id, page, expected=page.start, close=close)[1])
+                answer = self._ledger.append(self._run_id, page, expected=page.start, close=close, digest=digest)
+                self._note(page, answer[1])
             except LedgerFull as error:
                 self._wait_for_memory(error)
             except (RunStateError, RunNotFound) as error:
@@ -101,7 +105,7 @@ class Intake:
         """End the input of a run that holds all of it, `stop` items; raises as `put` does."""
         while self._stored <= stop:
             try:
-                self._ledger.append(self._run_id, None, expected=stop, close=True)
+                self._ledger.append(self._run_id, None, expected=stop, close=True, digest=self._digest.text())
             except LedgerFull as error:
                 self._wait_for_memory(error)
             except (RunStateError, RunNotFound) as error:

@@ -13,7 +13,7 @@ from toolkit.client.arguments import Size
 from toolkit.client.intake import Intake
 from toolkit.client.weights import Weights
 from toolkit.errors import InvalidInput, LedgerError, RunNotFound, RunStateError, ToolkitError
-from toolkit.ledger import Ledger, Page, Registry, make_pages
+from toolkit.ledger import InputDigest, Ledger, Page, Registry, make_pages
 from toolkit.records import INLINE_QUEUE, RunSpec, RunState, RunStatus
 
 _CHECKED_AHEAD_BYTES = 64 * 1024 * 1024
@@ -110,8 +110,6 @@ class Submission:
             Items submitted.
         """
         stored = self._ledger.status(self._spec.run_id) if self._resumes else None
-        if stored is not None and stored.closed:
-            return _check_complete(self._spec.run_id, stored, items)
         limit = self._ledger.settings.max_item_bytes
         nodes = [n for n in self._registry.nodes() if self._spec.queue in n.queues]
         self._known = sum(n.workers for n in nodes)
@@ -119,6 +117,8 @@ class Submission:
         if weights is not None:
             workers = min(self._known or math.inf, self._size.max_workers or math.inf)
             pages = (weights.lay(page, int(workers) if workers < math.inf else 0) for page in pages)
+        if stored is not None and stored.closed:
+            return self._check_complete(stored, items, pages)
         stream = not isinstance(items, Sized)
         checked = self._check_ahead(pages, not stream)
 
@@ -177,6 +177,30 @@ class Submission:
         tickets.close()
         return stop
 
+    def _check_complete(self, stored: RunStatus, items: Iterable[Any], pages: Iterable[Page]) -> int:
+        """A run whose input is complete is in place, if it is the same input: counted first, then compared."""
+        known, given = self._ledger.input_digest(self._spec.run_id), InputDigest()
+        n = len(items) if isinstance(items, Sized) else stored.submitted
+        if n == stored.submitted and (known or not isinstance(items, Sized)):
+            n = 0
+            for page in pages:
+                given.add(page)
+                n = page.stop
+                if n > stored.submitted:
+                    break
+        at_least = " or more" if n > stored.submitted and not isinstance(items, Sized) else ""
+        if n != stored.submitted:
+            raise InvalidInput(
+                f"run {self._spec.run_id} exists already with {stored.submitted:,} items, and {n:,}{at_least} are "
+                "given; choose another run_id"
+            )
+        if known and given.text() != known:
+            raise InvalidInput(
+                f"run {self._spec.run_id} exists already, and it holds other items, as many as are given; choose "
+                "another run_id"
+            )
+        return n
+
     def _abandon(self, error: BaseException) -> None:
         """Half a run is worse than none: cancel what was stored."""
         try:
@@ -229,13 +253,3 @@ class Tickets:
         self._send(self._n)
         self._sent_at = now
         self._owed = False
-
-
-def _check_complete(run_id: str, stored: RunStatus, items: Iterable[Any]) -> int:
-    """A run whose input is complete is in place; what can be told without reading the items is checked."""
-    if isinstance(items, Sized) and len(items) != stored.submitted:
-        raise InvalidInput(
-            f"run {run_id} exists already with {stored.submitted:,} items, and {len(items):,} are given; choose "
-            "another run_id"
-        )
-    return stored.submitted

@@ -24,7 +24,7 @@ from toolkit.ledger.calls import (
 from toolkit.ledger.checks import check_structure
 from toolkit.ledger.connection import Connection
 from toolkit.ledger.ledger import Ledger, Stored
-from toolkit.ledger.pages import Page, PageCache, make_pages, pack_output, weigh_page
+from toolkit.ledger.pages import InputDigest, Page, PageCache, make_pages, pack_output, weigh_page
 from toolkit.ledger.reading import Reader
 from toolkit.ledger.registry import NODE_ALIVE_S, Registry
 from toolkit.ledger.series import Flush, Segment, SeriesHead, SeriesName, SeriesStore
@@ -42,6 +42,7 @@ __all__ = [
     "Death",
     "FailedItem",
     "Flush",
+    "InputDigest",
     "Ledger",
     "NoClaim",
     "Page",

@@ -111,20 +111,24 @@ class Ledger:
         if answer != b"ok":
             raise RunStateError(f"run {spec.run_id} exists already with another description; choose another run_id")
 
-    def append(self, run_id: str, page: Page | None, *, expected: int, close: bool = False) -> tuple[int, int]:
+    def append(
+        self, run_id: str, page: Page | None, *, expected: int, close: bool = False, digest: str = ""
+    ) -> tuple[int, int]:
         """Store one page of items; returns how many the run has now, and how many of them workers have taken.
+
+        Beside `close`, `digest` is what a repetition of the whole input is told by (`pages.InputDigest`).
 
         Raises
         ------
         RunStateError
-            The run was cancelled or its input is closed.
+            The run was cancelled, its input is closed, or it holds another page there.
         LedgerFull
             The server is out of memory; nothing was stored.
         """
         n, items, keyed = (page.stop - page.start, page.items, page.keys) if page else (0, b"", b"")
         weights = (page.weights, page.alone) if page and page.weights else ()
         answer, submitted, taken = self.connection.call(
-            "append", keys.of_run(run_id), expected, n, items, keyed, int(close), *weights
+            "append", keys.of_run(run_id), expected, n, items, keyed, int(close), digest, *weights
         )
         if answer == b"norun":
             raise _not_found(run_id)
@@ -302,6 +306,10 @@ class Ledger:
             raise LedgerCorrupt(f"run {run_id}: field created_at of key head does not parse: {created_at!r:.50}")
         function, kwargs = (value or b"" for value in encoded or (b"", b""))
         return Stored(spec, function, kwargs, int(created_at))
+
+    def input_digest(self, run_id: str) -> str:
+        """What `append` was told of all items when it closed the input; empty where it was told nothing."""
+        return (self.connection.command("HGET", keys.of(run_id, "head"), "digest") or b"").decode("ascii", "replace")
 
     def function(self, run_id: str) -> tuple[bytes, bytes]:
         """The shipped function and the shared keyword arguments, both encoded."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +46,23 @@ class Page:
     keys: bytes = b""
     weights: bytes = b""
     alone: bytes = b""
+
+
+class InputDigest:
+    """What tells one run's input from another one's: a digest of its pages, given in order from the first one on."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def add(self, page: Page) -> None:
+        """Take the next page in."""
+        for part in (page.items, page.keys, page.weights):
+            self._hash.update(struct.pack("<QQ", page.start, len(part)))
+            self._hash.update(part)
+
+    def text(self) -> str:
+        """The digest of the pages so far."""
+        return self._hash.hexdigest()
 
 
 def make_pages(items: Iterable[Any], *, start: int = 0, key: Any = None, max_item_bytes: int) -> Iterator[Page]:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from toolkit.errors import TransportError
 from toolkit.ledger import UNKNOWN
 
-SLOTS = 1024
+SLOTS = 2048
+"""Workers of a node that can be told apart, processes or threads."""
 _SLOT_BYTES = 192
 # active, stop | pid | position | item since | batch since | claim id | length of the run id, run id
 _HEAD = struct.Struct("<BB6xQqdd16sB")
@@ -88,18 +90,29 @@ class Marker:
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, SLOTS * _SLOT_BYTES + 1)  # the last byte: the node shuts down
-        self._threads = threading.local()
-        self._next_thread = SLOTS - 1
+        self._free = list(range(SLOTS))  # of threads and greenlets, which come and go; popped and appended at once
 
-    def slot_of_process(self, index: int | None) -> int:
-        """Slot of pool process number `index`; a slot per thread where there is no such number."""
-        if index is not None and 0 <= index < SLOTS // 2:
-            return index
-        slot = getattr(self._threads, "slot", None)
-        if slot is None:
-            slot = self._threads.slot = self._next_thread
-            self._next_thread -= 1
-        return int(slot)
+    @contextmanager
+    def slot(self, index: int | None) -> Iterator[int]:
+        """Have a slot: that of pool process number `index`, or one that nobody has where there is no such number.
+
+        Raises
+        ------
+        TransportError
+            There are more workers than slots.
+        """
+        try:
+            taken = self._free.pop() if index is None else range(SLOTS)[index]
+        except IndexError:
+            raise TransportError(
+                f"the node has more than {SLOTS:,} workers, whose leases it could not tell apart: start it with fewer "
+                "(-c), and another node beside it"
+            ) from None
+        try:
+            yield taken
+        finally:
+            if index is None:
+                self._free.append(taken)
 
     def ask(self, slot: int, run_id: str, claim_id: bytes, born: int = 0) -> None:
         """Note the claim that the worker is about to ask for: it may die between the grant and `begin`."""
@@ -182,7 +195,8 @@ class Marker:
 
     def works(self) -> list[Work]:
         """What the workers are doing now."""
-        return [w for s in range(SLOTS) if self._memory[s * _SLOT_BYTES] and (w := self.read(s)) is not None]
+        active = self._memory[: SLOTS * _SLOT_BYTES : _SLOT_BYTES]
+        return [w for s, a in enumerate(active) if a and (w := self.read(s)) is not None]
 
     def read(self, slot: int) -> Work | None:
         """What the worker of one slot is doing, None when it is at rest or just changing."""

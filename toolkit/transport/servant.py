@@ -108,6 +108,13 @@ class Servant:
         except InvalidInput as error:
             logger.warning("a ticket was dropped: %s", error)
             return
+        try:
+            with self._installation.marker.slot(_pool_index()) as slot:
+                self._serve(run_id, ticket_id, hop, slot)
+        except TransportError as error:
+            self._decline(run_id, ticket_id, hop, error)
+
+    def _serve(self, run_id: str, ticket_id: str, hop: int, slot: int) -> None:
         for _ in range(_REBIRTHS):
             try:
                 context = self._take(run_id)
@@ -124,17 +131,18 @@ class Servant:
                 return
             ended = "failed"
             try:
-                ended = self._work(context, ticket_id)
+                ended = self._work(context, ticket_id, slot)
             finally:
                 self._put_back(context, ended)
             if ended != "other":
                 return
 
-    def _work(self, context: RunContext, ticket_id: str) -> str:
+    def _work(self, context: RunContext, ticket_id: str, slot: int) -> str:
         """Serve one ticket; returns why it ended, "failed" when the server did not say."""
-        run_id, hooks = context.spec.run_id, self._hooks()
-        if _is_pool_process():
-            self._interrupter.serve(hooks.slot, Limits.of(context.spec))
+        run_id, marker = context.spec.run_id, self._installation.marker
+        hooks = Hooks(marker, slot, self._another_waits, self._draining, self._spawn)
+        if _pool_index() is not None:
+            self._interrupter.serve(slot, Limits.of(context.spec))
         loop = BatchLoop(self.ledger, context, hooks, new_ticket_id)
         try:
             ended = loop.serve(ticket_id)
@@ -155,11 +163,6 @@ class Servant:
         return ended.reason
 
     # ------------------------------------------------------------------ surroundings
-
-    def _hooks(self) -> Hooks:
-        marker = self._installation.marker
-        slot = marker.slot_of_process(getattr(current_process(), "index", None))
-        return Hooks(marker, slot, self._another_waits, self._draining, self._spawn)
 
     def _draining(self) -> bool:
         # A worker whose node died must not go on for ever: nobody renews its leases.
@@ -247,9 +250,10 @@ class Servant:
             )
 
 
-def _is_pool_process() -> bool:
-    """Whether this is a process of its own that executes one batch at a time."""
-    return getattr(current_process(), "index", None) is not None
+def _pool_index() -> int | None:
+    """Number of this process in its pool; None where a worker is no process of its own."""
+    index = getattr(current_process(), "index", None)
+    return None if index is None else int(index)
 
 
 def check_limits(spec: RunSpec) -> None:
@@ -260,7 +264,7 @@ def check_limits(spec: RunSpec) -> None:
     Declined
         The pool is not prefork: a thread or a greenlet can neither be interrupted nor killed.
     """
-    if Limits.of(spec) is not None and not _is_pool_process():
+    if Limits.of(spec) is not None and _pool_index() is None:
         raise Declined(
             "the run has time limits, and this node's pool has no processes that could be interrupted or killed; start "
             "it with --pool=prefork, or submit without item_time_limit_s and batch_time_limit_s"

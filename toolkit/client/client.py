@@ -19,7 +19,7 @@ from toolkit.client.arguments import (
     make_spec_limits,
     new_run_id,
 )
-from toolkit.client.describe import Deployment, Described, describe, ship
+from toolkit.client.describe import Deployment, Described, describe, say_if_edited, ship
 from toolkit.client.doctor import Finding, examine
 from toolkit.client.history import History
 from toolkit.client.planner import Planner, plan_from_history
@@ -232,6 +232,7 @@ class Client(History):
         )  # fmt: skip
         function = b"" if inline else ship(described, spec.run_id, self._deployment)
         if not inline:
+            say_if_edited(described, self._deployment)
             self._ledger.connection.check_server()
         earlier = None if run_id is None else find_earlier(self._ledger, spec, encoded_kwargs)
         spec = earlier or spec
@@ -335,7 +336,10 @@ class Client(History):
         return self._closed
 
     def restart_workers(self) -> None:
-        """Restart the LocalCluster's workers, which picks up edited modules.
+        """Restart the LocalCluster's workers, in this process's environment and directory.
+
+        A run imports edited modules by itself when it begins. After a restart those that have begun do so too,
+        and newly installed packages are found.
 
         Raises
         ------

@@ -188,6 +188,21 @@ def test_inline_is_the_same_run_in_this_process(client: Client) -> None:
     assert len(run.metrics()) >= 1
 
 
+def test_a_keyboard_interrupt_is_a_failure_on_a_worker_and_an_interrupt_here(client: Client) -> None:
+    def stop(x: int) -> int:
+        if x == 3:
+            raise KeyboardInterrupt
+        return x
+
+    run = client.map(stop, range(8), batch_size=4)
+    assert run.wait(60).dead == 1
+    letter = run.dead_letters().iloc[0]
+    assert (letter["index"], letter["category"], letter["attempts"]) == (3, "fatal", 1)
+    assert "in stop" in letter["traceback"]
+    with pytest.raises(KeyboardInterrupt):
+        client.map(stop, range(8), inline=True)
+
+
 def test_replay_raises_the_real_error_here(client: Client) -> None:
     run = client.map(shop.wrong_length, [1, 2], batch_size=2)
     run.wait(60)

@@ -408,6 +408,22 @@ def test_an_interrupt_comes_through():
         fail_with(KeyboardInterrupt())
 
 
+@pytest.mark.parametrize("where", ["item", "batch", "setup"])
+def test_a_worker_is_not_interrupted_and_what_looks_so_is_a_failure(where: str):
+    def interrupt(item: Any = None) -> Any:
+        raise KeyboardInterrupt("mine")
+
+    made = {
+        "item": task(interrupt),
+        "batch": task(interrupt, batched=True),
+        "setup": task(lambda item, state: item, setup=interrupt),
+    }[where]
+    worker = runner(made, spec(batched=made.batched, **RETRY), interrupts=False)
+    (failure,) = only(list(worker.run([1], range(1), 1, on_item=never))).failures
+    assert (failure.retry, failure.category, failure.error_type) == (False, "fatal", "KeyboardInterrupt")
+    assert "in interrupt" in failure.traceback_text
+
+
 def end_process(number: int, frame: Any) -> None:
     signal.signal(number, signal.SIG_DFL)
     sys.exit(0)

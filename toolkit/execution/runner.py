@@ -68,6 +68,9 @@ class Runner:
         Where values of setup functions are kept; by default those of this process.
     uniform : callable
         Draws from [0, 1) for the jitter of retries.
+    interrupts : bool
+        Whether a KeyboardInterrupt is somebody's who interrupts this process, as in the user's own. Workers are not
+        interrupted so: there an item has raised it, and failed.
 
     Raises
     ------
@@ -77,7 +80,7 @@ class Runner:
         Run and task disagree about `batched`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         task: Task,
         spec: RunSpec,
@@ -86,6 +89,7 @@ class Runner:
         guards: Sequence[Guard] = (),
         states: _states.States = _states.PROCESS_STATES,
         uniform: Callable[[], float] = random.random,
+        interrupts: bool = True,
     ) -> None:
         check(task, spec)
         self._task = task
@@ -95,6 +99,7 @@ class Runner:
         self._guards = GuardStack(guards, spec.run_id)
         self._states = states
         self._uniform = uniform
+        self._interrupts = interrupts
         # Now and not when a SystemExit arrives: a handler that ends the process uninstalls itself first.
         self._handlers = python_handlers()
 
@@ -138,8 +143,8 @@ class Runner:
         Raises
         ------
         KeyboardInterrupt
-            Comes through. So does a SystemExit raised by the process's own signal handler; any other one is a
-            failure of its item.
+            Comes through with `interrupts`. So does a SystemExit raised by the process's own signal handler; any other
+            one is a failure of its item.
         """
         n = len(items)
         if len(indexes) != n or (not isinstance(attempts, int) and len(attempts) != n):
@@ -223,7 +228,7 @@ class Runner:
 
     def _pass_on(self, error: BaseException) -> None:
         """Raise what is not about the item: an interrupt, and the end of the process."""
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) and self._interrupts:
             raise error
         termination = termination_behind(error, self._handlers)
         if termination is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,6 +22,7 @@ from toolkit.errors import (
     RunCancelled,
     RunFailed,
     RunNotFound,
+    RunStateError,
     UnknownTask,
     WaitTimeout,
 )
@@ -210,6 +213,29 @@ def test_replay_raises_the_real_error_here(client: Client) -> None:
     assert "1" in run.dead_letters()["message"].iloc[0]
     with pytest.raises(IndexError):
         run.replay(0)
+
+
+def test_replay_finds_what_the_run_was_submitted_with(client: Client) -> None:
+    # Given runs of a function typed here, of a plain function of a module, and of one whose module is not the user's
+    offset = 10
+    typed = client.map(lambda x: x + offset, [1, 2])
+    plain = client.map(shop.plain, [1, 2])
+    foreign = client.map(os.path.basename, ["a/b"])
+    for run in (typed, plain, foreign):
+        run.wait(60)
+    # Then the handles have them, and a handle from elsewhere has what a module of the user's holds
+    assert (typed.replay(1), plain.replay(1), foreign.replay(0)) == (12, shop.plain(2), "b")
+    assert client.get_run(plain.run_id).replay(1) == shop.plain(2)
+    for run in (typed, foreign):
+        with pytest.raises(RunStateError, match="task=your_function"):
+            client.get_run(run.run_id).replay(0)
+
+
+@pytest.mark.parametrize("index", [2, -1, 99, "1", None, 0.0])
+def test_replay_of_no_item_names_those_there_are(client: Client, index: Any) -> None:
+    run = client.map(shop.double, [1, 2])
+    with pytest.raises(InvalidInput, match=r"index=.* has the items 0 to 1$"):
+        run.replay(index)
 
 
 def test_a_results_timeout_leaves_the_run_alone(client: Client) -> None:

@@ -236,7 +236,7 @@ class Client(History):
             self._ledger.connection.check_server()
         earlier = None if run_id is None else find_earlier(self._ledger, spec, encoded_kwargs)
         spec = earlier or spec
-        run = Run(self._ledger, self._registry, spec, self._send)
+        run = Run(self._ledger, self._registry, spec, self._send, described.task)
         send = (lambda _n: None) if inline else (lambda n: self._try_send(spec, n))
         submission = Submission(self._ledger, self._registry, spec, size, send, resumes=earlier is not None)
         self._submitted = True

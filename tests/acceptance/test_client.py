@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -302,6 +303,42 @@ def test_results_that_cannot_be_stored_are_dead_letters_of_their_items(client: C
     run = client.map(lambda x: object() if x == 1 else x, range(3), batch_size=3)
     assert run.wait(60).dead == 1
     assert run.dead_letters()["category"].tolist() == ["bad_payload"]
+
+
+def test_advice_for_functions_of_one_name_is_from_their_own_runs(client: Client) -> None:
+    # Given two functions of one name, of which one takes much longer
+    def make(pause_s: float) -> Callable[[int], int]:
+        def tk_namesake(x: int) -> int:
+            time.sleep(pause_s)
+            return x
+
+        return tk_namesake
+
+    def made() -> Callable[[int], int]:
+        def tk_namesake(x: int) -> int:
+            return x
+
+        tk_namesake.__qualname__ = slow.__qualname__
+        return tk_namesake
+
+    slow = make(0.02)
+    fast = made()
+    for size in (5, 10):
+        client.map(slow, range(40), batch_size=size).wait(60)
+        client.map(fast, range(40), batch_size=size).wait(60)
+    # Then advice is about the one that is asked for, and about the later one where only the name is known
+    of_slow, of_fast = (client.recommend(fn, 1000).makespan_s for fn in (slow, fast))
+    assert of_slow > 5 > of_fast
+    by_name = client.recommend(client.map(fast, [1]).spec.task, 1000)
+    assert by_name.makespan_s < 5
+    assert any("latest version of the code" in reason for reason in by_name.reasons)
+
+
+def test_advice_for_a_name_that_nobody_recorded_says_which_there_are(client: Client) -> None:
+    client.map(shop.double, [1]).wait(60)
+    with pytest.raises(InvalidInput, match=r"did you mean .*shop:double'"):
+        client.recommend("tests.acceptance.shop:duble", 100)
+    assert client.recommend(lambda x: x + 77, 100).refused
 
 
 def test_client_frames_and_doctor(client: Client) -> None:

@@ -305,6 +305,15 @@ def test_results_that_cannot_be_stored_are_dead_letters_of_their_items(client: C
     assert run.dead_letters()["category"].tolist() == ["bad_payload"]
 
 
+def test_a_run_pauses_early_when_no_result_can_be_stored(client: Client, eventually: Eventually) -> None:
+    run = client.map(lambda x: object(), range(5000), batch_size=500)
+    eventually(lambda: run.status().state is RunState.PAUSED and not run.status().claimed)
+    status = run.status()
+    assert 5 <= status.dead <= 20
+    assert "result of type object cannot be stored" in status.reason
+    run.cancel()
+
+
 def test_advice_for_functions_of_one_name_is_from_their_own_runs(client: Client) -> None:
     # Given two functions of one name, of which one takes much longer
     def make(pause_s: float) -> Callable[[int], int]:

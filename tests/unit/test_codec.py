@@ -88,6 +88,7 @@ REFUSED: list[tuple[Any, str]] = [
     (pd.Series([1]), "item.to_numpy()"),
     (pd.RangeIndex(3), "item.to_numpy()"),
     (pd.Categorical(["a"]), "store it and pass a path"),
+    (next(pd.DataFrame({"a": [1]}).itertuples()), "pass item._asdict() or tuple(item)"),
     (np.ma.array([1]), "item.filled()"),
     (np.zeros((1, 1)).view(np.matrix), "numpy.asarray(item)"),
     (np.zeros(1, [("a", "i4")]).view(np.recarray), "numpy.asarray(item)"),

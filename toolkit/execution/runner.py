@@ -31,7 +31,7 @@ from toolkit.execution.failures import (
     termination_behind,
 )
 from toolkit.execution.guarding import Guard, GuardStack
-from toolkit.execution.parts import Outputs, Part, Stats, Tally
+from toolkit.execution.parts import Outputs, Part, Stats, Storable, Tally
 from toolkit.execution.tasks import Task
 from toolkit.records import RunSpec
 
@@ -100,6 +100,7 @@ class Runner:
         self._states = states
         self._uniform = uniform
         self._interrupts = interrupts
+        self._storable = Storable()
         # Now and not when a SystemExit arrives: a handler that ends the process uninstalls itself first.
         self._handlers = python_handlers()
 
@@ -152,7 +153,8 @@ class Runner:
         if keys is not None and len(keys) != n:
             raise InvalidInput(f"{n} items and {len(keys)} keys: a batch needs one key for each item, or none at all")
         slot = Slot(self._spec.run_id, indexes, attempts, keys, self._task.batched)
-        batch = _Batch(items, slot, Outputs(self._spec.keep_results, self._spec.max_result_bytes))
+        outputs = Outputs(self._spec.keep_results, self._spec.max_result_bytes, storable=self._storable)
+        batch = _Batch(items, slot, outputs)
         step = self._call_once if self._task.batched else self._advance
         last = False
         while not last:
@@ -161,7 +163,11 @@ class Runner:
                 stopped = call is not None and step(batch, call, on_item, progress_s)
                 on_rest()
             last = stopped or batch.position >= n
-            yield from batch.parts(last, stopped)
+            for part in batch.parts(last, stopped):
+                if not part.last and any(failure.pause for failure in part.failures):
+                    yield replace(part, last=True, stopped=True)
+                    return
+                yield part
 
     # ----------------------------------------------------------------------- item by item
 

@@ -30,7 +30,7 @@ _BY_NAME: Final[dict[str, str]] = {
 _BY_BASE: Final[tuple[tuple[tuple[type, ...], str], ...]] = (
     ((enum.Enum,), "pass item.value or item.name"),
     ((io.IOBase,), f"{_STORE}: a task opens its own files"),
-    ((os.PathLike,), "pass str(item)"),
+    ((os.PathLike,), "pass os.fspath(item)"),
     ((BaseException,), "pass str(item)"),
     ((types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, type), "pass its name"),
     ((memoryview,), "pass bytes(item)"),

@@ -15,6 +15,11 @@ def double(x: int) -> int:
     return 2 * x
 
 
+def plain(x: int) -> int:
+    """Return three times the input; no task."""
+    return 3 * x
+
+
 @task
 def journal(x: int, folder: str, pause_s: float = 0.0) -> int:
     """Note on disk that the item was executed, apart from any ledger."""

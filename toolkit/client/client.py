@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sized
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,13 +22,13 @@ from toolkit.client.arguments import (
     make_spec_limits,
     new_run_id,
 )
-from toolkit.client.describe import Deployment, Described, describe, ship
+from toolkit.client.describe import Deployment, Described, describe, say_if_edited, ship
 from toolkit.client.doctor import Finding, examine
 from toolkit.client.history import History
 from toolkit.client.planner import MAX_REPLANS, Planner, plan_from_history
 from toolkit.client.replay import run_inline
 from toolkit.client.run import Run
-from toolkit.client.selecting import task_name
+from toolkit.client.selecting import task_name, version_of
 from toolkit.client.submit import Submission, find_earlier
 from toolkit.client.weights import Weight, Weights
 from toolkit.cluster import LocalCluster
@@ -239,10 +240,11 @@ class Client(History):
         )  # fmt: skip
         function = b"" if inline else ship(described, spec.run_id, self._deployment)
         if not inline:
+            say_if_edited(described, self._deployment)
             self._ledger.connection.check_server()
         earlier = None if run_id is None else find_earlier(self._ledger, spec, encoded_kwargs)
         spec = earlier or spec
-        run = Run(self._ledger, self._registry, spec, self._send)
+        run = Run(self._ledger, self._registry, spec, self._send, described.task)
         send = (lambda _n: None) if inline else (lambda n: self._try_send(spec, n))
         submission = Submission(self._ledger, self._registry, spec, size, send, resumes=earlier is not None)
         self._submitted = True
@@ -307,27 +309,40 @@ class Client(History):
         Parameters
         ----------
         task : callable or str
-            The task.
+            The task. Of a function, runs of its present version of the code count: others of that name only while it
+            has fewer than three runs, and if their items cost about the same, which the reasons say. Of a name,
+            the version that ran last.
         n_items : int
             Items of the next run.
         **options
             See `toolkit.Recommender.recommend`. Where the latest run of the task had weights, batch sizes are weights;
             ``weights=`` may give those of the new items, or of a sample of them.
 
+        Returns
+        -------
+        Recommendation
+            With `refused` set where the data support none, as before the first run of a function.
+
         Raises
         ------
-        TuningError
-            There is no history to learn from.
+        InvalidInput
+            No run is recorded under that name; says which names there are. Or an option makes no sense.
         """
         from toolkit.tuning import Recommender
+        from toolkit.tuning.versions import one_version
         from toolkit.tuning.weighed import weigh
 
         name = task_name(task)
         frame = self.metrics(task=name)
-        weighed = weigh(frame)
+        if isinstance(task, str) and not len(frame):
+            self._check_recorded(task)
+        versions = one_version(frame, version_of(task))
+        weighed = weigh(versions.frame)
         if weighed is not None:
-            return weighed.recommend(Recommender().fit(weighed.frame), name, n_items, **options)
-        return Recommender().fit(frame).recommend(task=name, n_items=n_items, **options)
+            found = weighed.recommend(Recommender().fit(weighed.frame), name, n_items, **options)
+        else:
+            found = Recommender().fit(versions.frame).recommend(task=name, n_items=n_items, **options)
+        return replace(found, reasons=(*found.reasons, versions.note)) if versions.note else found
 
     # ------------------------------------------------------------------ the deployment
 
@@ -342,7 +357,10 @@ class Client(History):
         return self._closed
 
     def restart_workers(self) -> None:
-        """Restart the LocalCluster's workers, which picks up edited modules.
+        """Restart the LocalCluster's workers, in this process's environment and directory.
+
+        A run imports edited modules by itself when it begins. After a restart those that have begun do so too,
+        and newly installed packages are found.
 
         Raises
         ------

@@ -10,6 +10,7 @@ from typing import Any
 
 from toolkit.client.arguments import Size
 from toolkit.errors import InvalidInput, ToolkitError
+from toolkit.execution import Task
 from toolkit.ledger import Ledger, Reader, Registry
 from toolkit.records import RunSpec, RunStatus, one_line
 
@@ -27,8 +28,12 @@ class Handle:
         What it was asked to be.
     """
 
-    def __init__(self, ledger: Ledger, registry: Registry, spec: RunSpec, send: Callable[[RunSpec, int], Any]) -> None:
+    def __init__(
+        self, ledger: Ledger, registry: Registry, spec: RunSpec, send: Callable[[RunSpec, int], Any],
+        task: Task | None = None,
+    ) -> None:  # fmt: skip
         self.spec = spec
+        self._task = task  # what it was submitted with, where this is the handle that submission returned
         self.run_id = spec.run_id
         self._ledger = ledger
         self._registry = registry

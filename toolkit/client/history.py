@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from toolkit.client.selecting import Known, Selection, known_runs, task_name
 from toolkit.client.watching import RunsWatch
 from toolkit.errors import InvalidInput
 from toolkit.ledger import Ledger, Reader, Registry
+from toolkit.records import one_line
 from toolkit.settings import LedgerSettings
 
 if TYPE_CHECKING:
@@ -70,6 +72,23 @@ class History:
         keep = [mine and key not in hidden for mine, key in zip(chosen.mask(archived), keys, strict=True)]
         both = frames.schema.concat(frames.RUNS, [frame, archived[keep]])
         return both.sort_values("created_at", ascending=False, kind="stable", ignore_index=True)
+
+    def _check_recorded(self, task: str) -> None:
+        """Raise unless some run is recorded under that name.
+
+        Raises
+        ------
+        InvalidInput
+            There is none; says which names there are.
+        """
+        known = sorted(set(self.runs()["task"].astype(str)))
+        if task in known:
+            return
+        close = difflib.get_close_matches(task, known, n=3)
+        hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+        listing = ", ".join(map(repr, known[:20])) + (", ..." if len(known) > 20 else "")
+        what = f"task {task!r}: no run of that name is recorded; {hint}Known tasks: {listing or 'none yet'}"
+        raise InvalidInput(one_line(what, 2000))
 
     def metrics(
         self, task: Any = None, *, since: datetime | str | None = None, until: datetime | str | None = None,

@@ -148,3 +148,12 @@ def task_name(task: Any) -> str:
 
         return as_task(task).name
     raise UnknownTask(f"{type(task).__name__} is no task; pass a function, a task, or a task's name")
+
+
+def version_of(task: Any) -> str:
+    """Version of the code of a function as it is here; empty for a name, and for a task of a Celery application."""
+    from toolkit.execution import Task, code_version
+
+    if isinstance(task, Task) or (callable(task) and not hasattr(task, "apply_async")):
+        return code_version(task)
+    return ""

@@ -78,6 +78,8 @@ def make_context(
 ) -> RunContext:
     """Prepare a run for execution in this process.
 
+    With `passthrough` it is that of a user, who sees what items print and may interrupt them.
+
     Raises
     ------
     LedgerCorrupt
@@ -89,7 +91,8 @@ def make_context(
         values = codec.decode(kwargs) if kwargs else {}
     except LedgerCorrupt as error:
         raise LedgerCorrupt(f"key head, field kwargs: {error}") from error
-    runner = Runner(task, spec, values, guards=default_guards(spec, passthrough=passthrough))
+    guards = default_guards(spec, passthrough=passthrough)
+    runner = Runner(task, spec, values, guards=guards, interrupts=passthrough)
     identity = WorkerIdentity(host, node, os.getpid(), code_version(task), __version__)
     return RunContext(spec, runner, identity.encode(), Controller(whole=not spec.weighted), PageCache())
 

@@ -24,7 +24,7 @@ from toolkit.errors import (
     ToolkitError,
     TransportError,
 )
-from toolkit.execution import Task, load_function, read_key, resolve
+from toolkit.execution import Modules, Task, load_function, read_key, resolve
 from toolkit.ledger import Ledger, Registry
 from toolkit.records import PRIORITIES, RunSpec, check_run_id, one_line
 from toolkit.settings import ServerAddress
@@ -98,6 +98,7 @@ class Servant:
         self._used = self._most_used = 0
         self._lock = threading.Lock()
         self._making = threading.Lock()  # tasks are found, and their modules imported, one at a time
+        self._modules = Modules()
         self._full = False  # whether the server's lack of memory was logged
         self._interrupter = Interrupter(installation.marker)
 
@@ -205,6 +206,7 @@ class Servant:
         check_version(stored.spec)
         check_limits(stored.spec)
         task = self._task(stored.spec, stored.function)
+        self._compare(stored.spec, task)
         context = make_context(stored.spec, task, stored.kwargs, host=self._host, node=self._node)
         context.born = stored.born
         return context
@@ -223,6 +225,26 @@ class Servant:
 
     def _task(self, spec: RunSpec, function: bytes) -> Task:
         installation = self._installation
+        if not installation.allow_imports:  # modules are the application's, and change when its nodes are restarted
+            return self._load(spec, function)
+        if self._modules.renew():
+            logger.warning("run %s: modules were edited, they are imported anew", spec.run_id)
+        try:
+            return self._load(spec, function)
+        finally:
+            self._modules.look()
+
+    def _compare(self, spec: RunSpec, task: Task) -> None:
+        """Say so where the run gets other code than it was submitted with: here is what the files hold now."""
+        if spec.code_version and task.code_version != spec.code_version:
+            self.ledger.note(
+                spec.run_id, "code_version",
+                f"{self._node}/{self._pid} executes version {task.code_version} of {task.name}; the run was submitted "
+                f"with version {spec.code_version}. Its metric rows say which version ran",
+            )  # fmt: skip
+
+    def _load(self, spec: RunSpec, function: bytes) -> Task:
+        installation = self._installation
         if spec.kind == "celery":
             return adapt(installation.app, spec.task)
         if spec.kind == "function":
@@ -232,7 +254,8 @@ class Servant:
                     "application, or give tk.install(function_key_file=...) the client's key"
                 )
             key = read_key(installation.function_key_file)
-            return load_function(function, spec.run_id, key, sys_path=spec.sys_path)
+            edition = self._modules.edition
+            return load_function(function, spec.run_id, key, sys_path=spec.sys_path, edition=edition)
         return resolve(spec.path or spec.task, allow_import=installation.allow_imports, sys_path=spec.sys_path)
 
     def _decline(self, run_id: str, ticket_id: str, hop: int, error: ToolkitError) -> None:

@@ -99,7 +99,7 @@ def test_explorers_follow_their_controls_and_leave_something_to_read(tmp_path: P
         for explorer in (tuning, metrics):
             assert reached_by_keyboard(explorer) == named_controls(explorer)
         tuning.get_by_label("Objective", exact=True).select_option(label="least worker time")
-        expect(tuning.locator(".tk-answer")).to_contain_text("less worker time than")
+        expect(tuning.locator(".tk-answer")).to_contain_text("with 1 worker")
         tuning.get_by_role("button", name="Show as code").click()
         expect(tuning.get_by_label("Code", exact=True)).to_have_value(CALL)
         metrics.get_by_label("Show", exact=True).select_option(label="timeline by worker, of the latest run")

@@ -32,6 +32,7 @@ FAILPOINTS = """
 claim:before:2 claim:after:1 commit:before:2 commit:after:3 commit_only:before:1 commit_only:after:1
 tickets:before:1 tickets:after:1
 renew:before:2 renew:after:3 lost:before:1 lost:after:1 sweep:before:2 sweep:after:2
+report:before:2 report:after:2 elect:before:2 elect:after:2
 """.split()
 
 

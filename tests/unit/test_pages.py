@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from toolkit import codec
 from toolkit.errors import EncodeError, LedgerCorrupt
 from toolkit.ledger import pages as module
-from toolkit.ledger.pages import Page, PageCache, make_pages, pack_output, unpack_output
+from toolkit.ledger.pages import InputDigest, Page, PageCache, make_pages, pack_output, unpack_output
 
 LIMIT = 1024 * 1024
 
@@ -215,3 +215,18 @@ def test_an_output_cut_short_is_corrupt(ranges: Wanted, data: st.DataObject) -> 
 def test_an_output_that_promises_too_many_ranges_is_corrupt() -> None:
     with pytest.raises(LedgerCorrupt):
         unpack_output(struct.pack("<IQQ", 2**32 - 1, 0, 1))
+
+
+def digest_of(items: Iterable[object], key: object = None) -> str:
+    digest = InputDigest()
+    for page in make_pages(items, key=key, max_item_bytes=LIMIT):
+        digest.add(page)
+    return digest.text()
+
+
+def test_a_digest_tells_inputs_apart_and_not_how_they_are_cut() -> None:
+    words = [f"word {i}" for i in range(9_000)]
+    assert digest_of(words) == digest_of(iter(words))  # a list is cut into larger pages than a stream
+    others = {digest_of(words[:-1]), digest_of([*words[:-1], "other"]), digest_of(words, key=str.upper), digest_of(["a", "bc"]),
+              digest_of(["ab", "c"])}  # fmt: skip
+    assert len({digest_of(words), *others}) == 6

@@ -196,8 +196,8 @@ class Submission:
             )
         if known and given.text() != known:
             raise InvalidInput(
-                f"run {self._spec.run_id} exists already, and it holds other items, as many as are given (or the same, "
-                "given as another kind of input: as a list and not as a stream); choose another run_id"
+                f"run {self._spec.run_id} exists already, and it holds other items, as many as are given; choose "
+                "another run_id"
             )
         return n
 

@@ -13,7 +13,7 @@ What is not kept: that two parts of a value are the same object, the memory orde
 gives an integer type (``numpy.longlong`` reads back as ``numpy.int64``, the same dtype).
 """
 
-from toolkit.codec.decoding import decode, decode_each, decode_page
+from toolkit.codec.decoding import decode, decode_each, decode_page, page_body
 from toolkit.codec.encoding import encode, encode_page, encode_pages
 from toolkit.codec.limits import MAX_DEPTH, MAX_ELEMENTS, MAX_INT_BYTES, MAX_PAGE_BYTES, MAX_VALUE_BYTES
 from toolkit.codec.plain import from_json, to_json
@@ -31,5 +31,6 @@ __all__ = [
     "encode_page",
     "encode_pages",
     "from_json",
+    "page_body",
     "to_json",
 ]

@@ -48,6 +48,8 @@ class _Nesting(threading.local):
 
 _nesting = _Nesting()
 
+_ARRAY_HEADS: Final = {0xDC: 3, 0xDD: 5}  # bytes of a MessagePack array's head; a short one has a single byte
+
 
 def _parts(data: memoryview) -> list[Any]:
     """Read the array inside an extension; bounded, because each level is a level of C calls too."""
@@ -156,6 +158,21 @@ def _unpack(data: bytes | bytearray | memoryview) -> bytes | memoryview:
         raise ValueError("its compressed bytes end too early or too late")
     check_elements(raw)
     return raw
+
+
+def page_body(data: bytes | bytearray | memoryview) -> memoryview:
+    """Return the encoded values of a page one after the other, the same however a run of values is cut into pages.
+
+    Raises
+    ------
+    LedgerCorrupt
+        The bytes are no page.
+    """
+    try:
+        raw = memoryview(_unpack(data))
+        return raw[_ARRAY_HEADS.get(raw[0], 1) :]
+    except (*MALFORMED, zlib.error, IndexError) as error:
+        raise _corrupt("a stored page", error) from None
 
 
 def decode_page(data: bytes | bytearray | memoryview) -> list[Any]:

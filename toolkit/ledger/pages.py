@@ -49,20 +49,20 @@ class Page:
 
 
 class InputDigest:
-    """What tells one run's input from another one's: a digest of its pages, given in order from the first one on."""
+    """What tells one run's input from another one's: a digest of items and keys, however they are cut into pages."""
 
     def __init__(self) -> None:
-        self._hash = hashlib.blake2b(digest_size=16)
+        self._parts = [hashlib.blake2b(digest_size=16) for _ in range(2)]
 
     def add(self, page: Page) -> None:
-        """Take the next page in."""
-        for part in (page.items, page.keys, page.weights):
-            self._hash.update(struct.pack("<QQ", page.start, len(part)))
-            self._hash.update(part)
+        """Take the next page in, in order from the first one on."""
+        for digest, part in zip(self._parts, (page.items, page.keys), strict=True):
+            if part:
+                digest.update(codec.page_body(part))
 
     def text(self) -> str:
         """The digest of the pages so far."""
-        return self._hash.hexdigest()
+        return hashlib.blake2b(b"".join(part.digest() for part in self._parts), digest_size=16).hexdigest()
 
 
 def make_pages(items: Iterable[Any], *, start: int = 0, key: Any = None, max_item_bytes: int) -> Iterator[Page]:

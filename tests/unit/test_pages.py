@@ -227,6 +227,8 @@ def digest_of(items: Iterable[object], key: object = None) -> str:
 def test_a_digest_tells_inputs_apart_and_not_how_they_are_cut() -> None:
     words = [f"word {i}" for i in range(9_000)]
     assert digest_of(words) == digest_of(iter(words))  # a list is cut into larger pages than a stream
-    others = {digest_of(words[:-1]), digest_of([*words[:-1], "other"]), digest_of(words, key=str.upper), digest_of(["a", "bc"]),
-              digest_of(["ab", "c"])}  # fmt: skip
+    others = {
+        digest_of(words[:-1]), digest_of([*words[:-1], "other"]), digest_of(words, key=str.upper),
+        digest_of(["a", "bc"]), digest_of(["ab", "c"]),
+    }  # fmt: skip
     assert len({digest_of(words), *others}) == 6

@@ -60,6 +60,8 @@ class RunContext:
         The page it is on.
     batches : int
         Batches executed by this process.
+    edition, generation : int
+        `Modules.edition` that its task was loaded from, and the run's generation that asked for that.
     """
 
     spec: RunSpec
@@ -68,6 +70,8 @@ class RunContext:
     controller: Controller
     pages: PageCache
     batches: int = 0
+    edition: int = 0
+    generation: int = 0
 
 
 def make_context(

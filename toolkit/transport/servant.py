@@ -176,7 +176,8 @@ class Servant:
     def _context(self, run_id: str) -> RunContext:
         with self._lock:
             context = self._contexts.get(run_id)
-            if context is not None:
+            generation = 0 if context is None else self._generation(context)
+            if context is not None and generation <= context.generation:
                 self._contexts.move_to_end(run_id)
                 return context
             spec = self.ledger.spec(run_id)
@@ -186,10 +187,18 @@ class Servant:
             task = self._task(spec, function)
             self._compare(spec, task)
             context = make_context(spec, task, kwargs, host=self._host, node=self._node)
+            context.edition, context.generation = self._modules.edition, generation
             self._contexts[run_id] = context
             while len(self._contexts) > _CONTEXTS_KEPT:
                 self._contexts.popitem(last=False)
             return context
+
+    def _generation(self, context: RunContext) -> int:
+        """The run's generation, looked up where modules were edited: for a new one the code was mended, perhaps."""
+        edited = self._installation.allow_imports and (
+            context.edition != self._modules.edition or self._modules.edited()
+        )
+        return self.ledger.status(context.spec.run_id, context.spec).generation if edited else context.generation
 
     def _task(self, spec: RunSpec, function: bytes) -> Task:
         installation = self._installation

@@ -22,6 +22,11 @@ def h(x): return x + {step}
 @tk.task(setup=lambda: STEP)
 def with_setup(x, state): return x + state
 @tk.task
+def picky(x):
+    if STEP == 1:
+        raise ValueError(x)
+    return x + STEP
+@tk.task
 def slow(x, gate):
     import pathlib, time
     while not pathlib.Path(gate).exists():
@@ -90,6 +95,16 @@ def test_a_run_that_has_begun_goes_on_with_its_code(
     assert client.map(importlib.reload(edited).h, [1]).results(60) == [1001]
     gate.touch()
     assert run.results(60) == [2, 2]
+
+
+def test_dead_letters_are_retried_with_the_mended_code(client: Client, edit: Callable[[int], None]) -> None:
+    edit(1)
+    edited = importlib.import_module("tk_edited")
+    run = client.map(edited.picky, [1] * 20, batch_size=1)
+    assert run.wait(60).dead == 20
+    edit(1000)
+    assert run.retry_dead() == 20
+    assert run.results(60) == [1001] * 20
 
 
 def test_an_edit_that_the_client_has_not_imported_is_told(

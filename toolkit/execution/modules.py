@@ -55,10 +55,14 @@ class Modules:
         self._known.update(sys.modules)
         self._looked_at_ns = now_ns
 
-    def renew(self) -> bool:
-        """Forget the user's modules if the file of one has been edited since it was loaded; returns whether."""
+    def edited(self) -> bool:
+        """Whether the file of one of the user's modules has been edited since that was loaded."""
         self.look()
-        if all(not path or _stamp(path) == stamp for path, stamp in self._stamps.values()):
+        return any(path and _stamp(path) != stamp for path, stamp in self._stamps.values())
+
+    def renew(self) -> bool:
+        """Forget the user's modules if one was `edited`; returns whether."""
+        if not self.edited():
             return False
         for name in self._stamps:
             sys.modules.pop(name, None)

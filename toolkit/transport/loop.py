@@ -62,6 +62,8 @@ class RunContext:
         Batches executed by this process.
     born : int
         `ledger.Stored.born`: all of this is of the run that was created then; 0 for whichever has the id.
+    edition, generation : int
+        `Modules.edition` that its task was loaded from, and the run's generation that asked for that.
     """
 
     spec: RunSpec
@@ -71,6 +73,8 @@ class RunContext:
     pages: PageCache
     batches: int = 0
     born: int = 0
+    edition: int = 0
+    generation: int = 0
 
 
 def make_context(

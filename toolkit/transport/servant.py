@@ -193,22 +193,23 @@ class Servant:
         with self._lock:
             at = next((n for n, context in enumerate(self._contexts) if context.spec.run_id == run_id), None)
             context = None if at is None else self._contexts.pop(at)
-        if context is None:
+        generation = 0 if context is None else self._generation(context)
+        if context is None or generation > context.generation:
             with self._making:
-                context = self._make(run_id)
+                context = self._make(run_id, generation)
         with self._lock:
             self._used += 1
             self._most_used = max(self._most_used, self._used)
         return context
 
-    def _make(self, run_id: str) -> RunContext:
+    def _make(self, run_id: str, generation: int) -> RunContext:
         stored = self.ledger.stored(run_id)
         check_version(stored.spec)
         check_limits(stored.spec)
         task = self._task(stored.spec, stored.function)
         self._compare(stored.spec, task)
         context = make_context(stored.spec, task, stored.kwargs, host=self._host, node=self._node)
-        context.born = stored.born
+        context.born, context.edition, context.generation = stored.born, self._modules.edition, generation
         return context
 
     def _put_back(self, context: RunContext, ended: str) -> None:
@@ -222,6 +223,13 @@ class Servant:
             else:
                 self._contexts.append(context)
                 del self._contexts[: -_CONTEXTS_KEPT - self._most_used]
+
+    def _generation(self, context: RunContext) -> int:
+        """The run's generation, looked up where modules were edited: for a new one the code was mended, perhaps."""
+        edited = self._installation.allow_imports and (
+            context.edition != self._modules.edition or self._modules.edited()
+        )
+        return self.ledger.status(context.spec.run_id, context.spec).generation if edited else context.generation
 
     def _task(self, spec: RunSpec, function: bytes) -> Task:
         installation = self._installation

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery
 
 from tests.conftest import Server, running_server
 from tests.integration.clusters import until
 from tests.integration.ledgers import Run
 from toolkit.errors import LedgerFull
-from toolkit.ledger import Claim, FailedItem, Ledger, Registry, keys
+from toolkit.ledger import Claim, Connection, FailedItem, Ledger, Registry, keys
 from toolkit.settings import ServerAddress
 from toolkit.transport.node import Keeper
 from toolkit.transport.servant import Installation
@@ -36,6 +38,7 @@ class Node:
         self.needed: list[bool] = []
         self.keeper = Keeper(self.installation, "n1@host", lambda: (WORKERS, (QUEUE,)), self.needed.append)
         stack.callback(self.ledger.close)
+        stack.callback(until, lambda: not threads(), "its threads end")
         stack.callback(self.keeper.stop)
 
     def run(self, items: int = 8, **options: Any) -> Run:
@@ -56,6 +59,11 @@ class Node:
 
     def command(self, *args: Any) -> Any:
         return self.ledger.connection.command(*args)
+
+
+def threads() -> list[threading.Thread]:
+    """Those of a node's main process."""
+    return [t for t in threading.enumerate() if t.name in ("toolkit-keeper", "toolkit-postbox")]
 
 
 def lease(run: Run, claim: Claim) -> float:
@@ -116,7 +124,29 @@ def test_leases_are_renewed_and_runs_swept_while_the_broker_is_frozen(
     os.kill(broker.pid, signal.SIGCONT)
     with node.app.connection_for_read() as connection:
         client = connection.default_channel.client
-        until(lambda: client.llen(f"{QUEUE}\x06\x166") or client.llen(QUEUE), "the ticket arrives")
+        until(lambda: arrived(client), "the ticket arrives")
+
+
+def test_a_connection_that_the_broker_closed_is_made_anew(
+    start: Callable[..., Node], broker: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = start(url_of(broker))
+    node.run()
+    node.keeper.start()
+    with node.app.connection_for_read() as connection, closing(Connection(broker.address)) as link:
+        client = connection.default_channel.client
+        until(lambda: arrived(client) >= WORKERS, "tickets arrive")
+        link.command("CLIENT", "KILL", "TYPE", "normal")
+        with suppress(redis.ConnectionError):
+            client.ping()
+        node.run()
+        until(lambda: arrived(client) >= 2 * WORKERS, "those of another run arrive too")
+    assert caplog.messages == []
+
+
+def arrived(client: Any) -> int:
+    """Tickets at the broker."""
+    return int(sum(client.llen(key) for key in client.scan_iter(f"{QUEUE}*", _type="list")))
 
 
 def test_runs_are_swept_beside_one_whose_tickets_no_broker_takes(start: Callable[..., Node]) -> None:

@@ -475,7 +475,7 @@ BROKEN_RECORDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("data", BROKEN_RECORDS)
+@pytest.mark.parametrize("data", BROKEN_RECORDS, ids=bytes.hex)
 def test_a_broken_node_record_hides_no_other_and_is_told_once(
     start_server: StartServer, data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:

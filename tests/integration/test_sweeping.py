@@ -179,6 +179,7 @@ SPOILED = {
     "a queue's name in no encoding": ("SADD", keys.QUEUES, b"\xff"),
     "a queue's runs": ("RPUSH", keys.active("another"), "no zset"),
     "an id of all runs": ("ZADD", keys.RUNS, 1e12, "NO ID"),
+    "all ids": ("SET", keys.RUNS, "no zset"),
 }
 
 

@@ -15,7 +15,7 @@ from celery import Celery
 from toolkit.errors import LedgerError, TransportError
 from toolkit.ledger import Ledger
 from toolkit.records import RunSpec
-from toolkit.transport.tickets import issue_lacking
+from toolkit.transport.tickets import count_lacking, publish
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Postbox:
                     return
                 spec, n = self._lacking.pop(next(iter(self._lacking)))
             try:
-                issue_lacking(self._app, self._ledger, spec, n, self._producer())
+                self._send(spec, n)
                 if self._away:
                     logger.warning("the broker takes tickets again")
                 self._away = False
@@ -88,6 +88,19 @@ class Postbox:
             except Exception:
                 self._hang_up()
                 logger.exception("run %s: tickets were not sent, a sweep will ask for them again", spec.run_id)
+
+    def _send(self, spec: RunSpec, n: int) -> None:
+        ticket_ids = count_lacking(self._ledger, spec, n)
+        if not ticket_ids:
+            return
+        fresh = self._broker is None
+        try:
+            publish(self._app, spec, ticket_ids, producer=self._producer())
+        except TransportError:
+            if fresh:
+                raise
+            self._hang_up()  # the connection was perhaps only idle for longer than the broker likes
+            publish(self._app, spec, ticket_ids, producer=self._producer())
 
     def _producer(self) -> Any:
         if self._broker is None:

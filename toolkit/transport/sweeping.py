@@ -131,8 +131,9 @@ class Sweeper:
         have left it wrong, and what is in no list is swept by nobody.
         """
         if not self._uncompared and time.monotonic() >= self._compare_at:
-            self._uncompared.extend(self._registry.run_ids())
             self._compare_at = time.monotonic() + _COMPARE_S
+            with self._apart("index of all runs"):
+                self._uncompared.extend(self._registry.run_ids())
         for _ in range(min(_COMPARED, len(self._uncompared))):
             run_id = self._uncompared.popleft()
             try:

@@ -77,9 +77,7 @@ def issue(app: Celery, ledger: Ledger, spec: RunSpec, n: int) -> int:
     return n
 
 
-def issue_lacking(app: Celery, ledger: Ledger, spec: RunSpec, n: int, producer: Any) -> None:
-    """Count at most `n` new tickets in the ledger, as many as the run lacks by now, and publish these."""
+def count_lacking(ledger: Ledger, spec: RunSpec, n: int) -> list[str]:
+    """Count at most `n` new tickets in the ledger, as many as the run lacks by now, and return these."""
     ticket_ids = [new_ticket_id() for _ in range(n)]
-    taken = ledger.register_tickets(spec.run_id, ticket_ids, lacking=True)
-    if taken:
-        publish(app, spec, ticket_ids[:taken], producer=producer)
+    return ticket_ids[: ledger.register_tickets(spec.run_id, ticket_ids, lacking=True)]

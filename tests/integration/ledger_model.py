@@ -101,7 +101,7 @@ class Model:
     def append(self, expected: int, n: int, close: bool, heavy: float = 0.0) -> int | None:
         """Items of the run afterwards, None when the page is refused."""
         if self.submitted == expected + n and (n > 0 or self.closed) and (not close or self.closed):
-            return self.submitted
+            return self.submitted if self.holds(expected, n) else None
         if self.state not in ("running", "paused") or self.closed or self.submitted != expected:
             return None
         self.submitted += n
@@ -162,6 +162,12 @@ class Model:
         self.dead -= chosen
         self.skipped |= chosen
         return len(chosen)
+
+    def holds(self, start: int, n: int) -> bool:
+        """Whether the page given is the one stored, as far as can be told: one that was released may have been it."""
+        if n and start in self.stored_pages():
+            return (start, start + n) in self.pages
+        return not n or self.release
 
     def stored_pages(self) -> list[int]:
         """Starts of the pages that still hold an item that has not ended; all of them where pages are kept."""

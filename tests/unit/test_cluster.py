@@ -27,6 +27,49 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
+# --------------------------------------------------------------------------- what goes to disk
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MYSQL_PWD", "x"), ("mysql_pwd", "x"), ("DBPWD", "x"), ("SMTP_PW", "x"), ("PW", "x"), ("DB_PW_2", "x"),
+        ("AZURE_STORAGE_CONNECTION_STRING", "x"), ("SQL_CONN", "x"), ("CONNSTR", "x"), ("SLACK_WEBHOOK_URL", "x"),
+        ("GITHUB_PAT", "x"), ("AZURE_SAS", "x"), ("MY_CREDS", "x"), ("SENTRY_DSN", "x"), ("SESSION_JWT", "x"),
+        ("STORE", "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=abc==;EndpointSuffix=core.windows.net"),
+        ("SQL", "Server=db;User Id=u;Pwd=hunter2"), ("SQL", "Server=db;User Id=u;PASSWORD = hunter2"),
+        ("PG", "host=db user=u password=hunter2"), ("OPTIONS", "--token=abc"), ("OPTIONS", "secret=abc"),
+        ("BUS", "Endpoint=sb://n.servicebus.windows.net/;SharedAccessKeyName=n;SharedAccessKey=abc"),
+        ("BLOB", "https://a.blob.core.windows.net/c?sv=2022&sig=abc"), ("CONFIG", '{"password": "hunter2"}'),
+        ("INDEX", "https://abc123@host/simple"), ("INDEX", "https://u:p@host/simple"), ("DB", "mysql://u:pa/ss@host/db"),
+        ("EXTRA", "https://plain.example/simple https://abc@host/simple"), ("URL", "git+https://abc@host/repo.git"),
+        ("ALERTS", "https://hooks.slack.com/services/T0/B0/abc"), ("ALERTS", "https://discord.com/api/webhooks/1/abc"),
+        ("PEM", "-----BEGIN RSA PRIVATE KEY-----\nabc"),
+    ],
+)  # fmt: skip
+def test_what_may_be_a_credential_does_not_go_to_disk(name: str, value: str, tmp_path: Path) -> None:
+    assert children.looks_secret(name, value)
+    assert name not in nodes.stored_environment(layout.StateDir(tmp_path), {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PWD", "/home/u/project"), ("OLDPWD", "/home/u"), ("PATH", "/usr/bin:/bin"), ("HOME", "/home/u"),
+        ("LANG", "C.UTF-8"), ("PYTHONPATH", "/srv/app:/srv/lib"), ("OMP_NUM_THREADS", "1"), ("MAX_CONNECTIONS", "10"),
+        ("CONNECT_TIMEOUT_S", "2.5"), ("BROKER_CONNECTION_RETRY", "1"),
+        ("SPAWN_METHOD", "fork"), ("UPWARD", "1"), ("COMPAT", "1"), ("PATIENCE", "3"),
+        ("HTTP_PROXY", "http://proxy.example:3128"), ("INDEX", "https://host.example/simple"), ("A", "a@b.example"),
+        ("MAIL_FROM", "Team <team@host.example>"), ("MODEL", "s3://bucket/model@v2"), ("SIGNALS", "1"),
+        ("CELERY_APP", "shop.celery:app"), ("OPTIONS", "--workers=4 --secretly"), ("CONDA_PREFIX", "/opt/conda"),
+        ("LS_COLORS", "di=01;34:ln=01;36"), ("NODE", "https://webhost.example/hook"),
+    ],
+)  # fmt: skip
+def test_harmless_settings_reach_the_node(name: str, value: str, tmp_path: Path) -> None:
+    assert not children.looks_secret(name, value)
+    assert nodes.stored_environment(layout.StateDir(tmp_path), {name: value})[name].endswith(value)
+
+
 # --------------------------------------------------------------------------- small files
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,23 @@ STEADY_S = 10.0  # a process that lived this long did not die of its start
 START_TRIES = 3  # a server that never answered is not tried for ever
 
 
+# Parts of names, whole words of names (`PWD` alone is the directory), and what only a value gives away.
+_SECRET_PART = re.compile(r"pass|secret|token|key|credential|auth|cookie|private|dsn|webhook|conn_?str|bearer|jwt")
+_SECRET_WORD = re.compile(
+    r"(?:^|[^a-z])(?:pwd|pw|conn|creds?|pat|sas|sig|signature)(?:$|[^a-z])|[a-z0-9]pwd$"
+    r"|connection(?:_?(?:string|str|uri|url))?$"
+)
+_HARMLESS = frozenset(("pwd", "oldpwd"))
+_SECRET_VALUE = re.compile(
+    r"(?:^|[^a-z])(?:pwd|passw(?:or)?d|account_?key|access_?key|shared_?access_?\w*|api_?key|secret|token|sig)"
+    r"\w*[\"']?\s*[=:]"
+    r"|[a-z][a-z0-9+.-]*://[^/?#\s]*@"  # any user in a URL
+    r"|://[^/\s]*(?:webhook|hooks?\.)|/webhooks?/"
+    r"|-----begin [a-z ]*private key",
+    re.IGNORECASE,
+)
+
+
 def say(text: str) -> None:
     """Write one line to the guard's log; a full disk does not end the guard."""
     with contextlib.suppress(OSError):
@@ -36,10 +54,13 @@ def say(text: str) -> None:
 
 
 def looks_secret(name: str, value: str) -> bool:
-    """Whether an environment variable may hold a credential, by its name or by a password in a URL."""
-    words = ("pass", "secret", "token", "key", "credential", "auth", "cookie", "private", "dsn")
-    user_part, at, _ = value.partition("://")[2].partition("@")
-    return any(word in name.lower() for word in words) or bool(at and ":" in user_part)
+    """Whether an environment variable may hold a credential, by its name or by what stands in its value."""
+    lower = name.lower()
+    if lower in _HARMLESS:
+        return False
+    user_part, at, _ = value.partition("://")[2].partition("@")  # a password may have a slash in it
+    in_url = bool(at and ":" in user_part)
+    return bool(in_url or _SECRET_PART.search(lower) or _SECRET_WORD.search(lower) or _SECRET_VALUE.search(value))
 
 
 def node_environment(stored: dict[str, str]) -> dict[str, str]:

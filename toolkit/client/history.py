@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from toolkit import renderers
 from toolkit.client.feed import MetricsFeed, metrics_from
-from toolkit.client.selecting import Known, Selection, known_runs, task_name
+from toolkit.client.selecting import Known, Selection, check_known, known_runs, task_name
 from toolkit.client.watching import RunsWatch
 from toolkit.errors import InvalidInput
 from toolkit.ledger import Ledger, Reader, Registry
@@ -80,7 +80,7 @@ class History:
         Parameters
         ----------
         task, since, until, tags, states, source
-            Which runs, as for `runs`.
+            Which runs, as for `runs`; also a `Run`, for its rows alone.
 
         Returns
         -------
@@ -90,12 +90,14 @@ class History:
         Raises
         ------
         InvalidInput, ArchiveError, MissingDependency
-            As for `runs`.
+            As for `runs`; `UnknownTask` also for a name that neither a run nor a node has.
         """
         from toolkit import frames
 
         chosen = Selection.parse(task, since, until, tags, states)
         live = self._live(source)
+        if isinstance(task, str) and source == "both" and not any(spec.task == task for spec, _ in live):
+            self._check_known(task, live)
         found, gone = [], []
         for spec, status in live:
             if chosen.matches(spec, status) and status.batches:
@@ -265,6 +267,17 @@ class History:
         return archive_all(self._ledger, self._registry, place)
 
     # ------------------------------------------------------------------ inside
+
+    def _check_known(self, task: str, live: Collection[Known]) -> None:
+        runs, tasks = {spec.run_id for spec, _ in live}, {spec.task for spec, _ in live}
+        archive = self._archive("both")
+        if archive is not None:
+            frame, _ = archive.known_runs()
+            runs.update(frame["run_id"])
+            tasks.update(frame["task"])
+        for node in self._registry.nodes():
+            tasks.update(node.tasks)
+        check_known(task, runs, tasks)
 
     def _live(self, source: str) -> list[Known]:
         if source not in SOURCES:

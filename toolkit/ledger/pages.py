@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from typing import Any
@@ -17,6 +17,9 @@ PAGE_BYTES = 1024 * 1024
 """Encoded bytes of a page at most, before compression; more only for a single item."""
 KEY_BYTES = 1024
 """Encoded bytes of a user's key at most."""
+
+Draw = Callable[[int], list[Any]]
+"""Given an index, the items from there on that belong into one page; none at the end of the input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +49,20 @@ class Page:
 
 
 def make_pages(items: Iterable[Any], *, start: int = 0, key: Any = None, max_item_bytes: int) -> Iterator[Page]:
-    """Encode a stream of items, page by page, in bounded memory.
+    """Encode items into full pages, one by one, in bounded memory; raises as `draw_pages` does."""
+    stream = iter(items)
+    return draw_pages(lambda _: list(islice(stream, PAGE_ITEMS)), start=start, key=key, max_item_bytes=max_item_bytes)
+
+
+def draw_pages(draw: Draw, *, start: int = 0, key: Any = None, max_item_bytes: int) -> Iterator[Page]:
+    """Encode items into pages whose cuts `draw` decides; one of too many bytes becomes several.
 
     Raises
     ------
     EncodeError
         An item or key cannot be stored exactly; names its index.
     """
-    stream = iter(items)
-    while chunk := list(islice(stream, PAGE_ITEMS)):
+    while chunk := draw(start):
         for count, encoded in codec.encode_pages(chunk, start, max_item_bytes, PAGE_BYTES):
             keys = b""
             if key is not None:

@@ -7,6 +7,7 @@
 # make bench   how fast it is on this machine, beside what others take for the same: a quarter of an hour
 # make peers   add to make bench what it compares with and nothing else here needs (Dask)
 # make evaluate  how good predictions and advice are, beside others, on public data and simulated (long)
+# make kernels the browser journeys with each supported release of ipykernel: 10 minutes
 # make mutants every mutant of the ledger's functions, which the tests must kill: 10 minutes
 # make faults  every pair of faults at every ledger call, its log cut at every byte: half an hour
 # make clean   remove everything that make made
@@ -35,7 +36,7 @@ endif
 
 SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: chaos help demo test check lab notebooks bench peers evaluate mutants faults clean requirements
+.PHONY: chaos help demo test check lab notebooks bench peers evaluate kernels mutants faults clean requirements
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -73,11 +74,16 @@ peers: $(DEV)
 evaluate: $(DEV)
 	$(BIN)/python -m tests.evaluation.bell --final $(EVALUATE)
 	$(BIN)/python -m tests.evaluation.pollux --final $(EVALUATE)
+	$(BIN)/python -m tests.evaluation.small --final $(EVALUATE)
 	$(BIN)/python -m tests.evaluation.simulator $(EVALUATE)
 
 # SEED=2 picks another campaign, CHAOS="--minutes 2" a shorter one; CHAOS=--control runs plain Celery instead.
 chaos: $(DEV)
 	$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) $(CHAOS)
+
+# KERNELS="7.4.*" runs only those.
+kernels: $(DEV)
+	$(BIN)/python -m tests.kernels $(KERNELS)
 
 mutants: $(DEV)
 	$(BIN)/python -m tests.mutants

@@ -70,7 +70,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Return a running, password-protected, empty server that keeps nothing on disk."""
-    engine = getattr(request, "param", "valkey")
+    with running_server(getattr(request, "param", "valkey")) as made:
+        yield made
+
+
+@contextmanager
+def running_server(engine: str) -> Iterator[Server]:
+    """Run an empty server for as long as it takes, which must still live at the end."""
     binary = _valkey_binary() if engine == "valkey" else _redis_binary()
     with _short_directory() as directory:
         socket, password = directory / "server.sock", secrets.token_urlsafe(16)

@@ -22,6 +22,7 @@ import nbformat
 from nbclient import NotebookClient
 
 from toolkit.cluster import LocalCluster
+from toolkit.notebook.outputs import NOTHING
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -74,7 +75,7 @@ def clean(notebook: nbformat.NotebookNode) -> None:
             if "text" in output:
                 output["text"] = _plain(output["text"], known)
         if "outputs" in cell:
-            cell.outputs = [output for output in cell.outputs if output.get("data") != {}]
+            cell.outputs = [output for output in cell.outputs if output.get("data") not in ({}, NOTHING)]
 
 
 def _plain(data: Any, known: dict[str, str]) -> Any:

@@ -245,6 +245,11 @@ class NotebookPage:
         """The live panel of a run below a cell."""
         return self.output(index).locator(".tk-run-panel")
 
+    def expect_no_lost_widget(self) -> None:
+        """Nothing is seen of widgets whose kernel is gone."""
+        for words in ("Loading widget", "model not found"):
+            expect(self.page.get_by_text(words).filter(visible=True)).to_have_count(0)
+
     def shut_down(self) -> None:
         """Shut the kernel down."""
         self.page.evaluate(
@@ -253,9 +258,10 @@ class NotebookPage:
         )
 
     def close(self) -> None:
-        """Shut the kernel down and close the tab."""
-        self.shut_down()
-        self.page.close()
+        """Shut the kernel down and close the tab, if it was not closed before."""
+        if not self.page.is_closed():
+            self.shut_down()
+            self.page.close()
 
 
-__all__ = ["Lab", "NotebookPage", "chromium", "expect", "find_chromium", "jupyter_lab"]
+__all__ = ["Browser", "Lab", "Locator", "NotebookPage", "chromium", "expect", "find_chromium", "jupyter_lab"]

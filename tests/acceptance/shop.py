@@ -15,6 +15,11 @@ def double(x: int) -> int:
     return 2 * x
 
 
+def plain(x: int) -> int:
+    """Return three times the input; no task."""
+    return 3 * x
+
+
 @task
 def journal(x: int, folder: str, pause_s: float = 0.0) -> int:
     """Note on disk that the item was executed, apart from any ledger."""
@@ -78,3 +83,14 @@ def wrong_length(items: list[int]) -> list[int]:
 def length(text: bytes) -> int:
     """Return the number of bytes."""
     return len(text)
+
+
+class Adds:
+    """Adds a number; its objects are called."""
+
+    def __init__(self, amount: int) -> None:
+        self.amount = amount
+
+    def __call__(self, x: int) -> int:
+        """The sum."""
+        return x + self.amount

@@ -126,7 +126,16 @@ def notebook(
         page.close()
 
 
-def test_panel_lives_while_the_kernel_is_idle_busy_and_after_a_reload(notebook: OpenNotebook, gate: Gate):
+def reopened(page: browser_recipe.NotebookPage, browser: browser_recipe.Browser) -> browser_recipe.NotebookPage:
+    """Save a notebook, shut its kernel down, and open it in a new tab."""
+    page.save()
+    page.close()
+    return browser_recipe.NotebookPage(browser.new_page(), page.lab, page.name)
+
+
+def test_panel_lives_while_the_kernel_is_idle_busy_and_after_a_reload(
+    notebook: OpenNotebook, browser: browser_recipe.Browser, gate: Gate
+):
     # Given a run that waits at the gate, shown twice
     page = notebook(START, "run", THREADS, BLOCK)
     page.run(1)
@@ -152,6 +161,8 @@ def test_panel_lives_while_the_kernel_is_idle_busy_and_after_a_reload(notebook: 
     page.wait_kernel("idle")
 
     # And after the page was reloaded, to the end
+    expect(page.output(1).locator(".tk-static")).to_contain_text("20 / 40 · 50 %")
+    expect(page.output(1).locator(".tk-static")).to_be_hidden()
     page.save()
     page.reload()
     expect(page.panel(1)).to_contain_text("20 / 40 · 50 %")
@@ -164,6 +175,18 @@ def test_panel_lives_while_the_kernel_is_idle_busy_and_after_a_reload(notebook: 
     expect(page.output(2)).to_contain_text("finished, 4 dead letters")
     expect(page.panel(2)).to_have_count(0)
     assert page.problems == []
+
+    # When it is saved all the same, and opened without its kernel
+    again = reopened(page, browser)
+
+    # Then the cell that was not run again tells how the run stood when the page was loaded, and where to look
+    expect(again.output(1).locator(".tk-static")).to_be_visible()
+    for text in ("20 / 40 · 50 %", "So it stood when this was saved", "client.get_run('"):
+        expect(again.output(1)).to_contain_text(text)
+    expect(again.output(2)).to_contain_text("finished, 4 dead letters")
+    again.expect_no_lost_widget()
+    assert again.problems == []
+    again.close()
 
 
 def test_open_section_stays_open_and_buttons_steer_the_run(notebook: OpenNotebook, gate: Gate):

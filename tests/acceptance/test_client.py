@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -20,6 +24,7 @@ from toolkit.errors import (
     RunCancelled,
     RunFailed,
     RunNotFound,
+    RunStateError,
     UnknownTask,
     WaitTimeout,
 )
@@ -188,6 +193,21 @@ def test_inline_is_the_same_run_in_this_process(client: Client) -> None:
     assert len(run.metrics()) >= 1
 
 
+def test_a_keyboard_interrupt_is_a_failure_on_a_worker_and_an_interrupt_here(client: Client) -> None:
+    def stop(x: int) -> int:
+        if x == 3:
+            raise KeyboardInterrupt
+        return x
+
+    run = client.map(stop, range(8), batch_size=4)
+    assert run.wait(60).dead == 1
+    letter = run.dead_letters().iloc[0]
+    assert (letter["index"], letter["category"], letter["attempts"]) == (3, "fatal", 1)
+    assert "in stop" in letter["traceback"]
+    with pytest.raises(KeyboardInterrupt):
+        client.map(stop, range(8), inline=True)
+
+
 def test_replay_raises_the_real_error_here(client: Client) -> None:
     run = client.map(shop.wrong_length, [1, 2], batch_size=2)
     run.wait(60)
@@ -195,6 +215,29 @@ def test_replay_raises_the_real_error_here(client: Client) -> None:
     assert "1" in run.dead_letters()["message"].iloc[0]
     with pytest.raises(IndexError):
         run.replay(0)
+
+
+def test_replay_finds_what_the_run_was_submitted_with(client: Client) -> None:
+    # Given runs of a function typed here, of a plain function of a module, and of one whose module is not the user's
+    offset = 10
+    typed = client.map(lambda x: x + offset, [1, 2])
+    plain = client.map(shop.plain, [1, 2])
+    foreign = client.map(os.path.basename, ["a/b"])
+    for run in (typed, plain, foreign):
+        run.wait(60)
+    # Then the handles have them, and a handle from elsewhere has what a module of the user's holds
+    assert (typed.replay(1), plain.replay(1), foreign.replay(0)) == (12, shop.plain(2), "b")
+    assert client.get_run(plain.run_id).replay(1) == shop.plain(2)
+    for run in (typed, foreign):
+        with pytest.raises(RunStateError, match="task=your_function"):
+            client.get_run(run.run_id).replay(0)
+
+
+@pytest.mark.parametrize("index", [2, -1, 99, "1", None, 0.0])
+def test_replay_of_no_item_names_those_there_are(client: Client, index: Any) -> None:
+    run = client.map(shop.double, [1, 2])
+    with pytest.raises(InvalidInput, match=r"index=.* has the items 0 to 1$"):
+        run.replay(index)
 
 
 def test_a_results_timeout_leaves_the_run_alone(client: Client) -> None:
@@ -217,6 +260,7 @@ def test_a_results_timeout_leaves_the_run_alone(client: Client) -> None:
         ([], "nothing to run"),
         (iter(()), "nothing to run"),
         (5, "not iterable"),
+        (np.array(3), "without dimensions"),
     ],
 )
 def test_bad_items_are_refused_with_a_hint_and_nothing_is_stored(client: Client, items: object, hint: str) -> None:
@@ -242,10 +286,62 @@ def test_a_bad_item_late_in_a_stream_cancels_the_run(client: Client) -> None:
 def test_bad_options(client: Client) -> None:
     for options in (
         {"batch_size": 0}, {"batch_size": "big"}, {"max_workers": -1}, {"priority": "asap"}, {"call": "star"},
-        {"tags": {"a": 1}}, {"name": "a\nb"}, {"retry": 3}, {"kwargs": {"a": object()}},
+        {"tags": {"a": 1}}, {"name": "a\nb"}, {"retry": 3}, {"kwargs": {"a": object()}}, {"key": "id"},
+        {"batch_size": np.float64(2.5)}, {"max_workers": True},
     ):  # fmt: skip
         with pytest.raises(InvalidInput):
             client.map(shop.double, [1], **options)  # type: ignore[arg-type]
+
+
+def test_a_key_that_fails_names_its_item_and_nothing_is_stored(client: Client) -> None:
+    before = len(client.runs())
+    with pytest.raises(InvalidInput, match=r"key: KeyError: 'id' for the item \{'name': 'x'\}"):
+        client.map(shop.double, [{"id": 1}, {"name": "x"}], key=lambda item: item["id"])
+    assert len(client.runs()) == before
+
+
+def test_numbers_of_numpy_are_numbers(client: Client) -> None:
+    run = client.map(shop.double, range(6), batch_size=np.int64(2), max_workers=np.int32(1))
+    assert run.results(60) == [0, 2, 4, 6, 8, 10]
+    assert run.metrics()["batch_size"].tolist() == [2, 2, 2]
+
+
+def test_an_update_is_checked_as_a_submission_is(client: Client) -> None:
+    run = client.map(shop.double, [1])
+    for options in ({"batch_size": 0}, {"max_workers": 0}, {"batch_size": 2.5}):
+        with pytest.raises(InvalidInput):
+            run.update(**options)  # type: ignore[arg-type]
+    run.wait(60)
+
+
+def test_what_was_dropped_is_no_result(client: Client) -> None:
+    run = client.map(lambda x: 6 // x, [1, 0, 2])
+    assert run.wait(60).dead == 1
+    assert run.drop_dead() == 1
+    with pytest.raises(RunFailed, match=r"1 of 3 items .* dropped"):
+        run.results()
+    first, dropped, last = run.results(return_exceptions=True)
+    assert (first, last) == (6, 3)
+    assert "dropped" in str(dropped)
+    with pytest.raises(RunFailed, match="dropped"):
+        list(run.as_completed())
+
+
+def test_a_method_and_an_object_that_is_called_have_names(client: Client) -> None:
+    run = client.map(str.upper, ["a", "b"])
+    assert (run.results(60), run.spec.task) == (["A", "B"], "builtins:str.upper")
+    called = client.map(shop.Adds(5), [1, 2])
+    assert (called.results(60), called.spec.task) == ([6, 7], "tests.acceptance.shop:Adds")
+
+
+def test_a_closed_client_takes_no_work_and_its_runs_go_on(cluster: LocalCluster) -> None:
+    with Client(cluster=cluster) as client:
+        run = client.map(shop.double, [1, 2])
+    with pytest.raises(InvalidInput, match="closed"):
+        client.map(shop.double, [1])
+    assert run.results(60) == [2, 4]
+    with pytest.raises(InvalidInput, match="expected a LocalCluster"):
+        Client(cluster=2)  # type: ignore[arg-type]
 
 
 def test_unknown_tasks_and_runs(client: Client) -> None:
@@ -261,6 +357,51 @@ def test_results_that_cannot_be_stored_are_dead_letters_of_their_items(client: C
     run = client.map(lambda x: object() if x == 1 else x, range(3), batch_size=3)
     assert run.wait(60).dead == 1
     assert run.dead_letters()["category"].tolist() == ["bad_payload"]
+
+
+def test_a_run_pauses_early_when_no_result_can_be_stored(client: Client, eventually: Eventually) -> None:
+    run = client.map(lambda x: object(), range(5000), batch_size=500)
+    eventually(lambda: run.status().state is RunState.PAUSED and not run.status().claimed)
+    status = run.status()
+    assert 5 <= status.dead <= 20
+    assert "result of type object cannot be stored" in status.reason
+    run.cancel()
+
+
+def test_advice_for_functions_of_one_name_is_from_their_own_runs(client: Client) -> None:
+    # Given two functions of one name, of which one takes much longer
+    def make(pause_s: float) -> Callable[[int], int]:
+        def tk_namesake(x: int) -> int:
+            time.sleep(pause_s)
+            return x
+
+        return tk_namesake
+
+    def made() -> Callable[[int], int]:
+        def tk_namesake(x: int) -> int:
+            return x
+
+        tk_namesake.__qualname__ = slow.__qualname__
+        return tk_namesake
+
+    slow = make(0.02)
+    fast = made()
+    for size in (5, 10):
+        client.map(slow, range(40), batch_size=size).wait(60)
+        client.map(fast, range(40), batch_size=size).wait(60)
+    # Then advice is about the one that is asked for, and about the later one where only the name is known
+    of_slow, of_fast = (client.recommend(fn, 1000).makespan_s for fn in (slow, fast))
+    assert of_slow > 5 > of_fast
+    by_name = client.recommend(client.map(fast, [1]).spec.task, 1000)
+    assert by_name.makespan_s < 5
+    assert any("latest version of the code" in reason for reason in by_name.reasons)
+
+
+def test_advice_for_a_name_that_nobody_recorded_says_which_there_are(client: Client) -> None:
+    client.map(shop.double, [1]).wait(60)
+    with pytest.raises(InvalidInput, match=r"did you mean .*shop:double'"):
+        client.recommend("tests.acceptance.shop:duble", 100)
+    assert client.recommend(lambda x: x + 77, 100).refused
 
 
 def test_client_frames_and_doctor(client: Client) -> None:

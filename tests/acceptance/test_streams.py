@@ -19,7 +19,7 @@ from tests.acceptance import shop
 from tests.acceptance.accounts import check
 from toolkit.client import Client
 from toolkit.cluster import LocalCluster
-from toolkit.errors import EncodeError, InvalidInput, RunCancelled, UnknownTask, WaitTimeout
+from toolkit.errors import EncodeError, InvalidInput, RunCancelled, WaitTimeout
 
 Eventually = Callable[..., None]
 
@@ -280,9 +280,9 @@ def test_a_run_reads_like_the_futures_of_the_standard_library(client: Client) ->
     assert list(run) == [2 * i for i in range(300)]
     assert client.metrics(run)["run_id"].unique().tolist() == [run.run_id]
     assert len(client.metrics(run)) == len(run.metrics())
-    with pytest.raises(UnknownTask, match=r"is the id of a run and no task"):
+    with pytest.raises(InvalidInput, match=r"is the id of a run and no task"):
         client.metrics(run.run_id)
-    with pytest.raises(UnknownTask, match=f"Did you mean {run.spec.task}"):
+    with pytest.raises(InvalidInput, match=f"did you mean '{run.spec.task}'"):
         client.metrics(run.spec.task[:-1])
 
 

@@ -6,8 +6,8 @@ Items of 20 ms on two workers, one panel at its first rate (4 a second). Updates
 of the number of items; the four cases are an idle kernel, a cell that sleeps, a cell that computes, and a page that was
 reloaded. The cost is the processor time of the kernel, of the server and of all processes of Chromium, with the panel
 shown less without it, in alternating rounds. What a closed tab would leave in the server is the bytes that the kernel
-sends at each of the three rates, times the seconds of an hour at that rate. Then the time from a click on Cancel to the
-word in the page, and to a panel of a run of 100,000 batches. Nothing is asserted.
+sends at each of the three rates, times the seconds of an hour at that rate, and static pictures. Then the time from a
+click on Cancel to the word in the page, and to a panel of a run of 100,000 batches. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from toolkit.client import Client
 from toolkit.cluster import LocalCluster
 from toolkit.frames import row_dtype
 from toolkit.ledger import Ledger, keys
-from toolkit.notebook.live import FULL_S, SLOW_S, period_s
+from toolkit.notebook.live import FULL_S, SLOW_S, keep_s, period_s
 from toolkit.settings import ServerAddress
 
 HOUR_S = 3600.0
@@ -48,16 +48,21 @@ def nap(i):
     return i
 
 kernel_pid = os.getpid()
-sent = [0, 0]
+sent = [0, 0, 0]
 kernel = get_ipython().kernel
 plain = kernel.session.send
 
 def counted(stream, msg_or_type, *args, **kwargs):
     message = plain(stream, msg_or_type, *args, **kwargs)
-    if isinstance(message, dict) and message.get("msg_type") == "comm_msg":
+    kind = message.get("msg_type") if isinstance(message, dict) else ""
+    if kind in ("comm_msg", "update_display_data"):
         parts = kernel.session.serialize({k: message[k] for k in ("header", "parent_header", "metadata", "content")})
-        sent[0] += 1
-        sent[1] += sum(len(bytes(part)) for part in parts)
+        size = sum(len(bytes(part)) for part in parts)
+        if kind == "comm_msg":
+            sent[0] += 1
+            sent[1] += size
+        else:
+            sent[2] = size
     return message
 
 kernel.session.send = counted
@@ -170,13 +175,16 @@ def buffered(page: recipe.NotebookPage, seconds: float) -> list[Line]:
     page.page.wait_for_timeout(seconds * 1000)
     page.run(7)
     text = page.output(7).inner_text()
-    messages, size = (int(word) for word in text.split()[:2])
+    messages, size, picture = (int(word) for word in text.split()[:3])
     refreshes = FULL_S / period_s(0) + (SLOW_S - FULL_S) / period_s(FULL_S) + (HOUR_S - SLOW_S) / period_s(SLOW_S)
     a_refresh = size / (seconds / period_s(0))
+    pictures = 1 + SLOW_S / keep_s(0) + (HOUR_S - SLOW_S) / keep_s(SLOW_S)
     print(
-        f"{messages / seconds:.1f} messages/s of {size / max(1, messages):.0f} bytes; a refresh: {a_refresh:.0f} bytes"
+        f"{messages / seconds:.1f} messages/s of {size / max(1, messages):.0f} bytes; a refresh: {a_refresh:.0f}, "
+        f"a static picture: {picture} bytes"
     )
-    return [Line("one panel, tab closed for an hour", "MB buffered", refreshes * a_refresh / 1e6, 2.0)]
+    megabytes = (refreshes * a_refresh + pictures * picture) / 1e6
+    return [Line("one panel, tab closed for an hour", "MB buffered", megabytes, 2.0)]
 
 
 def cancelling(page: recipe.NotebookPage) -> list[Line]:
@@ -216,7 +224,7 @@ def journey(lab: recipe.Lab, browser: Any, seconds: float) -> Iterator[list[Line
         SETUP, START, f"time.sleep({seconds + 2})",
         f"end = time.monotonic() + {seconds + 2}\nwhile time.monotonic() < end: sum(range(1000))",
         "run", "from toolkit.notebook import panel\n[p.end() for p in list(panel._live.values())]",
-        "sent[:] = [0, 0]", "print(*sent)",
+        "sent[:] = [0, 0, 0]", "print(*sent)",
         "one = client.map(nap, range(100_000), name='one'); one",
         "two = client.map(nap, range(100_000), name='two'); two.panel()\nawait two",
         LARGE, LARGE_SHOW,

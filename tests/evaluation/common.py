@@ -192,11 +192,13 @@ def in_parallel(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], 
 
 
 def table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[float]]) -> None:
-    """Print percentages, one method a row."""
+    """Print percentages; what is not a number was not measured."""
     wide = max(len(name) for name in [*rows, title]) + 2
-    print(title.ljust(wide) + "".join(f"{c:>12s}" for c in columns))
+    each = [max(len(c) + 2, 12) for c in columns]
+    print(title.ljust(wide) + "".join(c.rjust(w) for c, w in zip(columns, each, strict=True)))
     for name, values in rows.items():
-        print(name.ljust(wide) + "".join(f"{v:12.2f}" for v in values))
+        texts = ["-" if np.isnan(v) else f"{v:.2f}" for v in values]
+        print(name.ljust(wide) + "".join(text.rjust(w) for text, w in zip(texts, each, strict=True)))
     print()
 
 

@@ -58,6 +58,7 @@ class Model:
     breaker: float = 0.0
     breaker_items: int = 20
     weighted: bool = False  # then batch_size is a weight
+    born: int = 0
     state: str = "running"
     reason: str = ""
     grace: str = ""  # of a cancelled run: "" for never, "waits", "over"
@@ -187,6 +188,8 @@ class Model:
 
     def claim(self, ask: Ask) -> Held | str:
         """The claim, or why there is none."""
+        if ask.born not in (0, self.born):
+            return "other"
         if ask.claim_id in self.claims:
             return self.claims[ask.claim_id]
         if ask.claim_id in self.ended:

@@ -271,6 +271,24 @@ def test_no_batch_of_a_run_that_does_not_run(ledger: Ledger) -> None:
     assert finished.refusal().reason == "finished"
 
 
+@pytest.mark.parametrize("verb", ["", "pause"])
+def test_whoever_means_an_earlier_run_of_the_same_id_gets_nothing(ledger: Ledger, verb: str) -> None:
+    run = Run(ledger, 12)
+    ledger.register_tickets(run.run_id, ["a"])
+    born = ledger.stored(run.run_id).born
+    assert born == round(run.status().created_at * 1000)
+    claim = run.claim(born=born)
+    progress = run.progress(claim)
+    if verb:
+        ledger.steer(run.run_id, verb)
+    before = run.everything()
+    for other in (born - 1, born + 1):
+        assert run.refusal(born=other, ticket="a", have=0) == NoClaim("other", 0)
+    assert run.everything() == before  # its ticket is still to be served
+    committed = ledger.commit(run.run_id, progress, run.ask(born=born - 1))
+    assert (committed.accepted, committed.claim) == (True, NoClaim("other", 0))
+
+
 # --------------------------------------------------------------------------- tickets
 
 

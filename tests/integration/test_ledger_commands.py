@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 
 from tests.integration.ledgers import LETTER, Run, new_run_id
 from toolkit import codec
-from toolkit.ledger import FailedItem, Ledger, NoClaim, Page, Range, Registry, keys, reading
+from toolkit.ledger import Connection, FailedItem, Ledger, NoClaim, Page, Range, Registry, keys, reading
 from toolkit.records import METRIC_ROW, NodeInfo, RunSpec, RunState
 from toolkit.settings import ServerAddress
 
@@ -345,14 +346,85 @@ def test_unfinished_runs_are_listed_by_priority(ledger: Ledger) -> None:
     normal, urgent, low = (spec.run_id for spec in specs)
     assert registry.active_runs(queue) == [(urgent, 3), (normal, 1), (low, 0)]
     assert queue in registry.queues()
+    indexed(ledger, 120, urgent)
     registry.deactivate(queue, urgent)
     assert registry.active_runs(queue) == [(normal, 1), (low, 0)]
     registry.activate(specs[1])
     assert registry.active_runs(queue)[0] == (urgent, 3)
     assert {normal, urgent, low} <= set(registry.run_ids())
+    indexed(ledger, 120, normal, urgent, low)
     registry.forget_runs([normal, urgent, low])
     registry.forget_runs([])
     assert not {normal, urgent, low} & set(registry.run_ids())
+
+
+def indexed(ledger: Ledger, seconds_ago: float, *run_ids: str) -> None:
+    """Pretend that runs were indexed so long ago."""
+    now = Registry(ledger.connection).now()
+    for run_id in run_ids:
+        ledger.connection.command("ZADD", keys.RUNS, now - seconds_ago, run_id)
+
+
+def test_a_run_that_may_be_about_to_come_stays_listed(ledger: Ledger) -> None:
+    registry, queue = Registry(ledger.connection), new_run_id()
+    spec = RunSpec(new_run_id(), "t", queue=queue)
+    registry.add_run(spec)  # a sweep, or somebody who lists all runs, looks before it is created
+    registry.deactivate(queue, spec.run_id)
+    registry.forget_runs([spec.run_id])
+    assert registry.active_runs(queue) == [(spec.run_id, 1)]
+    assert spec.run_id in registry.run_ids(since=registry.now() - 5)
+
+
+def test_an_id_used_again_is_about_to_come_again(ledger: Ledger) -> None:
+    registry, queue = Registry(ledger.connection), new_run_id()
+    spec = RunSpec(new_run_id(), "t", queue=queue)
+    registry.add_run(spec)
+    indexed(ledger, 120, spec.run_id)
+    registry.add_run(spec, anew=False)  # its submission goes on: it was created when it was
+    assert spec.run_id not in registry.run_ids(since=registry.now() - 60)
+    registry.add_run(spec)
+    registry.deactivate(queue, spec.run_id)
+    assert registry.active_runs(queue) == [(spec.run_id, 1)]
+
+
+def test_who_comes_late_takes_no_run_that_goes_on_off_the_lists(ledger: Ledger) -> None:
+    registry = Registry(ledger.connection)
+    run = Run(ledger, 4)
+    registry.add_run(run.spec)
+    run.die(0)
+    assert run.status().state == "finished"  # so a sweep saw it, and its deletion comes after the retry
+    ledger.retry_dead(run.run_id, [0])
+    registry.activate(run.spec)
+    indexed(ledger, 120, run.run_id)
+    registry.deactivate(run.spec.queue, run.run_id)
+    registry.forget_runs([run.run_id])
+    assert (run.run_id, 1) in registry.active_runs(run.spec.queue)
+    assert run.run_id in registry.run_ids()
+    run.commit(run.claim())
+    registry.deactivate(run.spec.queue, run.run_id)
+    assert (run.run_id, 1) not in registry.active_runs(run.spec.queue)
+
+
+@pytest.mark.parametrize("which", ["unfinished", "all"])
+def test_a_run_that_comes_while_it_is_taken_off_a_list_is_put_back(address: ServerAddress, which: str) -> None:
+    class Beside(Connection):
+        """Right before a deletion somebody else creates the run."""
+
+        def command(self, *args: Any, **options: Any) -> Any:
+            if args[0] == "ZREM":
+                ledger.create(run.spec, **run.sizes)
+            return super().command(*args, **options)
+
+    with closing(Ledger(address)) as ledger, closing(Beside(address)) as beside:
+        run, registry = Run(ledger, create=False), Registry(beside)
+        registry.add_run(run.spec)
+        indexed(ledger, 120, run.run_id)
+        if which == "all":
+            registry.forget_runs([run.run_id])
+            assert run.run_id in registry.run_ids()
+        else:
+            registry.deactivate(run.spec.queue, run.run_id)
+            assert (run.run_id, 1) in registry.active_runs(run.spec.queue)
 
 
 def test_nodes_report_and_are_forgotten(ledger: Ledger) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from tests import conftest
 from tests.integration.ledgers import LETTER, Run, new_run_id, page_of
+from toolkit import codec
 from toolkit.errors import (
     LedgerCorrupt,
     LedgerError,
@@ -243,6 +244,10 @@ def test_a_full_server_takes_no_items_but_still_accounts_and_obeys(start_server:
         assert ledger.register_tickets(run.run_id, ["t"]) == 1
         ledger.update(run.run_id, batch_size=2)
         assert run.sweep().delayed == 0
+        registry = Registry(ledger.connection)
+        registry.report_node(NodeInfo("n", "host", 1, 2, 0, (), (), "0", 1, "3.11", False, 1.0, registry.now()))
+        assert registry.elect_sweeper("n", 60.0)
+        assert [n.node for n in registry.nodes()] == ["n"]
         assert ledger.drop_dead(run.run_id, [12]) == 1
         assert ledger.steer(run.run_id, "pause") == "paused"
         run.check()
@@ -464,12 +469,38 @@ def test_broken_outputs_and_metric_rows_are_named(ledger: Ledger) -> None:
         run.rows()
 
 
-@pytest.mark.parametrize("data", [b"\xc1", b"\x01", b"\x80"])
-def test_a_broken_node_record_is_named(start_server: StartServer, data: bytes) -> None:
+BROKEN_RECORDS = [
+    b"\xc1", b"\x01", codec.encode({"workers": "many"}), codec.encode({"queues": [1]}),
+    codec.encode({"seen_at": float("nan")}), codec.encode({"pid": 1.5}), codec.encode([1]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", BROKEN_RECORDS)
+def test_a_broken_node_record_hides_no_other_and_is_told_once(
+    start_server: StartServer, data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     with closing(Connection(start_server().address)) as connection:
+        registry = Registry(connection)
+        registry.report_node(node_info("n2", registry.now()))
         connection.command("HSET", keys.NODES, "n1", data)
-        with raising(LedgerCorrupt, "key tk:nodes, field b'n1'"):
-            Registry(connection).nodes()
+        for _ in range(3):
+            assert [n.node for n in registry.nodes(alive_only=False)] == ["n2"]
+        assert [r for r in caplog.messages if "key tk:nodes, entry b'n1'" in r] == caplog.messages
+        assert len(caplog.messages) == 1
+
+
+def test_a_node_of_another_version_is_read_as_far_as_it_says(start_server: StartServer) -> None:
+    with closing(Connection(start_server().address)) as connection:
+        registry = Registry(connection)
+        said = {"workers": 3, "queues": ["shelves"], "seen_at": registry.now(), "colour": "red", "protocol": 9}
+        connection.command("HSET", keys.NODES, "n9", codec.encode(said))
+        (found,) = registry.nodes()
+        assert (found.node, found.workers, found.queues, found.protocol) == ("n9", 3, ("shelves",), 9)
+        assert (found.host, found.pid, found.tasks, found.place) == ("", 0, (), "")
+
+
+def node_info(name: str, now: float) -> NodeInfo:
+    return NodeInfo(name, "host", 1, 2, 0, ("shelves",), (), "0", 1, "3.11", False, now, now)
 
 
 # --------------------------------------------------------------------------- what is never shown

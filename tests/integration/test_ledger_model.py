@@ -87,6 +87,7 @@ class Machine(RuleBasedStateMachine):
             release=release, breaker=breaker, breaker_items=3, weight_size=batch_size if weighted else None,
         )  # fmt: skip
         self.model = Model(batch_size, auto, cap, known, release, breaker, 3, weighted)
+        self.model.born = self.ledger.stored(self.run_.run_id).born
         self.history: list[Callable[[], None]] = []
         self.asks: list[Ask] = []
         self.caches = {"w1": PageCache(), "w2": PageCache()}
@@ -184,10 +185,11 @@ class Machine(RuleBasedStateMachine):
     def ask(self, worker: str, want: int, floor: int) -> Ask:
         self.numbers += 1
         ticket = min(self.model.tickets) if self.model.tickets and self.numbers % 2 else ""
+        born = (self.model.born - (self.numbers % 13 == 0)) * (self.numbers % 2)
         number = f"{random.Random(self.numbers).getrandbits(128):032x}"  # ids sort otherwise than they were made
         return Ask(
             bytes.fromhex(number), identity(worker), want, floor, self.caches[worker].have, ticket,
-            f"t{number}" if self.numbers % 3 else "", self.numbers % 5 / 4,
+            f"t{number}" if self.numbers % 3 else "", self.numbers % 5 / 4, born,
         )  # fmt: skip
 
     def compare_claim(self, answer: Claim | NoClaim | None, expected: Held | str, tickets: set[str]) -> None:

@@ -21,6 +21,7 @@ def test_every_mutant_applies_once_and_loads(server: Server) -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 60
     assert {mutant.file for mutant in MUTANTS} == {
         "1_common.lua", "1_weights.lua", "2_input.lua", "3_claim.lua", "4_commit.lua", "5_leases.lua", "6_commands.lua",
+        "9_index.lua",
     }  # fmt: skip
     real = library.prefix()
     for mutant in MUTANTS:

@@ -24,6 +24,7 @@ HOME = {
     "3_claim.lua": ("claim", "weights"),
     "4_commit.lua": ("commit",),
     "6_commands.lua": ("commands",),
+    "9_index.lua": ("commands",),
 }
 """Where the tests of a file are, to be run first."""
 BARE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # loading those of notebooks and browsers takes longer than the tests

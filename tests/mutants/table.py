@@ -29,7 +29,7 @@ class Mutant:
 
 
 COMMON, WEIGHTS, INPUT, CLAIM = "1_common.lua", "1_weights.lua", "2_input.lua", "3_claim.lua"
-COMMIT, LEASES, COMMANDS = "4_commit.lua", "5_leases.lua", "6_commands.lua"
+COMMIT, LEASES, COMMANDS, INDEX = "4_commit.lua", "5_leases.lua", "6_commands.lua", "9_index.lua"
 
 
 def _mutants(file: str, *rows: tuple[str, str, str, str]) -> tuple[Mutant, ...]:
@@ -183,6 +183,10 @@ _INPUT = _mutants(
      "another run under the same id is refused"),
     ("append-repeated", "  if submitted == expected + n and (n > 0 or closed == 1) and (close ~= '1' or closed == 1) then",
      "  if false then", "a page repeated is accepted once"),
+    ("append-other", "(page[1] ~= A[3] or", "(false or", "another page is no repetition"),
+    ("append-other-keys", "or (page[2] or '') ~= A[4])", ")", "other keys are no repetition"),
+    ("append-gone", "or not page[1] and release ~= 1 then", "or not page[1] then", "a page whose items ended is gone"),
+    ("append-digest", "(redis.call('HGET', k.h, 'digest') or A[6]) == A[6]", "true", "other input is no repetition"),
     ("append-close", "and (close ~= '1' or closed == 1) then", "then", "a close is not taken for a repetition"),
     ("append-state", "if state ~= 'running' and state ~= 'paused' then return { check_state(k, state), submitted, taken } end",
      "", "a cancelled run takes no items"),
@@ -198,14 +202,14 @@ _INPUT = _mutants(
      "append tells how much was taken"),
     ("append-taken", "local taken = weights and cursor - ready or cursor", "local taken = cursor",
      "what lies ready was not taken"),
-    ("append-weights", "if n > 0 and (weights and not ranges or not weights and A[6]) then", "if n > 0 and not weights and A[6] then",
+    ("append-weights", "if n > 0 and (weights and not ranges or not weights and A[7]) then", "if n > 0 and not weights and A[7] then",
      "bad weights are refused"),
-    ("append-unweighted", "if n > 0 and (weights and not ranges or not weights and A[6]) then", "if n > 0 and weights and not ranges then",
+    ("append-unweighted", "if n > 0 and (weights and not ranges or not weights and A[7]) then", "if n > 0 and weights and not ranges then",
      "a run without weights takes none"),
     ("append-cursor", "      redis.call('HSET', k.h, 'cursor', string.format('%d', expected + n))\n", "",
      "weighted items are there once"),
     ("append-ready", "      add(k, 'ready', n)\n      add_weight", "      add_weight", "weighted items that are ready are counted"),
-    ("append-left", "      add_weight(k, sum_to(A[6], n))\n", "", "the weight of a page is left"),
+    ("append-left", "      add_weight(k, sum_to(A[7], n))\n", "", "the weight of a page is left"),
 )  # fmt: skip
 
 _CLAIM = _mutants(
@@ -263,6 +267,8 @@ _CLAIM = _mutants(
      "a ticket that never arrives is forgotten"),
     ("spawn-nothing", "if ticket == '' or left <= 0 then return 0 end", "if ticket == '' then return 0 end",
      "no ticket where nothing is left"),
+    ("claim-other", "if born > 0 and born ~= head.created_at then return { 'other', 0 } end", "",
+     "whoever means an earlier run of the same id gets nothing of this one"),
     ("claim-repeated", "  if old then return claim_answer(k, head, claim_parse(k, old), have, left, 0), check_state(k, head.state) end\n",
      "", "a claim repeated is the same claim"),
     ("claim-repeated-state", "have, left, 0), check_state(k, head.state) end", "have, left, 0), 'running' end",
@@ -492,4 +498,16 @@ _COMMANDS = _mutants(
     ("lost-when-full", "register('lost', lost, { 'allow-oom' })", "register('lost', lost)", "a full server hears of deaths"),
 )  # fmt: skip
 
-MUTANTS = _COMMON + _WEIGHTS + _INPUT + _CLAIM + _COMMIT + _LEASES + _COMMANDS
+_INDEX = _mutants(
+    INDEX,
+    ("report", "  redis.call('HSET', K[1], A[1], A[2])\n", "", "a node is seen"),
+    ("elect-two", "  if holder and holder ~= A[1] then return 0 end\n", "", "one sweeper at a time"),
+    ("elect-once", "if holder and holder ~= A[1] then", "if holder then", "a sweeper stays one while it calls in time"),
+    ("elect-for-ever", "redis.call('SET', K[1], A[1], 'PX', A[2])", "redis.call('SET', K[1], A[1])",
+     "a dead sweeper is followed by another"),
+    ("report-when-full", "callback = report, flags = { 'allow-oom' } }", "callback = report }",
+     "nodes are seen on a full server"),
+    ("elect-when-full", "callback = elect, flags = { 'allow-oom' } }", "callback = elect }", "a full server is swept"),
+)  # fmt: skip
+
+MUTANTS = _COMMON + _WEIGHTS + _INPUT + _CLAIM + _COMMIT + _LEASES + _COMMANDS + _INDEX

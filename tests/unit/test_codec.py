@@ -7,6 +7,7 @@ import dataclasses
 import enum
 import fractions
 import io
+import os
 import pathlib
 import subprocess
 import sys
@@ -73,7 +74,8 @@ REFUSED: list[tuple[Any, str]] = [
     (iter([1]), "pass list(item)"),
     ({}.keys(), "pass list(item)"),
     (memoryview(b"a"), "pass bytes(item)"),
-    (pathlib.Path("a.pdf"), "pass str(item)"),
+    (list(os.scandir("tests"))[0], "pass os.fspath(item)"),  # noqa: RUF015 - an iterator left open is a warning
+    (pathlib.Path("a\udc80"), "pass os.fsencode(item)"),
     (io.BytesIO(b"a"), "store it and pass a path"),
     (ValueError("x"), "pass str(item)"),
     (int, "pass its name"),
@@ -88,6 +90,7 @@ REFUSED: list[tuple[Any, str]] = [
     (pd.Series([1]), "item.to_numpy()"),
     (pd.RangeIndex(3), "item.to_numpy()"),
     (pd.Categorical(["a"]), "store it and pass a path"),
+    (next(pd.DataFrame({"a": [1]}).itertuples()), "pass item._asdict() or tuple(item)"),
     (np.ma.array([1]), "item.filled()"),
     (np.zeros((1, 1)).view(np.matrix), "numpy.asarray(item)"),
     (np.zeros(1, [("a", "i4")]).view(np.recarray), "numpy.asarray(item)"),
@@ -382,6 +385,12 @@ def test_a_hostile_decimal_is_refused_whatever_the_context(text: bytes) -> None:
         context.traps[InvalidOperation] = False
         with pytest.raises(LedgerCorrupt):
             codec.decode(msgspec.msgpack.encode(msgspec.msgpack.Ext(11, text)))
+
+
+@pytest.mark.parametrize("text", [b"", b"x", b"Xa", b"P", b"Pa//b", b"P\xff", b"Wa" if os.name != "nt" else b"Pa"])
+def test_what_is_no_path_of_this_system_gives_a_typed_error(text: bytes) -> None:
+    with pytest.raises(LedgerCorrupt, match="a stored value does not decode"):
+        codec.decode(msgspec.msgpack.encode(msgspec.msgpack.Ext(14, text)))
 
 
 def _peak_bytes(data: bytes) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pathlib
 import uuid
 import zlib
 from datetime import UTC, date, datetime, time, timedelta, timezone
@@ -159,6 +160,9 @@ EXACT = [
     uuid.UUID(int=7, is_safe=uuid.SafeUUID.unsafe),
     uuid.UUID(int=7),
     complex(-0.0, math.nan),
+    pathlib.Path("/a/../b é.pdf"),
+    pathlib.Path(),
+    [pathlib.PurePosixPath("a//b"), pathlib.PureWindowsPath("C:/a")],
     np.float64(-0.0),
     np.str_("a\x00"),
     np.bytes_(b"a\x00"),

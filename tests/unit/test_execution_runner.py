@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -408,6 +409,22 @@ def test_an_interrupt_comes_through():
         fail_with(KeyboardInterrupt())
 
 
+@pytest.mark.parametrize("where", ["item", "batch", "setup"])
+def test_a_worker_is_not_interrupted_and_what_looks_so_is_a_failure(where: str):
+    def interrupt(item: Any = None) -> Any:
+        raise KeyboardInterrupt("mine")
+
+    made = {
+        "item": task(interrupt),
+        "batch": task(interrupt, batched=True),
+        "setup": task(lambda item, state: item, setup=interrupt),
+    }[where]
+    worker = runner(made, spec(batched=made.batched, **RETRY), interrupts=False)
+    (failure,) = only(list(worker.run([1], range(1), 1, on_item=never))).failures
+    assert (failure.retry, failure.category, failure.error_type) == (False, "fatal", "KeyboardInterrupt")
+    assert "in interrupt" in failure.traceback_text
+
+
 def end_process(number: int, frame: Any) -> None:
     signal.signal(number, signal.SIG_DFL)
     sys.exit(0)
@@ -454,6 +471,29 @@ def test_results_that_cannot_be_stored_fail_alone():
 def test_when_no_result_can_be_stored_nothing_is():
     part = only(execute(lambda item: object(), range(3)))
     assert (part.n_ok, part.output, len(part.failures)) == (0, None, 3)
+
+
+def test_a_run_pauses_early_when_no_result_can_be_stored():
+    seen: list[int] = []
+    made = runner(lambda item: seen.append(item) or object())
+    parts = [only(list(made.run([n, n + 1], range(2), 1, on_item=never))) for n in (0, 2)]
+    assert not any(failure.pause for part in parts for failure in part.failures)
+    last = only(list(made.run(range(4, 1000), range(996), 1, on_item=never, progress_s=math.inf)))
+    assert seen == [0, 1, 2, 3, 4]
+    assert (last.stopped, last.stop, [failure.pause for failure in last.failures]) == (True, 1, [True])
+
+
+def test_a_run_some_of_whose_results_can_be_stored_goes_on():
+    made = runner(lambda item: item if item == 3 else object())
+    parts = list(made.run(range(100), range(100), 1, on_item=never, progress_s=math.inf))
+    assert (parts[-1].stop, sum(part.n_ok for part in parts)) == (100, 1)
+    assert not any(failure.pause for part in parts for failure in part.failures)
+
+
+def test_what_is_said_of_a_result_speaks_of_returning():
+    frame = pd.DataFrame({"a": [1]})
+    failure = only(execute(lambda item: frame, [1])).failures[0]
+    assert "store it and return a path, or return result.to_dict('records')" in failure.message
 
 
 def test_failures_of_both_kinds_stay_in_order():

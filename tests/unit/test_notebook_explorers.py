@@ -15,7 +15,8 @@ from toolkit.errors import InvalidInput, TuningError
 from toolkit.frames import METRICS, concat_metrics, empty
 from toolkit.notebook import advice, explore, picking
 from toolkit.notebook.advice import Answer, Question
-from toolkit.notebook.beside import LIVE_CLASS, STATIC_CLASS, Beside, Latest
+from toolkit.notebook.latest import Latest
+from toolkit.notebook.outputs import LIVE_CLASS, STATIC_CLASS
 from toolkit.notebook.picking import VIEWS, Pick
 from toolkit.tuning import Recommender
 
@@ -310,8 +311,11 @@ def test_latest_question_wins_and_those_overtaken_are_dropped():
     assert answered == [1, 4, 5]
 
 
-def test_static_part_is_marked_so_that_the_style_hides_it_while_widgets_live():
-    explorer = explore(studied()[1], n_items=2000)
-    assert LIVE_CLASS in explorer.box._dom_classes
-    markup = Beside._bundle("<b>x</b>", "x")["text/html"]
-    assert markup.endswith(f'<div class="{STATIC_CLASS}"><b>x</b></div>')
+def test_static_part_is_marked_so_that_the_style_hides_it_while_its_widgets_live():
+    explorer, other = (explore(studied()[1], n_items=2000) for _ in range(2))
+    live, static = f"{LIVE_CLASS}-{explorer.box.model_id}", f"{STATIC_CLASS}-{explorer.box.model_id}"
+    assert {LIVE_CLASS, live} <= set(explorer.box._dom_classes)
+    assert live not in other.box._dom_classes
+    markup = explorer._beside._bundle("<b>x</b>", "x")["text/html"]
+    assert f":root:has(.{live}) .{static}" in markup
+    assert markup.endswith(f'<div class="{STATIC_CLASS} {static}"><b>x</b></div>')

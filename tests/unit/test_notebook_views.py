@@ -46,12 +46,13 @@ PIECES = [
     leaves.pulse,
     leaves.failures,
     leaves.notes,
+    leaves.later,
     lambda v: leaves.workers(v.workers),
     lambda v: leaves.errors(v.errors),
     lambda v: leaves.events(v.events),
     html.summary,
 ]
-NAMES = ["head", "pulse", "failures", "notes", "workers", "errors", "events", "summary"]
+NAMES = ["head", "pulse", "failures", "notes", "later", "workers", "errors", "events", "summary"]
 
 # What the sanitiser of an untrusted notebook keeps, in JupyterLab 4.
 KEPT = {

@@ -28,6 +28,7 @@ Wanted = list[tuple[int, int]]
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few items a page, so that small examples have many pages."""
     monkeypatch.setattr(module, "PAGE_ITEMS", 5)
+    monkeypatch.setattr(module, "PAGE_SCALARS", 5)
     monkeypatch.setattr(module, "PAGE_BYTES", 60)
 
 
@@ -65,6 +66,24 @@ def test_large_items_make_smaller_pages(small_pages: None) -> None:
     for page in pages:
         whole = sum(len(codec.encode(value)) for value in codec.decode_page(page.items))
         assert whole <= 60 or page.stop - page.start == 1
+
+
+def test_numbers_of_a_sequence_share_larger_pages_than_what_can_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAGE_ITEMS", 5)
+    monkeypatch.setattr(module, "PAGE_SCALARS", 15)
+    numbers = [*range(16), 0.5, "text", b"bytes", None, True, *range(9)]
+    mixed = [*numbers[:20], [], *numbers[21:]]
+
+    def starts(items: Any) -> list[int]:
+        pages = list(make_pages(items, max_item_bytes=LIMIT))
+        assert [value for p in pages for value in codec.decode_page(p.items)] == list(items)
+        return [p.start for p in pages]
+
+    assert starts(numbers) == [0, 15]
+    assert starts(range(16)) == [0, 15]
+    assert starts(mixed) == [0, 15, 20, 25]
+    stream = make_pages(iter(numbers), max_item_bytes=LIMIT)
+    assert [page.start for page in stream] == [0, 5, 10, 15, 20, 25]
 
 
 def test_no_items_make_no_page() -> None:
@@ -115,6 +134,7 @@ def test_a_worker_gets_the_items_and_keys_of_any_ranges(data: st.DataObject, ite
     submitted, stream = copy.deepcopy(items), iter(names)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PAGE_ITEMS", 5)
+        patch.setattr(module, "PAGE_SCALARS", 15)
         patch.setattr(module, "PAGE_BYTES", 60)
         pages = list(make_pages(items, key=(lambda _item: next(stream)) if keyed else None, max_item_bytes=LIMIT))
     cache = PageCache()

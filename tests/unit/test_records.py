@@ -177,6 +177,13 @@ def test_progress_is_derived_from_one_snapshot() -> None:
         assert part in line
 
 
+def test_slow_and_paused_runs_say_what_is_true() -> None:
+    slow = replace(STATUS, at=10.0 + 2000.0, ok=399, dead=1)
+    assert "12.0 items/min" in slow.line()
+    assert "1 dead letter," in slow.line()
+    assert "left" not in replace(STATUS, state=RunState.PAUSED).line()
+
+
 def test_skipped_items_are_done_but_not_worked_off() -> None:
     status = replace(STATUS, skipped=500, state=RunState.CANCELLED, finished_at=15.0)
     assert (status.done, status.elapsed_s, status.rate, status.eta_s) == (1000, 5.0, 100.0, 0.0)

@@ -10,7 +10,7 @@ import pytest
 from tests.data import make
 from toolkit import frames
 from toolkit.client.feed import MetricsFeed
-from toolkit.client.selecting import Known, Selection, check_known
+from toolkit.client.selecting import Known, Selection
 from toolkit.errors import InvalidInput, UnknownTask
 from toolkit.ledger import Connection
 from toolkit.records import RunState
@@ -36,17 +36,6 @@ from toolkit.settings import ServerAddress
 def test_a_filter_that_is_none_says_what_is_expected(which: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         Selection.parse(**which)
-
-
-def test_a_name_that_nobody_knows_is_refused_with_the_nearest_ones() -> None:
-    known = {"docs.ocr", "docs.split", "shop.price"}
-    check_known("docs.ocr", set(), known)
-    with pytest.raises(UnknownTask, match=r"'docs.orc' is recorded.*Did you mean docs.ocr"):
-        check_known("docs.orc", set(), known)
-    with pytest.raises(UnknownTask, match=r"Known: docs.ocr, docs.split, shop.price"):
-        check_known("xyz", set(), known)
-    with pytest.raises(UnknownTask, match=r"is the id of a run and no task: client.get_run\('run-1'\).metrics\(\)"):
-        check_known("run-1", {"run-1"}, known)
 
 
 def test_what_is_no_task_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 from celery import Celery
@@ -11,6 +12,8 @@ import toolkit
 from toolkit.cluster import LocalCluster
 from toolkit.errors import InvalidInput
 from toolkit.transport import load_app
+from toolkit.transport.installing import check_workers
+from toolkit.transport.marker import SLOTS
 from toolkit.transport.tickets import TICKET
 
 
@@ -37,3 +40,10 @@ def test_each_application_serves_its_own_tickets() -> None:
 def test_what_is_no_application_is_refused_and_the_way_out_named(given: object, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         load_app(given)  # type: ignore[arg-type]
+
+
+def test_a_node_of_more_workers_than_can_be_told_apart_does_not_start() -> None:
+    check_workers(SimpleNamespace(concurrency=SLOTS, max_concurrency=None))
+    for most in ({"concurrency": SLOTS + 1}, {"concurrency": 4, "max_concurrency": SLOTS + 1}):
+        with pytest.raises(InvalidInput, match=r"2,049 workers in one node: at most 2,048"):
+            check_workers(SimpleNamespace(**most))

@@ -55,6 +55,16 @@ def test_a_real_run_teaches_too() -> None:
     assert "20" in plan.reasons[0]
 
 
+def test_a_larger_batch_than_any_before_is_tried_only_where_it_may_cost_little() -> None:
+    work = Workload(per_item_s=0.01, per_batch_s=0.02)
+    rows = probes(work, (1, 4, 16, 16), 4)
+    plans = [replan(rows, remaining=left, workers=4) for left in (1_000, 100_000)]
+    near, far = (plan.batch_size for plan in plans if plan is not None)
+    # A tenth of each worker's 250 items may be lost by a batch of twice the predicted seconds.
+    assert 16 <= near <= 28
+    assert far > 40
+
+
 @pytest.mark.parametrize(
     "rows",
     [

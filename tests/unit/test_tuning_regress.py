@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.evaluation import bell, common, pollux
+from tests.evaluation import bell, common, pollux, small
 from toolkit.tuning.regress.mixture import exceeding, fit_mixture, thin
-from toolkit.tuning.regress.process import Space, fit_members
+from toolkit.tuning.regress.process import Members, Space, fit_members, importance
 from toolkit.tuning.regress.rows import Cells, condense, nearest_other, places, repeated, stray
 from toolkit.tuning.regress.structure import Roles, fit_sum, powers, structures, term_names, terms
 
@@ -187,6 +187,48 @@ def test_the_spread_is_small_at_the_data_and_large_far_away() -> None:
     assert near < 0.05 < far
 
 
+def test_no_trend_goes_on_beyond_what_was_measured_of_a_feature_of_unknown_meaning() -> None:
+    # Given times that fall with the speed, measured for speeds of 1 to 4.
+    mixture = fit_mixture(made(9, 30), ROLES, 0)
+    inside, beyond, twice = np.log([[4.0, 20.0, 4.0], [4.0, 20.0, 8.0], [4.0, 20.0, 16.0]])
+    mean, sd = mixture.moments(np.vstack([inside, beyond, twice]))
+    assert mean[1:] == pytest.approx(mean[0], abs=0.1)
+    assert sd[2] > sd[1] > 0.25 > sd[0]
+    # The sizes do go on: ten times the items take much longer.
+    assert mixture.log_mean(np.log([[4.0, 800.0, 4.0]]))[0] > mean[0] + 1
+
+
+def test_the_least_relative_error_is_below_the_median_where_the_model_is_unsure() -> None:
+    mixture = fit_mixture(made(9, 30), ROLES, 0)
+    x = np.log([[4.0, 20.0, 2.0], [4.0, 20.0, 12.0]])
+    (near, far), sd = mixture.moments(x)
+    lower = mixture.least_error(x)
+    assert near - lower[0] < 0.01
+    # The prediction that is best for what the model expects far away, found by trying.
+    drawn = far + sd[1] * np.random.default_rng(13).normal(size=100_000)
+    tried = np.linspace(far - 1, far + 0.5, 301)
+    errors = [np.abs(np.exp(f - drawn) - 1).mean() for f in tried]
+    assert far - 0.05 > lower[1] == pytest.approx(tried[int(np.argmin(errors))], abs=0.03)
+
+
+def test_a_prediction_asks_a_bounded_number_of_members() -> None:
+    mixture = fit_mixture(made(14, 12), ROLES, 0)
+    assert 1 < sum(len(part.weights) for part in mixture.parts) <= 32
+    assert sum(part.weights.sum() for part in mixture.parts) == pytest.approx(1.0)
+
+
+def test_members_from_all_samples_are_weighed_as_if_drawn_from_the_prior() -> None:
+    space = Space.of(made(15), ROLES)
+    k = space.dimensions
+    rng = np.random.default_rng(16)
+    drawn_from = [(np.zeros(k), np.ones(k), 4_000), (np.full(k, 0.3), np.full(k, 0.8), 4_000)]
+    z = np.concatenate([mean + sd * rng.normal(size=(n, k)) for mean, sd, n in drawn_from])
+    none = np.zeros(len(z))
+    weights = np.exp(importance(Members(z, none, none, none, none, none), drawn_from))
+    assert weights.mean() == pytest.approx(1.0, abs=0.05)
+    assert (weights @ z / weights.sum()) == pytest.approx(np.zeros(k), abs=0.1)
+
+
 def test_the_extremes_stay_when_cells_are_thinned() -> None:
     cells = made(10, 400)
     some = thin(cells, 40, np.random.default_rng(0))
@@ -237,6 +279,17 @@ def test_each_method_predicts_a_runtime(method: str) -> None:
     y = 5 + 100 / x[:, 0]
     found = common.METHODS[method](x, y, np.array([[6.0]]), common.Problem())
     assert found == pytest.approx([21.7], rel=0.6)
+
+
+def test_small_samples_are_judged_against_the_best_of_the_named_methods(capsys: pytest.CaptureFixture[str]) -> None:
+    others = dict.fromkeys(common.METHODS, 9.0)
+    measured = [(6, {**others, "ours": 4.0, "C3O-style": 5.0}), (6, {**others, "ours": 6.0, "random forest": 1.0})]
+    (goal,) = small.judged("Bell", measured)
+    assert (goal.text, goal.value, goal.most) == ("Bell, 6 points, ahead of C3O-style", 5.0, 7.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["Bell", "ours"]
+    assert lines[1].split() == ["3", "points", *"-" * len(common.METHODS)]
+    assert lines[2].split()[:3] == ["6", "points", "5.00"]
 
 
 def test_placements_are_read_as_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

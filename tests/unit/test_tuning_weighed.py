@@ -59,6 +59,7 @@ def test_the_answer_is_that_of_the_units_told_in_weight(unit: float) -> None:
     assert asked.batch_size == pytest.approx(expected.batch_size * unit)
     assert (asked.workers, asked.makespan_s) == (expected.workers, pytest.approx(expected.makespan_s))
     assert asked.grid["batch_size"].tolist() == pytest.approx((expected.grid["batch_size"] * unit).tolist())
+    assert asked.baseline["batch_size"] == pytest.approx(expected.baseline["batch_size"] * unit)
     assert asked.kwargs() == {"batch_size": asked.batch_size, "max_workers": asked.workers}
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from toolkit import codec
@@ -49,9 +51,10 @@ class Size:
         def number(value: float | str, name: str) -> int:
             if value == "auto":
                 return 0
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31 - 1:
+            whole = _whole(value)
+            if whole is None or not 1 <= whole <= 2**31 - 1:
                 raise InvalidInput(f"{name}={value!r}: expected a whole number >= 1, or 'auto'")
-            return value
+            return whole
 
         cap = number(max_workers, "max_workers")
         if weighted:
@@ -61,10 +64,18 @@ class Size:
         return cls(size, size == 0, cap)
 
 
+def _whole(value: Any) -> int | None:
+    """A whole number of any type, as numpy's; None for all else."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
 def _weight_size(value: Any) -> float:
     if value == "auto":
         return 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST_WEIGHT:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= _MOST_WEIGHT:
         raise InvalidInput(
             f"batch_size={value!r}: expected the weight of a batch, a number above 0 in the unit of weight=, or 'auto'"
         )
@@ -88,11 +99,35 @@ def check_items(items: Any) -> Iterable[Any]:
         raise InvalidInput('items is a DataFrame; pass df.to_dict("records") for one dict a row, or df["column"]')
     if isinstance(items, set | frozenset):
         raise InvalidInput(f"items is a {kind}, which has no order; pass sorted(items)")
+    if getattr(items, "ndim", None) == 0:
+        raise InvalidInput(f"items is one {kind} without dimensions; put it in a list: [items.item()]")
     if not hasattr(items, "__iter__"):
         raise InvalidInput(f"items: {kind} is not iterable; pass a list or a generator of items")
     if isinstance(items, Sized) and len(items) == 0:
         raise InvalidInput("items is empty: there is nothing to run")
     return items  # type: ignore[no-any-return]
+
+
+def check_key(key: Any) -> Any:
+    """Return `key` so that it names the item for which it fails; None stays None.
+
+    Raises
+    ------
+    InvalidInput
+        It cannot be called.
+    """
+    if key is None:
+        return None
+    if not callable(key):
+        raise InvalidInput(f"key={key!r:.100}: expected a function of an item, for example key=lambda item: item['id']")
+
+    def named(item: Any) -> Any:
+        try:
+            return key(item)
+        except Exception as error:
+            raise InvalidInput(f"key: {type(error).__name__}: {error} for the item {item!r:.100}") from error
+
+    return named
 
 
 def check_options(

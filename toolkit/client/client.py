@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sized
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,6 +17,7 @@ from toolkit.client import celery_app, reach, scaling, tracing
 from toolkit.client.arguments import (
     Size,
     check_items,
+    check_key,
     check_limits,
     check_options,
     encode_kwargs,
@@ -22,14 +25,14 @@ from toolkit.client.arguments import (
     new_run_id,
 )
 from toolkit.client.background import Submitting, finish_all, finish_at_exit
-from toolkit.client.describe import Deployment, Described, describe, ship
+from toolkit.client.describe import Deployment, Described, describe, say_if_edited, ship
 from toolkit.client.doctor import Finding, examine
 from toolkit.client.drawing import Source
 from toolkit.client.history import History
-from toolkit.client.planner import Planner, plan_from_history
+from toolkit.client.planner import MAX_REPLANS, Planner, plan_from_history
 from toolkit.client.replay import run_inline
 from toolkit.client.run import Run
-from toolkit.client.selecting import task_name
+from toolkit.client.selecting import task_name, version_of
 from toolkit.client.submit import Submission, find_earlier
 from toolkit.client.weights import Weight, Weights
 from toolkit.cluster import LocalCluster
@@ -39,6 +42,7 @@ from toolkit.records import INLINE_QUEUE, METRIC_SCHEMA, NodeInfo, Retry, RunSpe
 from toolkit.settings import LedgerSettings, Settings
 
 if TYPE_CHECKING:
+    from toolkit.execution import Task
     from toolkit.transport import App
     from toolkit.tuning import Recommendation
 
@@ -85,6 +89,8 @@ class Client(History):
         app = app if app is not None else env.app
         if app is not None and cluster is not None:
             raise InvalidInput("Client: pass app= for a Celery deployment or cluster= for a LocalCluster, not both")
+        if cluster is not None and not isinstance(cluster, LocalCluster):
+            raise InvalidInput(f"Client(cluster={cluster!r}): expected a LocalCluster, for example LocalCluster(2)")
         self._cluster: LocalCluster | None = None
         key_file = Path(function_key_file) if function_key_file else env.function_key_file
         if app is None:
@@ -115,6 +121,7 @@ class Client(History):
         self._submitted = self._closed = False
         self._inputs: list[Submitting] = []  # streams that are being submitted
         weakref.finalize(self, finish_at_exit, self._inputs)
+        self._detached = threading.Event()
         self._ledger.connection.check_server()
         if self._cluster is not None:
             self._cluster.before_end(self._tidy)
@@ -216,12 +223,14 @@ class Client(History):
         RunStateError
             The run was cancelled meanwhile.
         """
+        self._check_open()
         if self._cluster is not None:
             self._cluster.start()  # a millisecond when all is well; brings back what was killed as a whole
         check_items(items)
         size = Size.parse(batch_size, max_workers, weighted=weight is not None)
         weights = None if weight is None else Weights(weight, items)
         check_options(priority, queue or "celery", name, tags, retry, call)
+        key = check_key(key)
         described = describe(task, self._deployment)
         check_limits(item_time_limit_s, batch_time_limit_s, described.batched)
         encoded_kwargs = encode_kwargs(kwargs, self.settings.max_item_bytes)
@@ -242,11 +251,12 @@ class Client(History):
         )  # fmt: skip
         function = b"" if inline else ship(described, spec.run_id, self._deployment)
         if not inline:
+            say_if_edited(described, self._deployment)
             self._ledger.connection.check_server()
         earlier = None if run_id is None else find_earlier(self._ledger, spec, encoded_kwargs)
         spec = earlier or spec
         remark = reach.check_reach(spec, size, self._registry.nodes(), self._cluster)
-        run = self._handle(spec)
+        run = self._handle(spec, described.task)
         send = (lambda _n: None) if inline else (lambda n: self._try_send(spec, n))
         submission = Submission(self._ledger, self._registry, spec, size, send, resumes=earlier is not None)
         self._submitted = True
@@ -257,10 +267,7 @@ class Client(History):
             if size.auto and weights is None and not inline:  # workers size weighted batches by themselves
                 self._try_plan(spec)
 
-        if inline or isinstance(items, Sized):
-            write(items, lambda: None)
-        else:
-            self._submit_beside(run, items, submission, write)
+        self._submit(run, items, submission, write)
         if grown or remark:
             self._ledger.note(spec.run_id, scaling.EVENT, grown or remark)
         if inline:
@@ -269,14 +276,17 @@ class Client(History):
             self._registry.deactivate(spec.queue, spec.run_id)
         return run
 
-    def _submit_beside(
+    def _submit(
         self,
         run: Run,
         items: Iterable[Any],
         submission: Submission,
-        write: Callable[[Source, Callable[[], None]], None],
+        write: Callable[[Iterable[Any] | Source, Callable[[], None]], None],
     ) -> None:
-        """Submit a stream on threads of its own; returns when the run exists."""
+        """Submit all of a sequence; a stream on threads of its own, once its run exists."""
+        if run.spec.queue == INLINE_QUEUE or isinstance(items, Sized):
+            write(items, lambda: None)
+            return
         made = Submitting(run.run_id, items, submission, write, lambda: run.status().state.final)
         self._inputs[:] = [*(before for before in self._inputs if before.alive), made]
         run.attach_input(made)
@@ -313,8 +323,8 @@ class Client(History):
         if plan is not None and plan.confident:
             detail = "planned from earlier runs: " + "; ".join(plan.reasons)
             self._ledger.update(spec.run_id, batch_size=plan.batch_size, detail=detail)
-        else:
-            Planner(self._ledger, spec).start()
+        most = 0 if plan is not None and plan.confident else MAX_REPLANS
+        Planner(self._ledger, spec, self._detached, most).start()
 
     # ------------------------------------------------------------------ look
 
@@ -334,29 +344,40 @@ class Client(History):
         Parameters
         ----------
         task : callable or str
-            The task.
+            The task. Of a function, runs of its present version of the code count: others of that name only while it
+            has fewer than three runs, and if their items cost about the same, which the reasons say. Of a name,
+            the version that ran last.
         n_items : int
             Items of the next run.
         **options
             See `toolkit.Recommender.recommend`. Where the latest run of the task had weights, batch sizes are weights;
             ``weights=`` may give those of the new items, or of a sample of them.
 
+        Returns
+        -------
+        Recommendation
+            With `refused` set where the data support none, as before the first run of a function.
+
         Raises
         ------
-        TuningError
-            There is no history to learn from.
-        UnknownTask
-            No run and no node has a task of this name.
+        InvalidInput
+            No run is recorded under that name; says which names there are. Or an option makes no sense.
         """
         from toolkit.tuning import Recommender
+        from toolkit.tuning.versions import one_version
         from toolkit.tuning.weighed import weigh
 
         name = task_name(task)
         frame = self.metrics(task=name)
-        weighed = weigh(frame)
+        if isinstance(task, str) and not len(frame):
+            self._check_recorded(task)
+        versions = one_version(frame, version_of(task))
+        weighed = weigh(versions.frame)
         if weighed is not None:
-            return weighed.recommend(Recommender().fit(weighed.frame), name, n_items, **options)
-        return Recommender().fit(frame).recommend(task=name, n_items=n_items, **options)
+            found = weighed.recommend(Recommender().fit(weighed.frame), name, n_items, **options)
+        else:
+            found = Recommender().fit(versions.frame).recommend(task=name, n_items=n_items, **options)
+        return replace(found, reasons=(*found.reasons, versions.note)) if versions.note else found
 
     # ------------------------------------------------------------------ the deployment
 
@@ -371,7 +392,10 @@ class Client(History):
         return self._closed
 
     def restart_workers(self) -> None:
-        """Restart the LocalCluster's workers, which picks up edited modules.
+        """Restart the LocalCluster's workers, in this process's environment and directory.
+
+        A run imports edited modules by itself when it begins. After a restart those that have begun do so too,
+        and newly installed packages are found.
 
         Raises
         ------
@@ -409,6 +433,7 @@ class Client(History):
         if self._cluster is not None:
             self._cluster.close()
         self._closed = True
+        self._detached.set()
         self._ledger.close()
         self._app.close()
 
@@ -425,8 +450,12 @@ class Client(History):
 
     # ------------------------------------------------------------------ inside
 
-    def _handle(self, spec: RunSpec) -> Run:
-        run = Run(self._ledger, self._registry, spec, self._send)
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InvalidInput("this client is closed: make another, toolkit.Client(); handles of runs go on working")
+
+    def _handle(self, spec: RunSpec, task: Task | None = None) -> Run:
+        run = Run(self._ledger, self._registry, spec, self._send, task)
         run.why_waiting = partial(reach.why_waiting, self._cluster, spec.queue)
         return run
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.client.notices import say
 from toolkit.errors import FunctionNotAllowed, InvalidInput, UnknownTask
 from toolkit.execution import Task, as_task, code_version, dump_function, read_key
+from toolkit.execution.versions import source_digest
 from toolkit.records import NodeInfo, Retry
 
 
@@ -102,6 +104,19 @@ def describe(task: Any, deployment: Deployment) -> Described:
         name=made.name, kind="task" if by_reference else "function", path=made.path if by_reference else "", task=made,
         batched=made.batched, code_version=code_version(made), retry=made.retry, sys_path=_sys_path(),
     )  # fmt: skip
+
+
+def say_if_edited(described: Described, deployment: Deployment) -> None:
+    """Tell the user of a module that was edited and not imported again here: local workers run what its file holds."""
+    task = described.task
+    if described.kind != "task" or task is None or not deployment.local:
+        return
+    if source_digest(task.fn, task.setup) != task.code_version:
+        module = task.path.partition(":")[0]
+        say(
+            f"The file of task {described.name} was edited since it was imported here: workers run what it holds now. "
+            f"For the same in this process: importlib.reload({module})."
+        )
 
 
 def ship(described: Described, run_id: str, deployment: Deployment) -> bytes:

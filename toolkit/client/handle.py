@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.client.arguments import Size
 from toolkit.errors import InvalidInput, ToolkitError
+from toolkit.execution import Task
 from toolkit.ledger import Ledger, Reader, Registry
 from toolkit.records import RunSpec, RunStatus, one_line
 
@@ -30,8 +31,12 @@ class Handle:
         What it was asked to be.
     """
 
-    def __init__(self, ledger: Ledger, registry: Registry, spec: RunSpec, send: Callable[[RunSpec, int], Any]) -> None:
+    def __init__(
+        self, ledger: Ledger, registry: Registry, spec: RunSpec, send: Callable[[RunSpec, int], Any],
+        task: Task | None = None,
+    ) -> None:  # fmt: skip
         self.spec = spec
+        self._task = task  # what it was submitted with, where this is the handle that submission returned
         self.run_id = spec.run_id
         self._ledger = ledger
         self._registry = registry
@@ -109,7 +114,10 @@ class Handle:
         ------
         InvalidInput
         """
-        size = Size.parse(batch_size or "auto", max_workers or "auto", weighted=self.spec.weighted)
+        size = Size.parse(
+            "auto" if batch_size is None else batch_size, "auto" if max_workers is None else max_workers,
+            weighted=self.spec.weighted,
+        )  # fmt: skip
         wanted = size.batch_size if size.weight_size is None else size.weight_size
         detail = ", ".join(
             f"{k}={v}" for k, v in (("batch_size", batch_size), ("max_workers", max_workers)) if v is not None

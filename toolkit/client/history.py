@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from toolkit import renderers
 from toolkit.client.feed import MetricsFeed, metrics_from
-from toolkit.client.selecting import Known, Selection, check_known, known_runs, task_name
+from toolkit.client.selecting import Known, Selection, known_runs, task_name
 from toolkit.client.watching import RunsWatch
 from toolkit.errors import InvalidInput
 from toolkit.ledger import Ledger, Reader, Registry
+from toolkit.records import one_line
 from toolkit.settings import LedgerSettings
 
 if TYPE_CHECKING:
@@ -71,6 +73,23 @@ class History:
         both = frames.schema.concat(frames.RUNS, [frame, archived[keep]])
         return both.sort_values("created_at", ascending=False, kind="stable", ignore_index=True)
 
+    def _check_recorded(self, task: str) -> None:
+        """Raise unless some run is recorded under that name.
+
+        Raises
+        ------
+        InvalidInput
+            There is none; says which names there are.
+        """
+        known = sorted(set(self.runs()["task"].astype(str)))
+        if task in known:
+            return
+        close = difflib.get_close_matches(task, known, n=3)
+        hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+        listing = ", ".join(map(repr, known[:20])) + (", ..." if len(known) > 20 else "")
+        what = f"task {task!r}: no run of that name is recorded; {hint}Known tasks: {listing or 'none yet'}"
+        raise InvalidInput(one_line(what, 2000))
+
     def metrics(
         self, task: Any = None, *, since: datetime | str | None = None, until: datetime | str | None = None,
         tags: Mapping[str, str] | None = None, states: str | Collection[str] | None = None, source: str = "both",
@@ -90,7 +109,7 @@ class History:
         Raises
         ------
         InvalidInput, ArchiveError, MissingDependency
-            As for `runs`; `UnknownTask` also for a name that neither a run nor a node has.
+            As for `runs`; also a name that neither a run nor a node has.
         """
         from toolkit import frames
 
@@ -269,15 +288,13 @@ class History:
     # ------------------------------------------------------------------ inside
 
     def _check_known(self, task: str, live: Collection[Known]) -> None:
-        runs, tasks = {spec.run_id for spec, _ in live}, {spec.task for spec, _ in live}
-        archive = self._archive("both")
-        if archive is not None:
-            frame, _ = archive.known_runs()
-            runs.update(frame["run_id"])
-            tasks.update(frame["task"])
-        for node in self._registry.nodes():
-            tasks.update(node.tasks)
-        check_known(task, runs, tasks)
+        """Refuse a name that neither a run nor a node has: far more often a typing error than a task without a past."""
+        if any(spec.run_id == task for spec, _ in live):
+            raise InvalidInput(
+                f"{task!r} is the id of a run and no task: client.get_run({task!r}).metrics() has its rows"
+            )
+        if not any(task in node.tasks for node in self._registry.nodes()):
+            self._check_recorded(task)
 
     def _live(self, source: str) -> list[Known]:
         if source not in SOURCES:

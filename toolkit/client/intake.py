@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from toolkit.client.notices import say, why_paused
 from toolkit.errors import InvalidInput, LedgerFull, RunNotFound, RunStateError
-from toolkit.ledger import Ledger, Page, Reader
+from toolkit.ledger import InputDigest, Ledger, Page, Reader
 from toolkit.records import RunSpec, RunState, RunStatus
 
 KEPT_S = 2.0
@@ -72,6 +72,7 @@ class Intake:
         self._weighted = spec.weighted
         self._kept: deque[tuple[float, Page]] = deque()
         self._kept_bytes = 0
+        self._digest = InputDigest()
 
     # ------------------------------------------------------------------ one page
 
@@ -88,9 +89,12 @@ class Intake:
             The run holds other items already.
         """
         self._wait_for_room(page)
+        self._digest.add(page)
+        digest = self._digest.text() if close else ""
         while page.start >= self._stored:
             try:
-                self._note(page, self._ledger.append(self._run_id, page, expected=page.start, close=close)[1])
+                answer = self._ledger.append(self._run_id, page, expected=page.start, close=close, digest=digest)
+                self._note(page, answer[1])
             except LedgerFull as error:
                 self._wait_for_memory(error)
             except (RunStateError, RunNotFound) as error:
@@ -105,7 +109,7 @@ class Intake:
         """End the input of a run that holds all of it, `stop` items; raises as `put` does."""
         while self._stored <= stop:
             try:
-                self._ledger.append(self._run_id, None, expected=stop, close=True)
+                self._ledger.append(self._run_id, None, expected=stop, close=True, digest=self._digest.text())
             except LedgerFull as error:
                 self._wait_for_memory(error)
             except (RunStateError, RunNotFound) as error:
@@ -219,7 +223,8 @@ class Intake:
         if items is not None and (items, keys) != (page.items, page.keys):
             raise self._differs("it holds something else as items", page)
         if items is None and not self._reader.released(page.start):
-            raise self._differs("its pages are cut otherwise at items", page)
+            # Pages of a sequence may be larger than those of a stream.
+            raise self._differs("its pages are cut otherwise (a list where it was a stream?) at items", page)
         self._note(page, 0)
 
     def _differs(self, what: str, page: Page | None = None) -> InvalidInput:

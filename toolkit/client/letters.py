@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,16 +74,20 @@ class Letters(Handle):
             The run was cancelled: nothing of it is executed any more.
         """
         chosen = self._choose(indexes, where, category)
+        if chosen:  # listed before too: whoever dies right after has left a run that is swept
+            self._registry.activate(self.spec)
         n = self._ledger.retry_dead(self.run_id, chosen)
         if n:
-            self._registry.activate(self.spec)
+            self._registry.activate(self.spec)  # and after, since a sweep in between found that it had ended
             self._wake()
             self._fresh()
-        elif chosen and self._fresh().state in (RunState.CANCELLING, RunState.CANCELLED):
-            raise RunStateError(
-                f"run {self.run_id} was cancelled: its dead letters can be exported, replayed and dropped, but not "
-                "retried. Submit their items as a new run: client.map(task, list(run.dead_letters().item))"
-            )
+        elif chosen:
+            self._registry.deactivate(self.spec.queue, self.run_id)
+            if self._fresh().state in (RunState.CANCELLING, RunState.CANCELLED):
+                raise RunStateError(
+                    f"run {self.run_id} was cancelled: its dead letters can be exported, replayed and dropped, but not "
+                    "retried. Submit their items as a new run: client.map(task, list(run.dead_letters().item))"
+                )
         return n
 
     def drop_dead(
@@ -126,17 +131,31 @@ class Letters(Handle):
         index : int
             Any item of the run whose input is still stored; of a dead letter it always is.
         task : callable, optional
-            What to call; by default the run's own task, where this process can import it.
+            What to call; by default what the run was submitted with. A handle from `Client.get_run` finds that where
+            this process can import it, or has imported the module of a plain function.
 
         Raises
         ------
+        InvalidInput
+            `index` is no index of an item.
         RunStateError
             The task cannot be found from this process, or the input is gone.
         """
         from toolkit.client.replay import replay_item
 
-        item, _key = self._reader.item(index)
-        return replay_item(self._ledger, self.spec, item, task)
+        item, _key = self._reader.item(self._index(index))
+        return replay_item(self._ledger, self.spec, item, self._task if task is None else task)
+
+    def _index(self, index: Any) -> int:
+        n = self._fresh().submitted
+        valid = f"run {self.run_id} has the items 0 to {n - 1:,}" if n else f"run {self.run_id} has no items yet"
+        try:
+            found = operator.index(index)
+        except TypeError as error:
+            raise InvalidInput(f"index={index!r:.60}: expected the index of an item as an integer; {valid}") from error
+        if not 0 <= found < n:
+            raise InvalidInput(f"index={found}: no such item; {valid}")
+        return found
 
     def _choose(self, indexes: Iterable[int] | None, where: Where | None, category: str | None) -> list[int]:
         wanted = None if indexes is None else _checked(indexes)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
+from types import FunctionType
 from typing import Any
 
 from toolkit import codec
 from toolkit.client.notices import PauseNotice
 from toolkit.errors import LedgerError, RunStateError
 from toolkit.execution import Task, as_task, resolve
+from toolkit.execution.modules import own_file
 from toolkit.ledger import Ledger
 from toolkit.records import RunSpec
 from toolkit.transport.loop import BatchLoop, Hooks, make_context
@@ -18,7 +21,7 @@ from toolkit.transport.marker import Marker
 
 
 def local_task(spec: RunSpec, task: Task | None = None) -> Task:
-    """The run's task as this process has it.
+    """The run's task as this process has it: given, imported, or a function of a module of the user's, loaded already.
 
     Raises
     ------
@@ -29,10 +32,29 @@ def local_task(spec: RunSpec, task: Task | None = None) -> Task:
         return task
     if spec.kind == "task":
         return resolve(spec.path or spec.task, allow_import=True, sys_path=spec.sys_path)
+    found = _function_of_a_module(spec.task) if spec.kind == "function" else None
+    if found is not None and found.batched == spec.batched:
+        return found
+    module, colon, _ = spec.task.partition(":")
+    hint = f"import {module} here, or " if colon and module != "__main__" and spec.kind == "function" else ""
     raise RunStateError(
         f"task {spec.task!r} of run {spec.run_id} cannot be found from this process (it is of the kind {spec.kind!r}); "
-        "pass it: run.replay(index, task=your_function)"
+        f"{hint}pass it: run.replay(index, task=your_function)"
     )
+
+
+def _function_of_a_module(path: str) -> Task | None:
+    """What a run names that was submitted with a plain function.
+
+    The name comes from the server, where others may write too. So nothing is imported, and nothing is taken that is
+    not of the user's own modules: it could be ``os:system``.
+    """
+    name, _, qualname = path.partition(":")
+    module = sys.modules.get(name)
+    found = vars(module).get(qualname) if module is not None and own_file(name, module) else None
+    if isinstance(found, Task):
+        return found
+    return as_task(found) if isinstance(found, FunctionType) and found.__module__ == name else None
 
 
 def replay_item(ledger: Ledger, spec: RunSpec, item: Any, fn: Any = None) -> Any:

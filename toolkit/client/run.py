@@ -194,7 +194,8 @@ class Run(Idioms):
         timeout : float, optional
             Seconds to wait.
         return_exceptions : bool
-            Put a `RemoteError` (or `RunCancelled`) in the place of an item without result, instead of raising.
+            Put an error in the place of an item without result, instead of raising: a `RemoteError`; `RunCancelled`;
+            or `RunFailed` where its dead letter was dropped.
 
         Returns
         -------
@@ -204,7 +205,7 @@ class Run(Idioms):
         Raises
         ------
         RunFailed
-            Some items are dead letters; names the first one's error and how to see the rest.
+            Some items are dead letters, or were dropped as such; names the first error and how to see the rest.
         RunCancelled
             The run was cancelled before all items were done.
         RunStateError
@@ -216,7 +217,11 @@ class Run(Idioms):
         status = self._wait(timeout, check_input=not return_exceptions)
         if not return_exceptions:
             self._raise_for(status)
-        missing: Any = RunCancelled(f"run {self.run_id} was cancelled before this item was done")
+        missing: Any = (
+            RunCancelled(f"run {self.run_id} was cancelled before this item was done")
+            if status.state is RunState.CANCELLED
+            else RunFailed(f"the dead letter of this item of run {self.run_id} was dropped")
+        )
         found: list[Any] = [missing] * status.submitted
         for ranges, values in self._reader.outputs():
             at = 0
@@ -296,6 +301,11 @@ class Run(Idioms):
             raise RunCancelled(
                 f"run {self.run_id} was cancelled: {status.ok:,} of {status.submitted:,} items are done; "
                 "results(return_exceptions=True) gives those"
+            )
+        if status.skipped:
+            raise RunFailed(
+                f"{status.skipped:,} of {status.submitted:,} items of run {self.run_id} have no result: their dead "
+                "letters were dropped; results(return_exceptions=True) gives the others"
             )
 
     # ------------------------------------------------------------------ frames

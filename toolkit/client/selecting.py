@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -161,25 +160,10 @@ def task_name(task: Any) -> str:
     raise UnknownTask(f"{type(task).__name__} is no task; pass a function, a task, or a task's name")
 
 
-def check_known(task: str, runs: Collection[str], tasks: Collection[str]) -> None:
-    """Refuse a name that nobody knows, which is a typing error far more often than a task without a past.
+def version_of(task: Any) -> str:
+    """Version of the code of a function as it is here; empty for a name, and for a task of a Celery application."""
+    from toolkit.execution import Task, code_version
 
-    Parameters
-    ----------
-    task : str
-        The name.
-    runs, tasks : collection of str
-        Ids of the runs, and names of the tasks, that are known.
-
-    Raises
-    ------
-    UnknownTask
-        Names what is nearest.
-    """
-    if task in tasks:
-        return
-    if task in runs:
-        raise UnknownTask(f"{task!r} is the id of a run and no task: client.get_run({task!r}).metrics() has its rows")
-    close = difflib.get_close_matches(task, sorted(tasks), n=3)
-    hint = f"Did you mean {', '.join(close)}?" if close else f"Known: {', '.join(sorted(tasks)[:10]) or 'none yet'}."
-    raise UnknownTask(f"no run of task {task!r} is recorded, and no node that is alive knows it. {hint}")
+    if isinstance(task, Task) or (callable(task) and not hasattr(task, "apply_async")):
+        return code_version(task)
+    return ""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
-from itertools import chain, islice, pairwise
+from contextlib import suppress
+from itertools import chain, pairwise
 from typing import Any, Final
 
 from toolkit.client.arguments import Size
 from toolkit.client.drawing import Source, Stopped
 from toolkit.client.intake import Intake
 from toolkit.client.weights import Weights
-from toolkit.errors import InvalidInput, RunNotFound, RunStateError, ToolkitError
-from toolkit.ledger import PAGE_ITEMS, Draw, Ledger, Page, Reader, Registry, draw_pages
+from toolkit.errors import InvalidInput, LedgerError, RunNotFound, RunStateError, ToolkitError
+from toolkit.ledger import PAGE_ITEMS, Draw, InputDigest, Ledger, Page, Reader, Registry, draw_from, draw_pages
 from toolkit.records import INLINE_QUEUE, RunSpec, RunState, RunStatus, one_line
 
 _CHECKED_AHEAD_BYTES = 64 * 1024 * 1024
@@ -125,8 +126,6 @@ class Submission:
             Items submitted.
         """
         stored = self._ledger.status(self._spec.run_id) if self._resumes else None
-        if stored is not None and stored.closed:
-            return _check_complete(self._spec.run_id, stored, items)
         limit = self._ledger.settings.max_item_bytes
         nodes = [n for n in self._registry.nodes() if self._spec.queue in n.queues]
         self._known = sum(n.workers for n in nodes)
@@ -136,6 +135,8 @@ class Submission:
         if weights is not None:
             workers = min(self._known or math.inf, self._size.max_workers or math.inf)
             pages = (weights.lay(page, int(workers) if workers < math.inf else 0) for page in pages)
+        if stored is not None and stored.closed:
+            return self._check_complete(stored, items, pages)
         checked = self._check_ahead(pages, not stream)
 
         def create() -> None:
@@ -145,11 +146,13 @@ class Submission:
                 max_workers=self._size.max_workers, known_workers=self._known, release=not self._spec.keep_results,
                 weight_size=self._size.weight_size,
             )  # fmt: skip
+            with suppress(LedgerError):  # a sweep that did not find it yet may have taken it off the list
+                self._registry.activate(self._spec)
 
         if stored is None:
             create()
         else:
-            self._registry.add_run(self._spec)
+            self._registry.add_run(self._spec, anew=False)
         held = stored.submitted if stored else 0
         check = items.check if isinstance(items, Source) else lambda: None
         intake = Intake(self._ledger, self._spec, create, stream=stream, stored=held, check=check)
@@ -217,6 +220,30 @@ class Submission:
         except ToolkitError:
             return False
 
+    def _check_complete(self, stored: RunStatus, items: Iterable[Any] | Source, pages: Iterable[Page]) -> int:
+        """A run whose input is complete is in place, if it is the same input: counted first, then compared."""
+        known, given = self._ledger.input_digest(self._spec.run_id), InputDigest()
+        n = len(items) if isinstance(items, Sized) else stored.submitted
+        if n == stored.submitted and (known or not isinstance(items, Sized)):
+            n = 0
+            for page in pages:
+                given.add(page)
+                n = page.stop
+                if n > stored.submitted:
+                    break
+        at_least = " or more" if n > stored.submitted and not isinstance(items, Sized) else ""
+        if n != stored.submitted:
+            raise InvalidInput(
+                f"run {self._spec.run_id} exists already with {stored.submitted:,} items, and {n:,}{at_least} are "
+                "given; choose another run_id"
+            )
+        if known and given.text() != known:
+            raise InvalidInput(
+                f"run {self._spec.run_id} exists already, and it holds other items, as many as are given (or the same, "
+                "given as another kind of input: as a list and not as a stream); choose another run_id"
+            )
+        return n
+
     def _abandon(self, error: BaseException) -> None:
         """Half a run is worse than none: cancel what was stored."""
         try:
@@ -275,15 +302,4 @@ def _drawing(items: Iterable[Any] | Source, cuts: dict[int, int]) -> Draw:
     """Draw what belongs into one page: all of one that the run holds, else a full one, or what a stream has by now."""
     if isinstance(items, Source):
         return lambda at: items.take(cuts[at] - at, None) if at in cuts else items.take(PAGE_ITEMS)
-    rest = iter(items)
-    return lambda at: list(islice(rest, cuts.get(at, at + PAGE_ITEMS) - at))
-
-
-def _check_complete(run_id: str, stored: RunStatus, items: Iterable[Any] | Source) -> int:
-    """A run whose input is complete is in place; what can be told without reading the items is checked."""
-    if isinstance(items, Sized) and len(items) != stored.submitted:
-        raise InvalidInput(
-            f"run {run_id} exists already with {stored.submitted:,} items, and {len(items):,} are given; choose "
-            "another run_id"
-        )
-    return stored.submitted
+    return draw_from(items, cuts)

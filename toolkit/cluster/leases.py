@@ -101,7 +101,7 @@ os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class NodeKeepAlive:
-    """What the main process of a node calls about once a second, with whether any run is unfinished.
+    """What the main process of a node calls about once a second, with whether any run has work left.
 
     While there is work a lease keeps the cluster alive, even if the kernel that submitted it is gone.
 

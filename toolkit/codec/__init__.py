@@ -4,7 +4,8 @@ The format is MessagePack (through msgspec, in C) plus the extension types of `t
 `toolkit.codec.arrays`. Nothing is ever pickled or evaluated, and reading a value imports no class that the bytes name.
 
 What goes through: None, bool, int, float (NaN, infinities and -0.0 included), str, bytes, bytearray, list, dict,
-tuple, set, frozenset, datetime, date, time, timedelta, Decimal, UUID, complex, numpy scalars and numpy arrays.
+tuple, set, frozenset, datetime, date, time, timedelta, Decimal, UUID, complex, pathlib's paths, numpy scalars and
+numpy arrays.
 Only these exact types: a subclass (an IntEnum, a namedtuple, a pandas Timestamp) would come back as its base class,
 so it is refused with a hint what to pass instead. Keys of a dict are str, int, float, bool, None or bytes.
 

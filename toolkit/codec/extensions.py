@@ -16,6 +16,7 @@ code    type         payload
 11      Decimal      its text
 12      UUID         16 bytes, and one more where ``is_safe`` is known
 13      complex      real and imaginary part, f64
+14      path         one of P (PosixPath), W (WindowsPath), p and w (the pure ones), and its text
 20      numpy scalar see `toolkit.codec.arrays`
 21      ndarray      see `toolkit.codec.arrays`
 ======  ===========  ==================================================================================
@@ -32,6 +33,8 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
+from functools import partial
+from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -53,6 +56,7 @@ TIMEDELTA: Final = 10
 DECIMAL: Final = 11
 UUID: Final = 12
 COMPLEX: Final = 13
+PATH: Final = 14
 NUMPY_SCALAR: Final = 20
 NUMPY_ARRAY: Final = 21
 
@@ -63,6 +67,9 @@ _TIMEDELTA: Final = struct.Struct("<iiI")
 _COMPLEX: Final = struct.Struct("<dd")
 _OFFSET: Final = struct.Struct("<q")
 _UTC: Final = b"o" + _OFFSET.pack(0)
+_PATHS: Final[dict[bytes, type[PurePath]]] = {
+    b"P": PosixPath, b"W": WindowsPath, b"p": PurePosixPath, b"w": PureWindowsPath,
+}  # fmt: skip
 _MICROSECOND: Final = timedelta(microseconds=1)
 # A key becomes a path below the zone database, so it is checked before zoneinfo sees it.
 _ZONE_KEY: Final = re.compile(r"[A-Za-z0-9_+-]{1,64}(/[A-Za-z0-9_+-]{1,64}){0,3}", re.ASCII)
@@ -124,6 +131,13 @@ def _pack_uuid(v: uuid.UUID) -> Ext:
     return Ext(UUID, v.bytes if safe is None else v.bytes + struct.pack("<b", safe))
 
 
+def _pack_path(kind: bytes, v: PurePath) -> Ext:
+    try:
+        return Ext(PATH, kind + str(v).encode())
+    except UnicodeEncodeError:
+        raise Refused("a path that is not Unicode: pass os.fsencode(item)") from None
+
+
 PACKERS: Final[dict[type, Callable[[Any], Any]]] = {
     bytearray: lambda v: Ext(BYTEARRAY, bytes(v)),
     datetime: _pack_datetime,
@@ -133,6 +147,7 @@ PACKERS: Final[dict[type, Callable[[Any], Any]]] = {
     Decimal: lambda v: Ext(DECIMAL, str(v).encode()),
     uuid.UUID: _pack_uuid,
     complex: lambda v: Ext(COMPLEX, _COMPLEX.pack(v.real, v.imag)),
+    **{path: partial(_pack_path, kind) for kind, path in _PATHS.items()},
 }
 """Exact type to the function that makes it something MessagePack can hold."""
 
@@ -197,6 +212,19 @@ def _unpack_uuid(data: memoryview) -> uuid.UUID:
     return uuid.UUID(bytes=bytes(data[:16]), is_safe=uuid.SafeUUID(*struct.unpack("<b", data[16:])))
 
 
+def _unpack_path(data: memoryview) -> PurePath:
+    path, text = _PATHS.get(bytes(data[:1])), str(data[1:], "utf-8")
+    if path is None:
+        raise ValueError("a path is malformed")
+    try:
+        value = path(text)
+    except NotImplementedError:
+        raise ValueError(f"a {path.__name__} cannot be made on this system; pass str(item)") from None
+    if str(value) != text:
+        raise ValueError("a path is malformed")
+    return value
+
+
 UNPACKERS: Final[dict[int, Callable[[memoryview], Any]]] = {
     INT: _unpack_int,
     BYTEARRAY: bytearray,
@@ -207,5 +235,6 @@ UNPACKERS: Final[dict[int, Callable[[memoryview], Any]]] = {
     DECIMAL: _unpack_decimal,
     UUID: _unpack_uuid,
     COMPLEX: lambda data: complex(*_COMPLEX.unpack(data)),
+    PATH: _unpack_path,
 }
 """Code of an extension without parts to the function that reads it."""

@@ -7,6 +7,7 @@ import dataclasses
 import enum
 import io
 import os
+import re
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -29,7 +30,7 @@ _BY_NAME: Final[dict[str, str]] = {
 _BY_BASE: Final[tuple[tuple[tuple[type, ...], str], ...]] = (
     ((enum.Enum,), "pass item.value or item.name"),
     ((io.IOBase,), f"{_STORE}: a task opens its own files"),
-    ((os.PathLike,), "pass str(item)"),
+    ((os.PathLike,), "pass os.fspath(item)"),
     ((BaseException,), "pass str(item)"),
     ((types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, type), "pass its name"),
     ((memoryview,), "pass bytes(item)"),
@@ -61,6 +62,8 @@ def _describe_module(value: Any) -> str | None:
     """Hint for classes of libraries that need not be installed here."""
     kind = type(value)
     root = kind.__module__.partition(".")[0]
+    if isinstance(value, tuple):  # a row of DataFrame.itertuples() is of the module pandas, and plain data all the same
+        return None
     if root == "pandas":
         names = (_BY_NAME[base.__name__] for base in kind.__mro__ if base.__name__ in _BY_NAME)
         return next(names, _STORE)
@@ -88,6 +91,12 @@ def _describe_base(value: Any) -> str | None:
         if isinstance(value, base):
             return f"pass {base.__name__}(item)"
     return None
+
+
+def for_result(reason: str) -> str:
+    """A reason why a value is refused, said of what a task returns instead of what it is given."""
+    name, colon, hint = reason.partition(": ")
+    return name + colon + re.sub(r"\bitem\b", "result", re.sub(r"\bpass\b", "return", hint))
 
 
 def key_refusal(key: Any) -> str:

@@ -3,6 +3,7 @@
 ===============  ===================================================================
 `tasks`          what may run, and how a worker finds it by name
 `functions`      functions shipped by value, signed
+`modules`        the user's modules, and whether they were edited since they were loaded
 `runner`         the loop over the items of a batch
 `failures`       what becomes of an item that failed
 `parts`          what the runner hands over: results, failures, measurements
@@ -16,6 +17,7 @@ from toolkit.execution.context import ItemContext, Slot, current_item
 from toolkit.execution.failures import Failure
 from toolkit.execution.functions import dump_function, load_function, read_key
 from toolkit.execution.guarding import Guard
+from toolkit.execution.modules import Modules
 from toolkit.execution.parts import Part, Stats
 from toolkit.execution.runner import Runner
 from toolkit.execution.states import States
@@ -25,6 +27,7 @@ __all__ = [
     "Failure",
     "Guard",
     "ItemContext",
+    "Modules",
     "Part",
     "Runner",
     "Slot",

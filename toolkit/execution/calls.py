@@ -30,7 +30,8 @@ def check(task: Task, spec: RunSpec) -> None:
     if task.batched != spec.batched:
         raise UnknownTask(
             f"task {task.name}: the run says batched={spec.batched} and this worker's version of the code "
-            f"batched={task.batched}. It was edited since: call client.restart_workers()"
+            f"batched={task.batched}. It was edited since: import it anew and submit again, or call "
+            "client.restart_workers() where the worker has the older one"
         )
 
 

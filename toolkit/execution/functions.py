@@ -20,7 +20,8 @@ from types import CodeType, ModuleType
 from typing import Any, Final
 
 from toolkit.errors import FunctionNotAllowed, InvalidInput, MissingDependency, UnknownTask
-from toolkit.execution.tasks import Task, as_task, extend_sys_path
+from toolkit.execution.tasks import Task, as_task, extend_sys_path, held_by_module
+from toolkit.execution.versions import source_digest
 from toolkit.records import check_run_id
 
 MAX_FUNCTION_BYTES: Final = 32 * 1024 * 1024
@@ -70,7 +71,7 @@ def dump_function(task: Task | Callable[..., Any], run_id: str, key: bytes) -> b
 
 
 def load_function(
-    blob: bytes, run_id: str, key: bytes | None, python: str = PYTHON, sys_path: Sequence[str] = ()
+    blob: bytes, run_id: str, key: bytes | None, python: str = PYTHON, sys_path: Sequence[str] = (), edition: int = 0
 ) -> Task:
     """Verify a blob from `dump_function`, then unpickle it.
 
@@ -86,6 +87,13 @@ def load_function(
         ``major.minor`` that the function must have been made for.
     sys_path : sequence of str
         Directories in which modules that the function imports are found.
+    edition : int
+        Changes with what those modules hold (`Modules.edition`); what a setup returned is kept for one edition.
+
+    Returns
+    -------
+    Task
+        With the code version that is loaded here: of a function that a module holds, only its name was shipped.
 
     Raises
     ------
@@ -109,7 +117,7 @@ def load_function(
                 f"run {run_id}: the function was made by Python {made_by} and this worker runs {here}. Submit from "
                 "the same version, or move the function to a module that the worker can import"
             )
-    return _unpickle(payload, run_id, sys_path)
+    return _unpickle(payload, run_id, sys_path, edition)
 
 
 def read_key(path: Path | str) -> bytes:
@@ -213,15 +221,17 @@ def _pickle(task: Task) -> bytes:
         ) from exc
 
 
-def _unpickle(payload: bytes, run_id: str, sys_path: Sequence[str]) -> Task:
+def _unpickle(payload: bytes, run_id: str, sys_path: Sequence[str], edition: int) -> Task:
     extend_sys_path(sys_path)
     try:
         values = pickle.loads(payload)  # noqa: S301 - the caller has verified who made it
-        return Task(**values, digest=hashlib.sha256(payload).hexdigest())
+        if all(held_by_module(fn) for fn in (values["fn"], values["setup"]) if fn is not None):
+            values["code_version"] = source_digest(values["fn"], values["setup"])
+        return Task(**values, digest=hashlib.sha256(payload + b"\0%d" % edition).hexdigest())
     except (Exception, SystemExit) as exc:  # imports of user modules happen here
         raise UnknownTask(
             f"run {run_id}: its function does not load on this worker ({type(exc).__name__}: {exc}). Install what it "
-            "imports here; if a module was edited, call client.restart_workers()"
+            "imports here, or correct the module; if that does not help, call client.restart_workers()"
         ) from exc
 
 

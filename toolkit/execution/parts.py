@@ -6,7 +6,7 @@ The codec is imported where it is used: a module that only marks its functions a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from toolkit.errors import EncodeError
@@ -14,6 +14,8 @@ from toolkit.execution.failures import MAX_MESSAGE_BYTES, Failure, clip, describ
 
 MAX_OUTPUT_BYTES: Final = 4 * 1024 * 1024
 """Encoded output after which a part is handed over."""
+HOPELESS_RESULTS: Final = 5
+"""Results that cannot be stored, with none that could before them, after which the run pauses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,25 @@ class Part:
     stats: Stats
 
 
+class Storable:
+    """Whether results of a run can be stored, as far as this process has seen."""
+
+    __slots__ = ("any", "refused")
+
+    def __init__(self) -> None:
+        self.any = False
+        self.refused = 0
+
+    def judge(self, n_good: int, failed: list[Failure]) -> list[Failure]:
+        """Count what was stored and what was refused; where all seems lost, the last failure asks for a pause."""
+        self.any = self.any or n_good > 0
+        self.refused += len(failed)
+        if self.any or self.refused < HOPELESS_RESULTS or not failed:
+            return failed
+        self.refused = 0  # after run.resume() a few more are tried
+        return [*failed[:-1], replace(failed[-1], pause=True)]
+
+
 class Outputs:
     """Encodes the results of a stretch of items, and says when enough have piled up.
 
@@ -119,10 +140,16 @@ class Outputs:
         Largest encoded result of one item.
     max_output_bytes : int
         Encoded output after which a part is handed over; no part is larger than twice this, unless one item is.
+    storable : Storable, optional
+        What earlier batches of the run have shown.
     """
 
-    def __init__(self, keep: bool, max_item_bytes: int, max_output_bytes: int = MAX_OUTPUT_BYTES) -> None:
+    def __init__(
+        self, keep: bool, max_item_bytes: int, max_output_bytes: int = MAX_OUTPUT_BYTES,
+        storable: Storable | None = None,
+    ) -> None:  # fmt: skip
         self._keep = keep
+        self._storable = storable or Storable()
         self._max_item_bytes = max_item_bytes
         self._max_output_bytes = max_output_bytes
         self._sampled_bytes = 0
@@ -137,7 +164,11 @@ class Outputs:
         if not self._keep:
             return 1 << 62
         if results:
-            self._sampled_bytes += _size(results[-1])
+            size = _size(results[-1])
+            if size is None and not self._storable.any:
+                # Perhaps none can be stored: see that soon, and not when all work is done.
+                return int(len(results) + self._storable.refused < HOPELESS_RESULTS)
+            self._sampled_bytes += size or 0
             self._samples += 1
         if not self._samples:
             return 1
@@ -164,6 +195,7 @@ class Outputs:
         if self._keep and results:
             try:
                 pages = self._pages(results)
+                self._storable.any = True
             except Exception:  # noqa: BLE001 - a result's own methods may raise anything; find out whose
                 good, failures = self._sift(start, stop, results, failures)
                 pages = self._pages(good)
@@ -193,30 +225,37 @@ class Outputs:
 
         failed_at = {f.position for f in failures}
         positions = [p for p in range(start, stop) if p not in failed_at]
-        good, failed = [], list(failures)
+        good: list[Any] = []
+        bad: list[Failure] = []
         for position, result in zip(positions, results, strict=True):
             try:
                 codec.encode_page([result], 0, self._max_item_bytes)
                 good.append(result)
             except Exception as exc:  # noqa: BLE001 - as above
-                failed.append(_bad_result(position, exc, result))
+                bad.append(_bad_result(position, exc, result))
+        failed = [*failures, *self._storable.judge(len(good), bad)]
         return good, sorted(failed, key=lambda f: f.position)
 
 
-def _size(value: Any) -> int:
+def _size(value: Any) -> int | None:
+    """Encoded size, about; None for what will become a failure when its part is encoded."""
     if isinstance(value, bytes | str):
         return len(value)
     from toolkit import codec
 
     try:
         return len(codec.encode(value))
-    except Exception:  # noqa: BLE001 - it will become a failure when its part is encoded
-        return 0
+    except Exception:  # noqa: BLE001 - a result's own methods may raise anything
+        return None
 
 
 def _bad_result(position: int, error: Exception, result: Any) -> Failure:
     # Of the codec's own error the reason only: its index would be that in the page, not in the run.
-    reason = f"{error.path and f'value{error.path}: '}{error.reason}" if isinstance(error, EncodeError) else ""
+    from toolkit.codec.hints import for_result
+
+    reason = ""
+    if isinstance(error, EncodeError):
+        reason = f"{error.path and f'value{error.path}: '}{for_result(error.reason)}"
     told = describe(error)
     kind = type(result).__name__
     message = f"result of type {kind} cannot be stored: {reason or f'{told.error_type}: {told.message}'}"

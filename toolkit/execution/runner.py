@@ -31,7 +31,7 @@ from toolkit.execution.failures import (
     termination_behind,
 )
 from toolkit.execution.guarding import Guard, GuardStack
-from toolkit.execution.parts import Outputs, Part, Stats, Tally
+from toolkit.execution.parts import Outputs, Part, Stats, Storable, Tally
 from toolkit.execution.tasks import Task
 from toolkit.records import RunSpec
 
@@ -68,6 +68,9 @@ class Runner:
         Where values of setup functions are kept; by default those of this process.
     uniform : callable
         Draws from [0, 1) for the jitter of retries.
+    interrupts : bool
+        Whether a KeyboardInterrupt is somebody's who interrupts this process, as in the user's own. Workers are not
+        interrupted so: there an item has raised it, and failed.
 
     Raises
     ------
@@ -77,7 +80,7 @@ class Runner:
         Run and task disagree about `batched`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         task: Task,
         spec: RunSpec,
@@ -86,6 +89,7 @@ class Runner:
         guards: Sequence[Guard] = (),
         states: _states.States = _states.PROCESS_STATES,
         uniform: Callable[[], float] = random.random,
+        interrupts: bool = True,
     ) -> None:
         check(task, spec)
         self._task = task
@@ -95,6 +99,8 @@ class Runner:
         self._guards = GuardStack(guards, spec.run_id)
         self._states = states
         self._uniform = uniform
+        self._interrupts = interrupts
+        self._storable = Storable()
         # Now and not when a SystemExit arrives: a handler that ends the process uninstalls itself first.
         self._handlers = python_handlers()
 
@@ -138,8 +144,8 @@ class Runner:
         Raises
         ------
         KeyboardInterrupt
-            Comes through. So does a SystemExit raised by the process's own signal handler; any other one is a
-            failure of its item.
+            Comes through with `interrupts`. So does a SystemExit raised by the process's own signal handler; any other
+            one is a failure of its item.
         """
         n = len(items)
         if len(indexes) != n or (not isinstance(attempts, int) and len(attempts) != n):
@@ -147,7 +153,8 @@ class Runner:
         if keys is not None and len(keys) != n:
             raise InvalidInput(f"{n} items and {len(keys)} keys: a batch needs one key for each item, or none at all")
         slot = Slot(self._spec.run_id, indexes, attempts, keys, self._task.batched)
-        batch = _Batch(items, slot, Outputs(self._spec.keep_results, self._spec.max_result_bytes))
+        outputs = Outputs(self._spec.keep_results, self._spec.max_result_bytes, storable=self._storable)
+        batch = _Batch(items, slot, outputs)
         step = self._call_once if self._task.batched else self._advance
         last = False
         while not last:
@@ -156,7 +163,11 @@ class Runner:
                 stopped = call is not None and step(batch, call, on_item, progress_s)
                 on_rest()
             last = stopped or batch.position >= n
-            yield from batch.parts(last, stopped)
+            for part in batch.parts(last, stopped):
+                if not part.last and any(failure.pause for failure in part.failures):
+                    yield replace(part, last=True, stopped=True)
+                    return
+                yield part
 
     # ----------------------------------------------------------------------- item by item
 
@@ -223,7 +234,7 @@ class Runner:
 
     def _pass_on(self, error: BaseException) -> None:
         """Raise what is not about the item: an interrupt, and the end of the process."""
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) and self._interrupts:
             raise error
         termination = termination_behind(error, self._handlers)
         if termination is not None:

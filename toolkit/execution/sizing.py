@@ -20,6 +20,8 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from toolkit.execution.trials import Trials
+
 _MIN_ITEM_S: Final = 1e-9  # keeps divisions finite for items that cost nothing measurable
 _WALK: Final = 0.03  # relative change of a cost between two batches that counts as drift, not as noise
 _CLIP: Final = 3.0  # residuals beyond this many standard deviations are clipped
@@ -116,6 +118,7 @@ class Controller:
         "_noise",
         "_smallest",
         "_surprises",
+        "_trials",
         "_updates",
     )
 
@@ -134,6 +137,7 @@ class Controller:
         self._gap = 0.0
         self._largest = 0.0
         self._smallest = 0.0
+        self._trials = Trials()
         self._surprises = 0  # batches in a row far from what was predicted: a change, not an outlier
 
     @property
@@ -175,7 +179,9 @@ class Controller:
         if self._first is None:
             self._first = (items, service_s)
             self._largest = items
+            self._trials.start(items, service_s)
             return
+        self._trials.observe(items, service_s)
         self._largest = max(self._largest, items)
         self._smallest = min(self._smallest or items, items)
         if not self._beta:
@@ -282,6 +288,7 @@ class Controller:
         if self._beta:
             return self._from_costs(last_batch, remaining, workers)
         if hint_item_s > 0 and math.isfinite(hint_item_s) and last_batch > 0:
+            self._trials.hear(last_batch, hint_item_s)
             return self._from_hint(hint_item_s, last_batch, remaining, workers)
         if self._first is None:
             return Proposal(self._least, self._least)
@@ -308,19 +315,20 @@ class Controller:
         limits = self._limits
         # A fixed cost lengthens batches only as far as it is certain: believing in one that is not there costs balance.
         alpha = max(0.0, self._alpha - 0.5 * math.sqrt(self._a)) if self._fixed is None else self._fixed
-        # Tapering evens the end of a run, so long batches cost little, and each gap is paid by every worker.
-        target_s = max(limits.target_s, min(self._gap / limits.gap_share, limits.patient_s))
-        by_duration = (target_s - alpha) / self._beta
+        by_duration = (limits.target_s - alpha) / self._beta
         multiple = 1 / limits.overhead - 1
         longest = max(limits.max_s, multiple * alpha)
         by_overhead = min(multiple * (alpha + self._gap), longest) / self._beta
-        want = max(float(self._least), by_duration, by_overhead)
+        # Tapering evens the end of a run, so long batches cost little, and each gap is paid by every worker.
+        by_gap = min(self._gap / limits.gap_share, limits.patient_s) / self._beta
+        want = max(float(self._least), by_duration, by_overhead, by_gap)
         # Where a fixed cost asks for long batches, the end is left to tapering: half as many batches, half the cost.
         share = remaining / ((limits.shares if by_overhead <= by_duration else limits.shares / 2) * workers)
         one_size = self._fixed is None and self._largest < 1.5 * self._smallest
         if one_size and self._alpha + self._beta * 2 * self._largest < 2 * limits.max_s:
             want = max(want, 2.0 * self._largest)  # one size only cannot tell fixed cost from item cost: try another
         want = min(want, max(float(limits.growth * self._largest), float(last_batch)))
+        want = max(float(self._least), self._trials.bounded(want, self.per_batch_s, self._beta, remaining / workers))
         floor = limits.floor_s / self._beta
         # Never starve the other workers for a fixed cost, unless cutting further would double the work.
         even = max(remaining / workers, alpha / self._beta)

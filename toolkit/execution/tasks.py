@@ -328,6 +328,14 @@ def _attribute(module: ModuleType, qualname: str) -> Any:
     return found
 
 
+def held_by_module(fn: Any) -> bool:
+    """Whether a loaded module other than ``__main__`` holds exactly this function (of a partial: its function)."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    module, _, qualname = path_of(fn).partition(":")
+    return module != "__main__" and module in sys.modules and _attribute(sys.modules[module], qualname) is fn
+
+
 def _find_named(name: str) -> Task:
     found = {
         id(value): value

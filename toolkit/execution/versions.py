@@ -12,10 +12,13 @@ from typing import Any
 
 
 def path_of(fn: Any) -> str:
-    """``module:qualname`` of a callable; a partial has that of its function."""
+    """``module:qualname`` of a callable; a partial has that of its function, an object of a class that of the class."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    module, qualname = getattr(fn, "__module__", None), getattr(fn, "__qualname__", None)
+    if not hasattr(fn, "__qualname__"):
+        fn = type(fn)
+    home = getattr(fn, "__objclass__", fn)  # a method of a builtin class, as str.upper, does not know its module
+    module, qualname = getattr(home, "__module__", None), getattr(fn, "__qualname__", None)
     return f"{module}:{qualname}" if module and qualname else ""
 
 

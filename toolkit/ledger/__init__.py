@@ -23,8 +23,19 @@ from toolkit.ledger.calls import (
 )
 from toolkit.ledger.checks import check_structure
 from toolkit.ledger.connection import Connection
-from toolkit.ledger.ledger import Ledger
-from toolkit.ledger.pages import PAGE_ITEMS, Draw, Page, PageCache, draw_pages, make_pages, pack_output, weigh_page
+from toolkit.ledger.ledger import Ledger, Stored
+from toolkit.ledger.pages import (
+    PAGE_ITEMS,
+    Draw,
+    InputDigest,
+    Page,
+    PageCache,
+    draw_from,
+    draw_pages,
+    make_pages,
+    pack_output,
+    weigh_page,
+)
 from toolkit.ledger.reading import Reader
 from toolkit.ledger.registry import NODE_ALIVE_S, Registry
 from toolkit.ledger.series import Flush, Segment, SeriesHead, SeriesName, SeriesStore
@@ -44,6 +55,7 @@ __all__ = [
     "Draw",
     "FailedItem",
     "Flush",
+    "InputDigest",
     "Ledger",
     "NoClaim",
     "Page",
@@ -57,9 +69,11 @@ __all__ = [
     "SeriesHead",
     "SeriesName",
     "SeriesStore",
+    "Stored",
     "Swept",
     "Weighed",
     "check_structure",
+    "draw_from",
     "draw_pages",
     "make_pages",
     "new_claim_id",

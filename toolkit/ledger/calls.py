@@ -163,7 +163,8 @@ class NoClaim:
     Attributes
     ----------
     reason : str
-        ``empty``, ``busy``, ``gone``, ``norun``, ``full`` (the server is out of memory) or the run's state.
+        ``empty``, ``busy``, ``gone``, ``norun``, ``other`` (another run has this id now), ``full`` (the server is out
+        of memory) or the run's state.
     left : int
         Items nobody holds; for ``empty``, the delayed ones.
     """
@@ -192,6 +193,8 @@ class Ask:
         Id for one more ticket, should the run want one.
     unit_s : float
         Seconds per unit of weight as this worker sees it, 0 to say nothing.
+    born : int
+        `Stored.born` of the run that it means; 0 takes whichever has the id.
     """
 
     claim_id: bytes
@@ -202,12 +205,13 @@ class Ask:
     ticket: str = ""
     new_ticket: str = ""
     unit_s: float = 0.0
+    born: int = 0
 
     def arguments(self) -> tuple[Any, ...]:
         """In the order of the server-side function."""
         return (
             self.claim_id, self.identity, self.want, self.floor, self.have, self.ticket, self.new_ticket,
-            int(TICKET_EXPIRY_S * 1000), *([self.unit_s] if self.unit_s > 0 else []),
+            int(TICKET_EXPIRY_S * 1000), self.born, *([self.unit_s] if self.unit_s > 0 else []),
         )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ Beside the runs, derived and repaired by the sweep:
 ==========================  ========  ====================================================================
 ``tk:runs``                 zset      run ids, scored by creation (before create)
 ``tk:queues``               set       queue names that ever carried a ticket (before create)
-``tk:active:Q``             zset      unfinished runs of queue Q, scored by priority (create, sweep)
+``tk:active:Q``             zset      unfinished runs of queue Q, scored by priority (create, retry_dead, sweep)
 ``tk:nodes``                hash      node name -> encoded `records.NodeInfo` (each node, every second)
 ``tk:sweeper:P``            string    name of the elected sweeper of protocol P, expires after a few seconds
 ==========================  ========  ====================================================================

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from toolkit import codec
@@ -29,6 +29,27 @@ from toolkit.ledger.connection import Connection
 from toolkit.ledger.pages import Page
 from toolkit.records import CATEGORIES, RunSpec, RunState, RunStatus, check_name, one_line
 from toolkit.settings import LedgerSettings, ServerAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a run is, as its head says.
+
+    Attributes
+    ----------
+    spec : RunSpec
+        What it was asked to be.
+    function, kwargs : bytes
+        The shipped function and the shared keyword arguments, both encoded.
+    born : int
+        When it was created, milliseconds since the epoch by the server's clock: tells it from another run that has had
+        its id.
+    """
+
+    spec: RunSpec
+    function: bytes
+    kwargs: bytes
+    born: int
 
 
 class Ledger:
@@ -90,20 +111,24 @@ class Ledger:
         if answer != b"ok":
             raise RunStateError(f"run {spec.run_id} exists already with another description; choose another run_id")
 
-    def append(self, run_id: str, page: Page | None, *, expected: int, close: bool = False) -> tuple[int, int]:
+    def append(
+        self, run_id: str, page: Page | None, *, expected: int, close: bool = False, digest: str = ""
+    ) -> tuple[int, int]:
         """Store one page of items; returns how many the run has now, and how many of them workers have taken.
+
+        Beside `close`, `digest` is what a repetition of the whole input is told by (`pages.InputDigest`).
 
         Raises
         ------
         RunStateError
-            The run was cancelled or its input is closed.
+            The run was cancelled, its input is closed, or it holds another page there.
         LedgerFull
             The server is out of memory; nothing was stored.
         """
         n, items, keyed = (page.stop - page.start, page.items, page.keys) if page else (0, b"", b"")
         weights = (page.weights, page.alone) if page and page.weights else ()
         answer, submitted, taken = self.connection.call(
-            "append", keys.of_run(run_id), expected, n, items, keyed, int(close), *weights
+            "append", keys.of_run(run_id), expected, n, items, keyed, int(close), digest, *weights
         )
         if answer == b"norun":
             raise _not_found(run_id)
@@ -265,17 +290,26 @@ class Ledger:
         ------
         RunNotFound, LedgerCorrupt
         """
-        data = self.connection.command("HGET", keys.of(run_id, "head"), "spec")
-        if data is None:
-            raise _not_found(run_id)
-        try:
-            spec = RunSpec.from_dict(dict(codec.decode(data)))
-            check_name(spec.queue, "queue")  # it becomes part of a key, and whoever wrote it may have checked nothing
-        except (LedgerError, TypeError, ValueError) as error:
-            raise LedgerCorrupt(f"run {run_id}: field spec of key head does not parse ({error})") from error
-        if spec.run_id != run_id:
-            raise LedgerCorrupt(f"run {run_id}: field spec of key head describes another run, {spec.run_id!r:.100}")
-        return spec
+        return _parse_spec(run_id, self.connection.command("HGET", keys.of(run_id, "head"), "spec"))
+
+    def stored(self, run_id: str, *, arguments: bool = True) -> Stored:
+        """What a worker has to know of a run before its first batch; without `arguments`, who looks after it.
+
+        Raises
+        ------
+        RunNotFound, LedgerCorrupt
+        """
+        fields = ("spec", "created_at", *(("function", "kwargs") if arguments else ()))
+        data, created_at, *encoded = self.connection.command("HMGET", keys.of(run_id, "head"), *fields)
+        spec = _parse_spec(run_id, data)
+        if created_at is None or not created_at.isdigit():
+            raise LedgerCorrupt(f"run {run_id}: field created_at of key head does not parse: {created_at!r:.50}")
+        function, kwargs = (value or b"" for value in encoded or (b"", b""))
+        return Stored(spec, function, kwargs, int(created_at))
+
+    def input_digest(self, run_id: str) -> str:
+        """What `append` was told of all items when it closed the input; empty where it was told nothing."""
+        return (self.connection.command("HGET", keys.of(run_id, "head"), "digest") or b"").decode("ascii", "replace")
 
     def function(self, run_id: str) -> tuple[bytes, bytes]:
         """The shipped function and the shared keyword arguments, both encoded."""
@@ -285,6 +319,19 @@ class Ledger:
 
 def _not_found(run_id: str) -> RunNotFound:
     return RunNotFound(f"no run {run_id} on this server: a typing error, another server, or its retention has passed")
+
+
+def _parse_spec(run_id: str, data: bytes | None) -> RunSpec:
+    if data is None:
+        raise _not_found(run_id)
+    try:
+        spec = RunSpec.from_dict(dict(codec.decode(data)))
+        check_name(spec.queue, "queue")  # it becomes part of a key, and whoever wrote it may have checked nothing
+    except (LedgerError, TypeError, ValueError) as error:
+        raise LedgerCorrupt(f"run {run_id}: field spec of key head does not parse ({error})") from error
+    if spec.run_id != run_id:
+        raise LedgerCorrupt(f"run {run_id}: field spec of key head describes another run, {spec.run_id!r:.100}")
+    return spec
 
 
 def _parse_claim(claim_id: bytes, a: Any) -> Claim | NoClaim:

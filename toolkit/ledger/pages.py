@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from typing import Any
@@ -13,6 +14,8 @@ from toolkit.errors import LedgerCorrupt
 
 PAGE_ITEMS = 1024
 """Items of a page at most."""
+PAGE_SCALARS = 8 * PAGE_ITEMS
+"""Of numbers and the like in a sequence: nobody waits for them to be made, and a page of them decodes at once."""
 PAGE_BYTES = 1024 * 1024
 """Encoded bytes of a page at most, before compression; more only for a single item."""
 KEY_BYTES = 1024
@@ -48,10 +51,33 @@ class Page:
     alone: bytes = b""
 
 
+class InputDigest:
+    """What tells one run's input from another one's: a digest of its pages, given in order from the first one on."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def add(self, page: Page) -> None:
+        """Take the next page in."""
+        for part in (page.items, page.keys, page.weights):
+            self._hash.update(struct.pack("<QQ", page.start, len(part)))
+            self._hash.update(part)
+
+    def text(self) -> str:
+        """The digest of the pages so far."""
+        return self._hash.hexdigest()
+
+
 def make_pages(items: Iterable[Any], *, start: int = 0, key: Any = None, max_item_bytes: int) -> Iterator[Page]:
     """Encode items into full pages, one by one, in bounded memory; raises as `draw_pages` does."""
-    stream = iter(items)
-    return draw_pages(lambda _: list(islice(stream, PAGE_ITEMS)), start=start, key=key, max_item_bytes=max_item_bytes)
+    return draw_pages(draw_from(items), start=start, key=key, max_item_bytes=max_item_bytes)
+
+
+def draw_from(items: Iterable[Any], cuts: Mapping[int, int] | None = None) -> Draw:
+    """Draw full pages from an iterable; where `cuts` names the start of one, all up to the stop that it has there."""
+    stream, known = iter(items), cuts or {}
+    most = PAGE_SCALARS if isinstance(items, Sequence) else PAGE_ITEMS
+    return lambda at: list(islice(stream, known.get(at, at + most) - at))
 
 
 def draw_pages(draw: Draw, *, start: int = 0, key: Any = None, max_item_bytes: int) -> Iterator[Page]:
@@ -62,14 +88,23 @@ def draw_pages(draw: Draw, *, start: int = 0, key: Any = None, max_item_bytes: i
     EncodeError
         An item or key cannot be stored exactly; names its index.
     """
-    while chunk := draw(start):
-        for count, encoded in codec.encode_pages(chunk, start, max_item_bytes, PAGE_BYTES):
-            keys = b""
-            if key is not None:
-                keys = codec.encode_page([key(item) for item in chunk[:count]], start, KEY_BYTES)
-            yield Page(start, start + count, encoded, keys)
-            chunk = chunk[count:]
-            start += count
+    while ahead := draw(start):
+        # A page of others is decoded anew where user code may have changed them, so it stays small.
+        step = len(ahead) if _IMMUTABLE.issuperset(map(type, ahead)) else PAGE_ITEMS
+        for at in range(0, len(ahead), step):
+            yield from _pages_of(ahead[at : at + step], start, key, max_item_bytes)
+            start += len(ahead[at : at + step])
+
+
+def _pages_of(chunk: list[Any], start: int, key: Any, max_item_bytes: int) -> Iterator[Page]:
+    """Encode what is one page, or more where it is too large for one."""
+    for count, encoded in codec.encode_pages(chunk, start, max_item_bytes, PAGE_BYTES):
+        keys = b""
+        if key is not None:
+            keys = codec.encode_page([key(item) for item in chunk[:count]], start, KEY_BYTES)
+        yield Page(start, start + count, encoded, keys)
+        chunk = chunk[count:]
+        start += count
 
 
 def weigh_page(page: Page, weights: Sequence[float], alone: Sequence[int] = ()) -> Page:

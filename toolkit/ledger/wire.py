@@ -9,12 +9,23 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import redis
 from hiredis import pack_command
 
 _SHORT = ("FCALL", "FCALL_RO")
+_PIECE = 1024 * 1024
+"""Bytes of a command that have the socket's timeout for themselves: counted for all of it at once, as the operating
+system's call does, 16 MiB would have to go out within the five seconds that a silent server is given."""
+_SLOWEST = 500_000
+"""Bytes a second of the slowest network to be waited for, while the last of a command are on their way."""
+_BUFFERED = 8 * 1024 * 1024
+"""Bytes of a command that may be on their way when all of it counts as sent: what an operating system buffers."""
+
+
+_USUAL: dict[str, float] = {}
 
 
 def _packed(connection: Any, args: tuple[Any, ...]) -> Any:
@@ -23,6 +34,15 @@ def _packed(connection: Any, args: tuple[Any, ...]) -> Any:
         return [pack_command(args)]
     except TypeError:
         return connection.pack_command(*args)
+
+
+def _in_pieces(connection: Any, parts: Sequence[Any]) -> tuple[list[Any], dict[str, float]]:
+    """Cut a large command -> its pieces, and options by which its answer is awaited for as long as they take."""
+    pieces = [memoryview(part)[at : at + _PIECE] for part in parts for at in range(0, len(part), _PIECE)]
+    usual: float | None = connection.socket_timeout
+    if usual is None:
+        return pieces, {}
+    return pieces, {"timeout": usual + min(sum(map(len, parts)), _BUFFERED) / _SLOWEST}
 
 
 class Client(redis.Redis):
@@ -57,8 +77,11 @@ class Client(redis.Redis):
             pool = self.connection_pool
             connection, fresh = pool.connection_class(**pool.connection_kwargs), True
         try:
-            connection.send_packed_command(_packed(connection, args), check_health=False)
-            answer = connection.read_response()
+            parts, patience = _packed(connection, args), _USUAL
+            if len(parts[0]) > _PIECE or len(parts) > 1:
+                parts, patience = _in_pieces(connection, parts)
+            connection.send_packed_command(parts, check_health=False)
+            answer = connection.read_response(**patience)
         except redis.exceptions.ConnectionError:
             connection.disconnect()
             if fresh:

@@ -9,6 +9,7 @@
 `leaves`        pieces of markup made of a view
 `flame`         the flame graph of a profile
 `html`          static summaries, which survive saving and reopening
+`outputs`       what a cell shows: static HTML beside live widgets; `folds`: sections that open by a click or a key
 `live`          what every live view is: one thread that looks and draws, and an end as static HTML
 `panel`         the live panel of a run
 `board`         what all runs look like at one moment; `board_views`: its pieces of markup; `top`: its lines of text
@@ -17,8 +18,8 @@
 `heat`          the map of predicted makespans, as values and as an HTML table
 `theme`, `svg`  colours and figures; a figure as inline SVG
 `plots`         display objects of a recommendation and of its predictions; `tradeoffs`: what a choice costs
-`explorers`     opens the metrics explorer (`picking` makes what it shows) or the tuning explorer (`advice`); `beside`
-                leaves static HTML where their widgets were
+`explorers`     opens the metrics explorer (`picking` makes what it shows) or the tuning explorer (`advice`); `latest`
+                answers one question after the other
 `timeline`      display objects of what was measured; more of them in `spread`, `failures` and `relation`
 `report`        the report: as one HTML page, as Markdown, as a notebook
 ==============  ==================================================================================

@@ -14,9 +14,10 @@ from typing import Any, Final
 from toolkit.errors import InvalidInput
 from toolkit.notebook import board as of
 from toolkit.notebook import board_views as views
-from toolkit.notebook import escape, top
+from toolkit.notebook import escape, folds, top
 from toolkit.notebook.board import Board
-from toolkit.notebook.live import LiveView, kernel_present, put, quietly, show_bundle
+from toolkit.notebook.live import LiveView
+from toolkit.notebook.outputs import kernel_present, put, quietly, show_bundle
 from toolkit.notebook.sheet import sheet
 from toolkit.settings import Settings
 
@@ -76,14 +77,12 @@ class Dashboard(LiveView):
         )  # fmt: skip
         self.button.add_class("tk-keep")
         self.button.on_click(self._keep)
-        self.sections = w.Accordion(
-            [self.leaves[words] for words, _ in _SECTIONS], titles=tuple(words for words, _ in _SECTIONS)
-        )
-        self.sections.observe(self._changed, names="selected_index")
+        titles = tuple(words for words, _ in _SECTIONS)
+        self.sections = folds.Folds(titles, [self.leaves[words] for words in titles], self.attend)
         row = w.HBox([self.text, self.state, self.button], layout=w.Layout(flex_flow="row wrap", margin="8px 0"))
-        look_of_all = w.HTML(sheet(SCOPE), layout=w.Layout(margin="0", height="0"))
+        look_of_all = w.HTML(sheet(SCOPE) + folds.STYLE, layout=w.Layout(margin="0", height="0"))
         box = w.Layout(border="1px solid #8888", padding="10px 14px", max_width="1060px", overflow="hidden")
-        shown = [self.leaves["totals"], row, self.leaves["table"], self.leaves["foot"], self.sections]
+        shown = [self.leaves["totals"], row, self.leaves["table"], self.leaves["foot"], self.sections.box]
         self.box = w.VBox([look_of_all, *shown], layout=box)
         self.box.add_class(SCOPE)
         self._row = row
@@ -120,14 +119,12 @@ class Dashboard(LiveView):
         put(self.leaves["totals"], views.totals(board))
         put(self.leaves["table"], views.table(of.chosen(board, self.text.value, self.state.value), board))
         put(self.leaves["foot"], views.foot(board))
-        place = self.sections.selected_index
-        if place is not None:
+        for place in self.sections.opened:
             words, draw = _SECTIONS[place]
             put(self.leaves[words], draw(board))
         counts = (len(board.nodes), board.dead, of.backlog(board).items)
         titles = tuple(f"{words} ({n:,})" for (words, _), n in zip(_SECTIONS, counts, strict=True))
-        if tuple(self.sections.titles) != titles:
-            self.sections.titles = titles
+        self.sections.entitle(titles)
 
     def last_words(self) -> None:
         """Leave the last picture to pages that keep the widgets."""

@@ -22,15 +22,15 @@ BOX: Final = LOOKS["box"]
 """The frame around a static summary."""
 
 
-def summary(view: RunView) -> str:
-    """Return the picture of a run as it stands, for good: no widget, no script."""
+def summary(view: RunView, more: str = "") -> str:
+    """Return the picture of a run as it stands, for good: no widget, no script; `more` is a last piece of markup."""
     parts = [leaves.head(view), leaves.pulse(view), leaves.failures(view)]
     if isinstance(view.errors, str) or (view.errors and view.errors.dead):
         dead = view.errors.dead if isinstance(view.errors, Errors) else view.status.dead if view.status else 0
         parts.append(leaves.details(f"Dead letters ({fmt.count(dead)})", leaves.errors(view.errors)))
     if view.workers:
         parts.append(leaves.details("Workers", leaves.workers(view.workers)))
-    parts.append(leaves.notes(view))
+    parts += [leaves.notes(view), more]
     return still(f"<div class=box>{''.join(parts)}</div>")
 
 

@@ -272,6 +272,14 @@ def reloaded() -> str:
     )
 
 
+def later(view: RunView) -> str:
+    """Return what a notebook says that was saved while the run went on."""
+    return (
+        "<div class=all><div class=note>So it stood when this was saved: "
+        f"<code>client.get_run({escape.html(repr(view.run_id), 80)})</code> shows what became of it.</div></div>"
+    )
+
+
 # --------------------------------------------------------------------------- sections
 
 

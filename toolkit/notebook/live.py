@@ -3,21 +3,21 @@
 A daemon thread per view, however many outputs show it: an asyncio task would freeze while a cell computes. A callback
 of a widget may run on any thread and only says what is wanted; the thread acts.
 
-A saved widget reopens as "model not found", so at its end a view replaces its outputs by static HTML: when what it
-shows has ended, or when the kernel goes down. A page that was loaded meanwhile takes no part in such a replacement,
-because JupyterLab forgets which output is which; the last picture stays there and says what to do.
+At its end a view replaces its outputs by static HTML: when what it shows has ended, or when the kernel goes down. A
+page that was loaded meanwhile takes no part in such a replacement (see `toolkit.notebook.outputs`); the last picture
+stays there and says what to do. What is saved from that page is the static HTML that it had, so until the end that is
+brought up to date now and then.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import threading
 import time
 from functools import cache
 from typing import Any, Final
 
-VIEW_TYPE: Final = "application/vnd.jupyter.widget-view+json"
+from toolkit.notebook.outputs import Beside, quietly, shell, show_bundle
 
 AFTER_CELL_S: Final = 0.5
 """Longest time that the end of a cell waits for a last look."""
@@ -47,6 +47,20 @@ def period_s(age_s: float, trouble: bool = False) -> float:
     pause = 0.25 if age_s < FULL_S else 1.0 if age_s < SLOW_S else 5.0
     return max(pause, 1.0) if trouble else pause
 
+
+def keep_s(age_s: float) -> float:
+    """Return the pause between two static pictures for the notebook: each is as long as many refreshes.
+
+    Parameters
+    ----------
+    age_s : float
+        Seconds since somebody was seen to watch.
+    """
+    return 30.0 if age_s < SLOW_S else 900.0
+
+
+FIRST_KEPT_S: Final = 5.0
+"""The first static picture after the one that was shown follows so soon: by then there is something to see."""
 
 MOST_S: Final = 20.0
 """Longest time between two readings of something costly that changes."""
@@ -94,7 +108,9 @@ class LiveView:
     def __init__(self, name: str) -> None:
         self.ended = False
         self._name = name
-        self._outputs: list[Any] = []
+        self._outputs: list[Beside] = []
+        self._kept = ""
+        self._keep_at = time.monotonic() + FIRST_KEPT_S
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._watched_at = time.monotonic()
@@ -126,10 +142,12 @@ class LiveView:
     def show(self) -> None:
         """Add an output below the current cell."""
         with self._lock:
+            line, markup = self.summary()
             if self.ended:
-                show_bundle(self._bundle(live=False))
+                show_bundle({"text/plain": line, "text/html": markup})
                 return
-            self._outputs.append(show_bundle(self._bundle(live=True), display_id=True))
+            self._outputs.append(Beside(self.box))
+            self._outputs[-1].show(markup, line)
             del self._outputs[:-MAX_VIEWS]
             if self._thread is None:
                 self._thread = threading.Thread(target=self._refresh, name=self._name, daemon=True)
@@ -155,13 +173,6 @@ class LiveView:
         self._watched_at = time.monotonic()
         self._wake.set()
 
-    def _bundle(self, live: bool) -> dict[str, Any]:
-        line, markup = self.summary()
-        bundle: dict[str, Any] = {"text/plain": line, "text/html": markup}
-        if live:
-            bundle[VIEW_TYPE] = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
-        return bundle
-
     # ------------------------------------------------------------------ on the thread
 
     def _refresh(self) -> None:
@@ -172,6 +183,8 @@ class LiveView:
             if self.look():
                 self.finish()
                 self.end()
+            elif waiting is not None or time.monotonic() >= self._keep_at:
+                self._keep_picture()
             if waiting is not None:
                 waiting.set()
 
@@ -186,9 +199,21 @@ class LiveView:
         self._wake.set()
         quietly(shell().events.unregister, "post_run_cell", self._after_cell)
         quietly(self.last_words)
-        bundle = self._bundle(live=False)
+        line, markup = self.summary()
         for output in outputs:
-            quietly(output.update, bundle, raw=True)
+            quietly(output.end, markup, line)
+
+    def _keep_picture(self) -> None:
+        """Bring the static HTML up to date, for a page that will be loaded, or saved, before the end."""
+        now = time.monotonic()
+        self._keep_at = now + keep_s(now - self._watched_at)
+        line, markup = self.summary()
+        if markup == self._kept:
+            return
+        self._kept = markup
+        with self._lock:  # a view that ends meanwhile has the last word
+            for output in self._outputs:
+                quietly(output.update, markup, line)
 
 
 @cache
@@ -200,36 +225,3 @@ def _end_at_exit() -> None:
             quietly(view.end)
 
     atexit.register(end)
-
-
-def quietly(send: Any, *args: Any, **kwargs: Any) -> None:
-    """Call something that sends to the browser; a closed channel is not an error of what is shown."""
-    # Nobody is left to tell: what failed is the channel to the browser.
-    with contextlib.suppress(Exception):
-        send(*args, **kwargs)
-
-
-def put(leaf: Any, markup: str) -> None:
-    """Send markup to a leaf if it is other than what is there."""
-    if leaf.value != markup:
-        leaf.value = markup
-
-
-def show_bundle(bundle: dict[str, Any], **options: Any) -> Any:
-    """Display a bundle of MIME types; with ``display_id=True`` return its handle."""
-    from IPython import display
-
-    show: Any = display.display  # untyped in IPython
-    return show(bundle, raw=True, **options)
-
-
-def shell() -> Any:
-    """Return the interactive shell of this process, None outside of IPython."""
-    from IPython.core.getipython import get_ipython
-
-    return get_ipython()
-
-
-def kernel_present() -> bool:
-    """Whether this process is a kernel whose outputs a browser shows."""
-    return getattr(shell(), "kernel", None) is not None

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from toolkit.errors import InvalidInput, ToolkitError
-from toolkit.notebook import escape, leaves, picking
-from toolkit.notebook.beside import Beside, Latest
+from toolkit.notebook import escape, folds, leaves, picking
+from toolkit.notebook.latest import Latest
+from toolkit.notebook.outputs import Beside
 from toolkit.notebook.picking import VIEWS, Pick
 from toolkit.notebook.relation import AXES, GROUPS, MEASURES
 
@@ -77,7 +78,7 @@ class MetricsExplorer:
             name: w.HTML(layout=w.Layout(margin="0", max_width="100%", overflow="auto hidden"))
             for name in ("summary", "figure", "runs")
         }
-        self.more = w.Accordion([self.leaves["runs"]], titles=("Runs as a table",))
+        self.more = folds.Folds(("Runs as a table",), [self.leaves["runs"]])
         self.button = w.Button(
             description="Load again", icon="refresh", tooltip="Read the rows that were recorded since",
             layout=w.Layout(width="auto", display=None if live else "none"),
@@ -101,9 +102,9 @@ class MetricsExplorer:
             [w.VBox(which, layout=column), w.VBox(what, layout=column)],
             layout=w.Layout(flex_flow="row wrap", grid_gap="0 16px", align_items="flex-start"),
         )
-        title = w.HTML(f'<div style="{leaves.FONT};font-size:15px"><b>Metrics explorer</b></div>')
+        title = w.HTML(f'{folds.STYLE}<div style="{leaves.FONT};font-size:15px"><b>Metrics explorer</b></div>')
         box = w.VBox(
-            [title, top, self.leaves["summary"], self.leaves["figure"], self.more],
+            [title, top, self.leaves["summary"], self.leaves["figure"], self.more.box],
             layout=w.Layout(border="1px solid #8888", padding="10px 14px", max_width="980px", overflow="hidden"),
         )
         box.add_class("tk-metrics-explorer")

@@ -14,10 +14,11 @@ from dataclasses import replace
 from typing import Any, Final
 
 from toolkit.errors import RunStateError
-from toolkit.notebook import escape, leaves
+from toolkit.notebook import escape, folds, leaves
 from toolkit.notebook import format as fmt
 from toolkit.notebook.html import summary
-from toolkit.notebook.live import Costly, LiveView, kernel_present, period_s, put, quietly, show_bundle
+from toolkit.notebook.live import Costly, LiveView, period_s
+from toolkit.notebook.outputs import kernel_present, put, quietly, show_bundle
 from toolkit.notebook.sheet import sheet
 from toolkit.notebook.view import (
     RunView,
@@ -80,11 +81,9 @@ class RunPanel(LiveView):
             name: w.HTML(layout=w.Layout(margin="0"))
             for name in ("head", "pulse", "failures", "notes", "workers", "errors", "events")
         }
-        look_of_all = w.HTML(sheet(SCOPE), layout=w.Layout(margin="0", height="0"))
-        self.sections = w.Accordion(
-            [self.leaves["workers"], self.leaves["errors"], self.leaves["events"]],
-            titles=("Workers", "Dead letters", "What happened"),
-        )
+        look_of_all = w.HTML(sheet(SCOPE) + folds.STYLE, layout=w.Layout(margin="0", height="0"))
+        parts = [self.leaves[name] for name in ("workers", "errors", "events")]
+        self.sections = folds.Folds(("Workers", "Dead letters", "What happened"), parts, self.attend)
         self.buttons = {
             "cancel": _button("Cancel", "stop", "Nothing more is started; batches on a worker end at their next item"),
             "pause": _button("Pause", "pause", "Nothing more is started until you resume; what is on a worker ends"),
@@ -96,14 +95,14 @@ class RunPanel(LiveView):
         row = w.HBox(list(self.buttons.values()), layout=w.Layout(flex_flow="row wrap", margin="8px 0 0 0"))
         top = [self.leaves[name] for name in ("head", "pulse", "failures", "notes")]
         box = w.Layout(border="1px solid #8888", padding="10px 14px", max_width="820px", overflow="hidden")
-        self.box = w.VBox([look_of_all, *top, self.sections, row], layout=box)
+        self.box = w.VBox([look_of_all, *top, self.sections.box, row], layout=box)
         self.box.add_class(SCOPE)
         self._row = row
-        self.sections.observe(self._section_opened, names="selected_index")
 
     def summary(self) -> tuple[str, str]:
         """Return the run in one line, and its static summary."""
-        return escape.plain(self.view.line()), summary(self.view)
+        more = "" if self.view.final else leaves.later(self.view)
+        return escape.plain(self.view.line()), summary(self.view, more)
 
     def pause_s(self) -> float:
         """Longer while the server does not answer."""
@@ -115,9 +114,6 @@ class RunPanel(LiveView):
         verb = next(verb for verb, known in self.buttons.items() if known is button)
         paused = self.view.status is not None and self.view.status.state is RunState.PAUSED
         self._order = "resume" if verb == "pause" and paused else verb
-        self.attend()
-
-    def _section_opened(self, _change: Any) -> None:
         self.attend()
 
     # ------------------------------------------------------------------ on the thread
@@ -162,12 +158,11 @@ class RunPanel(LiveView):
         """Read what costs more than a snapshot: rarely, and of the sections only what is open."""
         status = self.view.status
         assert status is not None
-        place = self.sections.selected_index
         wanted: dict[str, tuple[Any, Callable[[], Any]]] = {
             "tally": (status.batches, lambda: read_tally(self._counter, status)),
             "errors": (status.dead, lambda: read_errors(self.run, status)),
         }
-        if place == 2:
+        if 2 in self.sections.opened:
             mark = (status.state, status.batches, status.batch_size, status.lost)
             wanted["events"] = (mark, lambda: read_events(self.run, self.view.events))
         for name, (mark, read) in wanted.items():
@@ -190,15 +185,13 @@ class RunPanel(LiveView):
             ("errors", lambda: leaves.errors(view.errors)),
             ("events", lambda: leaves.events(view.events)),
         )
-        place = self.sections.selected_index
-        if place is not None:
+        for place in self.sections.opened:
             name, markup = draw[place]
             put(self.leaves[name], markup())
         status = view.status
         known, dead = (status.known_workers, status.dead) if status else (0, 0)
         titles = (f"Workers ({known:,})", f"Dead letters ({dead:,})", "What happened")
-        if tuple(self.sections.titles) != titles:
-            self.sections.titles = titles
+        self.sections.entitle(titles)
         self._draw_buttons(status)
 
     def _draw_buttons(self, status: RunStatus | None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree as ET
 
 from toolkit.notebook import escape
@@ -62,11 +62,15 @@ def inline_svg(figure: Figure, ident: str, *, title: str, description: str) -> s
         What assistive technology reads; plain text.
     """
     import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     buffer = io.StringIO()
     # Text stays text (searchable, and in the page's font); the salt makes the ids the same in every run.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": ident}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.patch.set_alpha(0.0)
+        # Not by `savefig`, which draws a figure twice: first for the layout, which drawing settles anyway.
+        canvas: Any = FigureCanvasSVG(figure)  # untyped in matplotlib
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
     root = ET.fromstring(buffer.getvalue())  # noqa: S314 - matplotlib wrote it a moment ago
     used = _referenced(root)
     body = "".join(_element(child, ident, used) for child in root)

@@ -9,12 +9,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from toolkit.errors import TuningError
-from toolkit.notebook import advice, escape, leaves
+from toolkit.notebook import advice, escape, folds, leaves
 from toolkit.notebook.advice import Question
-from toolkit.notebook.beside import Beside, Latest
+from toolkit.notebook.latest import Latest
+from toolkit.notebook.outputs import Beside
 
 if TYPE_CHECKING:
     from toolkit.tuning import Recommendation, Recommender
+
+SCOPE: Final = "tk-tuning-explorer"
+
+# An element that is not visible is no stop of the keyboard and unknown to a screen reader; what is in it may be seen.
+HANDLES: Final = (
+    f"<style>.{SCOPE} .noUi-handle{{visibility:hidden}}"
+    f".{SCOPE} .noUi-touch-area{{visibility:visible;box-sizing:border-box;border-radius:50%;cursor:ew-resize;"
+    "background:var(--jp-layout-color1,#fff);border:1px solid var(--jp-border-color1,#8888)}"
+    f".{SCOPE} .noUi-touch-area:hover{{background:var(--jp-brand-color1,{leaves.BLUE})}}</style>"
+)
+"""Takes the nameless handles of sliders out of the order of tabs and out of the tree of accessibility."""
 
 _LABEL: Final = {"description_width": "115px"}
 
@@ -75,8 +87,8 @@ class TuningExplorer:
         self.leaves = {
             name: w.HTML(layout=w.Layout(margin="0", max_width="100%", overflow="auto hidden")) for name in names
         }
-        self.more = w.Accordion(
-            [self.leaves["wrong"], self.leaves["why"]], titles=("What it would cost to be wrong", "Why, and how sure")
+        self.more = folds.Folds(
+            ("What it would cost to be wrong", "Why, and how sure"), [self.leaves["wrong"], self.leaves["why"]]
         )
         self.button = w.Button(
             description="Show as code", icon="code", tooltip="The client.map call that follows this advice",
@@ -98,8 +110,8 @@ class TuningExplorer:
     def _slider(self, w: Any, name: str, words: str, options: Any, value: Any) -> Any:
         """Make a choice that has a slider beside it; the browser keeps the two alike.
 
-        The choice is the slider's readout. It is there because it is a native element with a name, which the handle of
-        a slider of ipywidgets has not.
+        The choice is the slider's readout, and what keyboard and screen reader use: a native element with a name. The
+        handle of a slider of ipywidgets can have no name, so `HANDLES` makes it something for pointers alone.
         """
         choice = w.Dropdown(
             options=options, value=value, description=words, style=_LABEL,
@@ -129,12 +141,12 @@ class TuningExplorer:
         top = w.HBox(
             [left, right], layout=w.Layout(flex_flow="row wrap", grid_gap="8px 24px", align_items="flex-start")
         )
-        title = w.HTML(f'<div style="{leaves.FONT};font-size:15px"><b>Tuning explorer</b></div>')
+        title = w.HTML(f'{HANDLES}{folds.STYLE}<div style="{leaves.FONT};font-size:15px"><b>Tuning explorer</b></div>')
         box = w.VBox(
-            [title, top, self.leaves["map"], self.more],
+            [title, top, self.leaves["map"], self.more.box],
             layout=w.Layout(border="1px solid #8888", padding="10px 14px", max_width="980px", overflow="hidden"),
         )
-        box.add_class("tk-tuning-explorer")
+        box.add_class(SCOPE)
         self.leaves["answer"].add_class("tk-answer")
         return box
 

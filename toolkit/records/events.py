@@ -53,8 +53,9 @@ class RunEvent:
         ``created``, ``progress`` (a sample of the counters, at most two a second), ``updated``, ``pause``, ``resume``,
         ``cancel``, ``item_dead`` (its worker died, or a sample with more dead letters than before), ``retry_dead``,
         ``drop_dead``, ``worker_lost``, ``finished`` or ``cancelled``; and remarks of others, such as ``declined`` by a
-        node, ``workers`` (what ``max_workers="auto"`` made of a LocalCluster), ``lost_batch`` for traces and
-        ``profile`` of a batch.
+        node, ``code_version`` (a worker executes another version than was submitted), ``drift`` and ``slow_host`` (seen
+        in an automatic run while its client is there), ``workers`` (what
+        ``max_workers="auto"`` made of a LocalCluster), ``lost_batch`` for traces and ``profile`` of a batch.
     counters : Counters or None
         How far the run was then; None for remarks.
     detail : str

@@ -129,11 +129,12 @@ class RunStatus:
         if self.elapsed_s:
             parts.append(f"{self.elapsed_s:.1f} s")
         if self.rate:
-            parts.append(f"{self.rate:,.0f} items/s")
-        if self.eta_s:
+            slow = self.rate < 1
+            parts.append(f"{60 * self.rate:,.1f} items/min" if slow else f"{self.rate:,.0f} items/s")
+        if self.eta_s and self.state is not RunState.PAUSED:
             parts.append(f"{self.eta_s:.0f} s left")
         if self.dead:
-            parts.append(f"{self.dead:,} dead letters")
+            parts.append(f"{self.dead:,} dead letter" + "s" * (self.dead != 1))
         if self.retried:
             parts.append(f"{self.retried:,} retried")
         if self.reason:

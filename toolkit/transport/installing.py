@@ -12,6 +12,7 @@ from celery import Celery, bootsteps, signals
 from toolkit.errors import InvalidInput
 from toolkit.settings import ServerAddress, Settings
 from toolkit.transport.archivist import Archivist
+from toolkit.transport.marker import SLOTS
 from toolkit.transport.node import Keeper
 from toolkit.transport.servant import Installation, Servant
 from toolkit.transport.tickets import TICKET
@@ -42,7 +43,8 @@ def install(
         Whether a run may name a ``@toolkit.task`` of a module that is not imported yet.
         By default only modules that the application imports itself can be named.
     keep_alive : callable of bool, optional
-        Called about once a second in the node's main process with whether any run is unfinished.
+        Called about once a second in the node's main process with whether any run has work left: is neither paused nor
+        waits for input that does not come.
 
     Raises
     ------
@@ -86,6 +88,22 @@ def installed(app: Celery) -> Installation | None:
     return getattr(app, _ATTRIBUTE, None)
 
 
+def check_workers(worker: Any) -> None:
+    """Refuse to start a node of more workers than its main process can look after.
+
+    Raises
+    ------
+    InvalidInput
+        There are more than `marker.SLOTS`.
+    """
+    most = max(getattr(worker, name, None) or 0 for name in ("concurrency", "max_concurrency"))
+    if most > SLOTS:
+        raise InvalidInput(
+            f"{most:,} workers in one node: at most {SLOTS:,} can be told apart. Take fewer (-c or --autoscale), "
+            "and another node beside it"
+        )
+
+
 def _keeper_step(installation: Installation, keep_alive: Callable[[bool], None] | None) -> type:
     class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery is untyped
         """Runs the keeper's thread beside the node's pool."""
@@ -95,6 +113,7 @@ def _keeper_step(installation: Installation, keep_alive: Callable[[bool], None] 
 
         def __init__(self, worker: Any, **kwargs: Any) -> None:
             super().__init__(worker, **kwargs)
+            check_workers(worker)
             self.keeper: Keeper | None = None
             main = os.getpid()
 

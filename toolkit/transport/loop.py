@@ -60,6 +60,8 @@ class RunContext:
         The page it is on.
     batches : int
         Batches executed by this process.
+    born : int
+        `ledger.Stored.born`: all of this is of the run that was created then; 0 for whichever has the id.
     """
 
     spec: RunSpec
@@ -68,12 +70,15 @@ class RunContext:
     controller: Controller
     pages: PageCache
     batches: int = 0
+    born: int = 0
 
 
 def make_context(
     spec: RunSpec, task: Task, kwargs: bytes, *, host: str, node: str, passthrough: bool = False
 ) -> RunContext:
     """Prepare a run for execution in this process.
+
+    With `passthrough` it is that of a user, who sees what items print and may interrupt them.
 
     Raises
     ------
@@ -86,7 +91,8 @@ def make_context(
         values = codec.decode(kwargs) if kwargs else {}
     except LedgerCorrupt as error:
         raise LedgerCorrupt(f"key head, field kwargs: {error}") from error
-    runner = Runner(task, spec, values, guards=default_guards(spec, passthrough=passthrough))
+    guards = default_guards(spec, passthrough=passthrough)
+    runner = Runner(task, spec, values, guards=guards, interrupts=passthrough)
     identity = WorkerIdentity(host, node, os.getpid(), code_version(task), __version__)
     return RunContext(spec, runner, identity.encode(), Controller(whole=not spec.weighted), PageCache())
 
@@ -191,14 +197,17 @@ class BatchLoop:
             proposal = context.controller.propose(hint, last, left, max(claim.known_workers, claim.active))
             want, floor = proposal.want, proposal.floor
         claim_id = self._asked = new_claim_id()
-        self.hooks.marker.ask(self.hooks.slot, context.spec.run_id, claim_id)
-        return Ask(claim_id, context.identity, want, floor, context.pages.have, ticket, self._new_ticket_id(), unit_s)
+        self.hooks.marker.ask(self.hooks.slot, context.spec.run_id, claim_id, context.born)
+        return Ask(
+            claim_id, context.identity, want, floor, context.pages.have, ticket, self._new_ticket_id(), unit_s,
+            context.born,
+        )  # fmt: skip
 
     def _batch(self, claim: Claim) -> tuple[Committed, Ask]:
         """Execute one claim to its end and commit it, asking for the next one in the same call."""
         context, hooks = self.context, self.hooks
         # The claim is marked before anything is decoded: a death in the decoder is blamed too.
-        hooks.marker.begin(hooks.slot, context.spec.run_id, claim.claim_id, -1)
+        hooks.marker.begin(hooks.slot, context.spec.run_id, claim.claim_id, -1, context.born)
         t_claimed = time.perf_counter()
         items, item_keys, input_bytes = context.pages.slice(claim.pages, [(r.start, r.stop) for r in claim.ranges])
         decode_s = time.perf_counter() - t_claimed

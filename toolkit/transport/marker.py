@@ -9,14 +9,16 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from toolkit.errors import TransportError
 from toolkit.ledger import UNKNOWN
 
-SLOTS = 1024
+SLOTS = 2048
+"""Workers of a node that can be told apart, processes or threads."""
 _SLOT_BYTES = 192
 # active, stop | pid | position | item since | batch since | claim id | length of the run id, run id
 _HEAD = struct.Struct("<BB6xQqdd16sB")
@@ -28,6 +30,8 @@ _AT_ITEM_SINCE = 24
 # behind the run id: process that can be interrupted | claim id that it asks for
 _AT_ARMED = 128
 _AT_ASKED = 136
+# the run's creation, which tells it from another one that has had its id
+_AT_BORN = 152
 _PID = struct.Struct("@Q")
 _SINCE = struct.Struct("@d")
 _NONE = bytes(16)
@@ -59,6 +63,8 @@ class Work:
         When the worker took the claim up, on the same clock.
     armed : bool
         The process can be interrupted by a signal.
+    born : int
+        `ledger.Stored.born` of the run, 0 when it was not said.
     """
 
     slot: int
@@ -70,6 +76,7 @@ class Work:
     item_since: float
     batch_since: float
     armed: bool
+    born: int = 0
 
     def same_item(self, other: Work) -> bool:
         """Whether `other` is the same execution of the same item."""
@@ -83,37 +90,49 @@ class Marker:
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, SLOTS * _SLOT_BYTES + 1)  # the last byte: the node shuts down
-        self._threads = threading.local()
-        self._next_thread = SLOTS - 1
+        self._free = list(range(SLOTS))  # of threads and greenlets, which come and go; popped and appended at once
 
-    def slot_of_process(self, index: int | None) -> int:
-        """Slot of pool process number `index`; a slot per thread where there is no such number."""
-        if index is not None and 0 <= index < SLOTS // 2:
-            return index
-        slot = getattr(self._threads, "slot", None)
-        if slot is None:
-            slot = self._threads.slot = self._next_thread
-            self._next_thread -= 1
-        return int(slot)
+    @contextmanager
+    def slot(self, index: int | None) -> Iterator[int]:
+        """Have a slot: that of pool process number `index`, or one that nobody has where there is no such number.
 
-    def ask(self, slot: int, run_id: str, claim_id: bytes) -> None:
+        Raises
+        ------
+        TransportError
+            There are more workers than slots.
+        """
+        try:
+            taken = self._free.pop() if index is None else range(SLOTS)[index]
+        except IndexError:
+            raise TransportError(
+                f"the node has more than {SLOTS:,} workers, whose leases it could not tell apart: start it with fewer "
+                "(-c), and another node beside it"
+            ) from None
+        try:
+            yield taken
+        finally:
+            if index is None:
+                self._free.append(taken)
+
+    def ask(self, slot: int, run_id: str, claim_id: bytes, born: int = 0) -> None:
         """Note the claim that the worker is about to ask for: it may die between the grant and `begin`."""
         base = slot * _SLOT_BYTES
         if not self._memory[base]:
-            self._write(base, run_id, _NONE, UNKNOWN)
+            self._write(base, run_id, _NONE, UNKNOWN, born)
         self._memory[base + _AT_ASKED : base + _AT_ASKED + 16] = claim_id
 
-    def begin(self, slot: int, run_id: str, claim_id: bytes, position: int) -> None:
+    def begin(self, slot: int, run_id: str, claim_id: bytes, position: int, born: int = 0) -> None:
         """Note the claim that the worker starts on."""
-        self._write(slot * _SLOT_BYTES, run_id, claim_id, position)
+        self._write(slot * _SLOT_BYTES, run_id, claim_id, position, born)
 
-    def _write(self, base: int, run_id: str, claim_id: bytes, position: int) -> None:
+    def _write(self, base: int, run_id: str, claim_id: bytes, position: int, born: int) -> None:
         self._memory[base] = 0  # a reader skips the slot while it is written
         encoded = run_id.encode("ascii")[:_RUN_ID_MAX]
         since = time.perf_counter()
         _HEAD.pack_into(self._memory, base, 0, 0, os.getpid(), position, 0.0, since, claim_id, len(encoded))
         start = base + _HEAD.size
         self._memory[start : start + len(encoded)] = encoded
+        _PID.pack_into(self._memory, base + _AT_BORN, born)
         self._memory[base] = 1
 
     def stepper(self, slot: int, offset: int | None) -> Callable[[int], bool]:
@@ -176,7 +195,8 @@ class Marker:
 
     def works(self) -> list[Work]:
         """What the workers are doing now."""
-        return [w for s in range(SLOTS) if self._memory[s * _SLOT_BYTES] and (w := self.read(s)) is not None]
+        active = self._memory[: SLOTS * _SLOT_BYTES : _SLOT_BYTES]
+        return [w for s, a in enumerate(active) if a and (w := self.read(s)) is not None]
 
     def read(self, slot: int) -> Work | None:
         """What the worker of one slot is doing, None when it is at rest or just changing."""
@@ -186,9 +206,10 @@ class Marker:
         run_id = bytes(self._memory[start : start + length]).decode("ascii", "replace")
         asked = bytes(self._memory[base + _AT_ASKED : base + _AT_ASKED + 16])
         armed = _PID.unpack_from(self._memory, base + _AT_ARMED)[0] == pid
+        born = int(_PID.unpack_from(self._memory, base + _AT_BORN)[0])
         # read again: a slot rewritten meanwhile is skipped this time
         if not active or not self._memory[base] or _HEAD.unpack_from(self._memory, base)[6] != claim_id:
             return None
         if claim_id == _NONE:
             claim_id = b""
-        return Work(slot, pid, run_id, claim_id, asked, position, item_since, batch_since, armed)
+        return Work(slot, pid, run_id, claim_id, asked, position, item_since, batch_since, armed, born)

@@ -14,28 +14,37 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 from toolkit import codec
 from toolkit._version import PROTOCOL, __version__
-from toolkit.errors import LedgerCorrupt, LedgerError, RunNotFound, TimeLimitExceeded, TransportError
+from toolkit.errors import (
+    LedgerCorrupt,
+    LedgerError,
+    LedgerUnavailable,
+    RunNotFound,
+    TimeLimitExceeded,
+    ToolkitError,
+)
 from toolkit.execution.failures import judge
 from toolkit.ledger import NOBODY, Contact, Death, Ledger, Registry, Renewed
 from toolkit.ledger.registry import NODE_ALIVE_S
-from toolkit.records import INLINE_QUEUE, NodeInfo, RunSpec
+from toolkit.records import NodeInfo, RunSpec
 from toolkit.transport import tracing
 from toolkit.transport.app import task_names
 from toolkit.transport.limits import Limits, OutOfMemory, Warden, place
 from toolkit.transport.marker import Work
 from toolkit.transport.neighbours import Neighbours, alive
+from toolkit.transport.postbox import Postbox
 from toolkit.transport.servant import Installation
-from toolkit.transport.tickets import issue
+from toolkit.transport.sweeping import Sweeper
 
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.1
 _RENEW_TICKS = 2  # also how soon workers hear of a cancel
 _REPORT_TICKS = 10
+_READ_AGAIN_S = 5.0  # a run swept is looked up anew so often: its id may be used again, for another queue or lease
 _SWEEPER_LEASE_S = 2.5  # well below half a lease: else its death would look like that of the server
 _LETTERS = {
     "worker_lost": ("WorkerLost", "the process that executed this item died, each time it was tried"),
@@ -60,7 +69,7 @@ class Keeper:
     describe : callable
         Returns the number of workers and the queues, as they are now.
     keep_alive : callable of bool, optional
-        Called about once a second with whether any run is unfinished.
+        Called about once a second with whether any run has work left, see `Sweeper.sweep`.
     """
 
     def __init__(
@@ -73,13 +82,16 @@ class Keeper:
         self._keep_alive = keep_alive
         self._ledger = Ledger(installation.address)
         self._registry = Registry(self._ledger.connection)
-        self._specs: dict[str, RunSpec] = {}
+        self._specs: dict[tuple[str, int], RunSpec] = {}  # by run and creation, since an id may be used again
+        self._latest: dict[str, tuple[float, RunSpec]] = {}  # and when each was read
         self._known: dict[str, int] = {}
         self._corrupt: set[str] = set()
         self._warden = Warden(installation.marker)
         self._memory = OutOfMemory()
         self._place = place()
         self._neighbours = Neighbours(self._ledger, self._registry, self._place)
+        self._postbox = Postbox(installation.app, self._ledger)
+        self._sweeper = Sweeper(self._ledger, self._registry, self._spec, self._known, self._postbox.put)
         self._started_at = 0.0
         self._contact = Contact()
         self._due = math.inf
@@ -88,12 +100,14 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name="toolkit-keeper", daemon=True)
 
     def start(self) -> None:
-        """Start the thread, after the workers were forked."""
+        """Start the threads, after the workers were forked."""
+        self._postbox.start()
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and forget the node."""
+        """End the threads and forget the node."""
         self._stop.set()
+        self._postbox.stop()
         try:
             self._registry.remove_node(self._node)
         except LedgerError:
@@ -104,10 +118,10 @@ class Keeper:
         while not self._stop.is_set():
             try:
                 self._tick(tick)
-                if self._silent:
-                    logger.warning("node %s: the ledger answers again", self._node)
+                if self._silent and tick % _REPORT_TICKS == 0:  # when every step was taken
+                    logger.warning("node %s: the ledger answers as it should again", self._node)
                     self._silent = False
-            except (LedgerError, TransportError) as error:
+            except ToolkitError as error:
                 if not self._silent:
                     logger.warning("node %s: %s", self._node, error)
                     self._silent = True
@@ -117,20 +131,30 @@ class Keeper:
             self._stop.wait(TICK_S)
 
     def _tick(self, tick: int) -> None:
+        """Take every step that is due, whatever is wrong with one of them; the first error is the tick's."""
         self._memory.look()
-        works = self._installation.marker.works()
-        self._report_deaths(works)
-        self._keep_limits(works)
+        failed: ToolkitError | None = None
+        for step in self._steps(tick, self._installation.marker.works()):
+            try:
+                step()
+            except LedgerUnavailable:
+                raise  # each further step would wait for the server again
+            except ToolkitError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    def _steps(self, tick: int, works: list[Work]) -> Iterator[Callable[[], None]]:
+        yield partial(self._report_deaths, works)
+        yield partial(self._keep_limits, works)
         if tick % _REPORT_TICKS == 0:
-            self._look()
-            self._report(len(works))
-        self._neighbours.bury(self._mend)
+            yield self._look
+            yield partial(self._report, len(works))
+        yield partial(self._neighbours.bury, self._mend)
         if tick % _RENEW_TICKS == 0:
-            self._renew([w for w in works if w.claim_id])
+            yield partial(self._renew, [w for w in works if w.claim_id])
         if tick % _REPORT_TICKS == 0 or time.monotonic() >= self._due:
-            self._due = math.inf
-            if self._registry.elect_sweeper(self._node, _SWEEPER_LEASE_S):
-                self._sweep()
+            yield self._sweep
 
     # ------------------------------------------------------------------ leases and deaths
 
@@ -142,7 +166,7 @@ class Keeper:
             with self._apart(work.run_id):
                 death = self._death(work)
                 if work.claim_id:
-                    tracing.lost(self._ledger, self._spec(work.run_id), work.claim_id, death.category, death.blamed)
+                    tracing.lost(self._ledger, self._spec_of(work), work.claim_id, death.category, death.blamed)
                     self._ledger.lost(work.run_id, work.claim_id, death)
                 if work.asked != work.claim_id:  # granted perhaps, and nothing of it begun
                     self._ledger.lost(work.run_id, work.asked, replace(death, blamed=NOBODY))
@@ -168,7 +192,7 @@ class Keeper:
         if why == "nobody":
             return Death(NOBODY)
         if why == "timeout":
-            retry = self._spec(work.run_id).retry
+            retry = self._spec_of(work).retry
             verdict = judge(TimeLimitExceeded(), retry)
             limit = retry.max_attempts if verdict.retryable else 1
             delay_s = verdict.delay(1, retry, random.random())  # noqa: S311
@@ -194,23 +218,23 @@ class Keeper:
                 lease_s=spec.lease_s, dead_workers=dead_workers, contact=self._contact,
             )  # fmt: skip
             if swept.tickets:
-                self._issue(spec, swept.tickets)
+                self._postbox.put(spec, swept.tickets)
 
     def _keep_limits(self, works: list[Work]) -> None:
         for work in works:
             with self._apart(work.run_id):
-                limits = Limits.of(self._spec(work.run_id))
+                limits = Limits.of(self._spec_of(work))
                 if limits is not None:
                     self._warden.keep(work, limits)
 
     def _renew(self, works: list[Work]) -> None:
-        by_run: dict[str, list[Work]] = defaultdict(list)
+        by_run: dict[tuple[str, int], list[Work]] = defaultdict(list)
         for work in works:
-            by_run[work.run_id].append(work)
-        for run_id, held in by_run.items():
+            by_run[work.run_id, work.born].append(work)
+        for (run_id, _), held in by_run.items():
             renewed = Renewed("norun")
             with self._apart(run_id):
-                queue = self._spec(run_id).queue
+                queue = self._spec_of(held[0]).queue
                 renewed = self._ledger.renew(run_id, self._known.get(queue, 0), [w.claim_id for w in held])
             for work in held:
                 if renewed.state in ("cancelling", "cancelled", "norun") or work.claim_id in renewed.gone:
@@ -251,73 +275,52 @@ class Keeper:
         )  # fmt: skip
 
     def _sweep(self) -> None:
-        unfinished, due_s = sweep_all(self._ledger, self._registry, self._spec, self._known, self._issue, self._contact)
+        self._due = math.inf
+        failed: LedgerError | None = None
+        try:
+            elected = self._registry.elect_sweeper(self._node, _SWEEPER_LEASE_S)
+        except LedgerUnavailable:
+            raise
+        except LedgerError as error:
+            elected, failed = True, error  # two that sweep do no harm
+        if elected:
+            self._sweep_all()
+        if failed is not None:
+            raise failed
+
+    def _sweep_all(self) -> None:
+        at_work, due_s = self._sweeper.sweep(self._contact)
         self._due = time.monotonic() + due_s
         if self._keep_alive is not None:
-            self._keep_alive(unfinished > 0)
-
-    def _issue(self, spec: RunSpec, n: int) -> None:
-        issue(self._installation.app, self._ledger, spec, n)
+            self._keep_alive(at_work > 0)
 
     def _spec(self, run_id: str) -> RunSpec:
-        spec = self._specs.get(run_id)
-        if spec is None:
-            if len(self._specs) > 1000:
-                self._specs.clear()
-            spec = self._specs[run_id] = self._ledger.spec(run_id)
+        """Spec of the run that has the id now, or had it a moment ago."""
+        read_at, spec = self._latest.get(run_id, (-math.inf, None))
+        if spec is None or time.monotonic() - read_at > _READ_AGAIN_S:
+            spec = self._read(run_id)[0]
         return spec
 
+    def _spec_of(self, work: Work) -> RunSpec:
+        """Spec of the run that a worker is on.
 
-def sweep_all(
-    ledger: Ledger, registry: Registry, spec_of: Callable[[str], RunSpec], known: dict[str, int],
-    send: Callable[[RunSpec, int], Any], contact: Contact,
-) -> tuple[int, float]:  # fmt: skip
-    """Sweep every unfinished run once, and send the tickets they lack.
+        Raises
+        ------
+        RunNotFound
+            That run is gone, though another one may have its id.
+        """
+        spec = self._specs.get((work.run_id, work.born))
+        if spec is None:
+            spec, born = self._read(work.run_id)
+            if born != work.born:
+                raise RunNotFound(f"run {work.run_id}, created at {work.born}, is gone")
+        return spec
 
-    Parameters
-    ----------
-    spec_of : callable
-        Spec of a run id.
-    known : dict
-        Known workers by queue; updated here.
-    send : callable
-        Sends a number of tickets of a run.
-    contact : Contact
-        Since when this process has been in touch with the server.
-
-    Returns
-    -------
-    int
-        Unfinished runs.
-    float
-        Seconds until the first of their leases ends. Those who live renew theirs long before, so that a sweep at that
-        moment finds a claim of the dead.
-    """
-    nodes = registry.nodes(retry_s=0.0, forget=True)
-    unfinished, due_s = 0, math.inf
-    for queue in registry.queues():
-        listening = [n for n in nodes if queue in n.queues and n.protocol == PROTOCOL]
-        known[queue] = sum(n.workers for n in listening)
-        idle = max(0, known[queue] - sum(n.busy for n in listening))
-        for run_id, _ in registry.active_runs(queue):
-            try:
-                spec = spec_of(run_id)
-                swept = ledger.sweep(
-                    run_id, known_workers=known[queue], idle_workers=idle, lease_s=spec.lease_s, contact=contact
-                )
-            except RunNotFound:
-                registry.deactivate(queue, run_id)
-                continue
-            except LedgerError as error:  # one broken run must not stop the others
-                logger.warning("run %s: not swept (%s)", run_id, error)
-                continue
-            if swept.state in ("finished", "cancelled", "norun"):
-                registry.deactivate(queue, run_id)
-                continue
-            if queue == INLINE_QUEUE:  # its own process executes it: it keeps no node alive
-                continue
-            unfinished += 1
-            due_s = min(due_s, math.inf if swept.due_s is None else swept.due_s)
-            if swept.tickets and known[queue]:  # where nobody listens, messages would only pile up
-                send(spec, swept.tickets)
-    return unfinished, due_s
+    def _read(self, run_id: str) -> tuple[RunSpec, int]:
+        stored = self._ledger.stored(run_id, arguments=False)
+        for kept in (self._specs, self._latest):
+            if len(kept) > 1000:
+                kept.clear()
+        self._specs[run_id, stored.born] = stored.spec
+        self._latest[run_id] = (time.monotonic(), stored.spec)
+        return stored.spec, stored.born

@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 import time
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from toolkit.errors import (
     ToolkitError,
     TransportError,
 )
-from toolkit.execution import Task, load_function, read_key, resolve
+from toolkit.execution import Modules, Task, load_function, read_key, resolve
 from toolkit.ledger import Ledger, Registry
 from toolkit.records import PRIORITIES, RunSpec, check_run_id, one_line
 from toolkit.settings import ServerAddress
@@ -37,7 +36,8 @@ from toolkit.transport.tickets import new_ticket_id, publish
 
 logger = logging.getLogger(__name__)
 
-_CONTEXTS_KEPT = 8
+_CONTEXTS_KEPT = 8  # of a process that serves one ticket at a time; as many more as it ever served at once
+_REBIRTHS = 3  # how often a ticket begins anew since its run was replaced meanwhile
 MAX_HOPS = 20
 """How many nodes may decline a ticket before it is dropped; a sweeper then sends a fresh one."""
 
@@ -92,8 +92,13 @@ class Servant:
         self._pid, self._parent = os.getpid(), os.getppid()
         self.ledger = Ledger(installation.address)
         self.registry = Registry(self.ledger.connection)
-        self._contexts: OrderedDict[str, RunContext] = OrderedDict()
+        # Contexts that no ticket uses, the latest used last. A ticket has one to itself: threads of a process may serve
+        # the same run, and the page that one of them keeps is not the page of another.
+        self._contexts: list[RunContext] = []
+        self._used = self._most_used = 0
         self._lock = threading.Lock()
+        self._making = threading.Lock()  # tasks are found, and their modules imported, one at a time
+        self._modules = Modules()
         self._full = False  # whether the server's lack of memory was logged
         self._interrupter = Interrupter(installation.marker)
 
@@ -105,24 +110,40 @@ class Servant:
             logger.warning("a ticket was dropped: %s", error)
             return
         try:
-            context = self._context(run_id)
-        except RunNotFound:
-            return  # a ticket that outlived its run
-        except LedgerCorrupt as error:
-            pause_corrupt(self.ledger, run_id, error)
-            return
-        except LedgerError:
-            logger.exception("run %s: the ledger failed before anything was claimed", run_id)
-            return
-        except (Declined, InvalidInput) as error:
+            with self._installation.marker.slot(_pool_index()) as slot:
+                self._serve(run_id, ticket_id, hop, slot)
+        except TransportError as error:
             self._decline(run_id, ticket_id, hop, error)
-            return
-        self._work(context, ticket_id)
 
-    def _work(self, context: RunContext, ticket_id: str) -> None:
-        run_id, hooks = context.spec.run_id, self._hooks()
-        if _is_pool_process():
-            self._interrupter.serve(hooks.slot, Limits.of(context.spec))
+    def _serve(self, run_id: str, ticket_id: str, hop: int, slot: int) -> None:
+        for _ in range(_REBIRTHS):
+            try:
+                context = self._take(run_id)
+            except RunNotFound:
+                return  # a ticket that outlived its run
+            except LedgerCorrupt as error:
+                pause_corrupt(self.ledger, run_id, error)
+                return
+            except LedgerError:
+                logger.exception("run %s: the ledger failed before anything was claimed", run_id)
+                return
+            except (Declined, InvalidInput) as error:
+                self._decline(run_id, ticket_id, hop, error)
+                return
+            ended = "failed"
+            try:
+                ended = self._work(context, ticket_id, slot)
+            finally:
+                self._put_back(context, ended)
+            if ended != "other":
+                return
+
+    def _work(self, context: RunContext, ticket_id: str, slot: int) -> str:
+        """Serve one ticket; returns why it ended, "failed" when the server did not say."""
+        run_id, marker = context.spec.run_id, self._installation.marker
+        hooks = Hooks(marker, slot, self._another_waits, self._draining, self._spawn)
+        if _pool_index() is not None:
+            self._interrupter.serve(slot, Limits.of(context.spec))
         loop = BatchLoop(self.ledger, context, hooks, new_ticket_id)
         try:
             ended = loop.serve(ticket_id)
@@ -131,23 +152,18 @@ class Servant:
             if not self._full:
                 logger.warning("run %s: %s", run_id, error)
             self._full = True
-            return
+            return "failed"
         except LedgerError:
             logger.exception("run %s: the ledger failed, its lease will return what was claimed", run_id)
-            return
+            return "failed"
         self._full = ended.reason == "full"
         if ended.reason in ("finished", "cancelled", "norun"):
             self.registry.deactivate(context.spec.queue, run_id)
-            self._contexts.pop(run_id, None)
         elif ended.reason == "yield" and ended.left > 0:
             self._spawn(context.spec, new_ticket_id(), leaving=True)
+        return ended.reason
 
     # ------------------------------------------------------------------ surroundings
-
-    def _hooks(self) -> Hooks:
-        marker = self._installation.marker
-        slot = marker.slot_of_process(getattr(current_process(), "index", None))
-        return Hooks(marker, slot, self._another_waits, self._draining, self._spawn)
 
     def _draining(self) -> bool:
         # A worker whose node died must not go on for ever: nobody renews its leases.
@@ -172,24 +188,62 @@ class Servant:
 
     # ------------------------------------------------------------------ what to execute
 
-    def _context(self, run_id: str) -> RunContext:
+    def _take(self, run_id: str) -> RunContext:
+        """What this process knows of a run, for one ticket alone until it is put back."""
         with self._lock:
-            context = self._contexts.get(run_id)
-            if context is not None:
-                self._contexts.move_to_end(run_id)
-                return context
-            spec = self.ledger.spec(run_id)
-            check_version(spec)
-            check_limits(spec)
-            function, kwargs = self.ledger.function(run_id)
-            task = self._task(spec, function)
-            context = make_context(spec, task, kwargs, host=self._host, node=self._node)
-            self._contexts[run_id] = context
-            while len(self._contexts) > _CONTEXTS_KEPT:
-                self._contexts.popitem(last=False)
-            return context
+            at = next((n for n, context in enumerate(self._contexts) if context.spec.run_id == run_id), None)
+            context = None if at is None else self._contexts.pop(at)
+        if context is None:
+            with self._making:
+                context = self._make(run_id)
+        with self._lock:
+            self._used += 1
+            self._most_used = max(self._most_used, self._used)
+        return context
+
+    def _make(self, run_id: str) -> RunContext:
+        stored = self.ledger.stored(run_id)
+        check_version(stored.spec)
+        check_limits(stored.spec)
+        task = self._task(stored.spec, stored.function)
+        self._compare(stored.spec, task)
+        context = make_context(stored.spec, task, stored.kwargs, host=self._host, node=self._node)
+        context.born = stored.born
+        return context
+
+    def _put_back(self, context: RunContext, ended: str) -> None:
+        run_id = context.spec.run_id
+        with self._lock:
+            self._used -= 1
+            if ended in ("finished", "cancelled", "norun"):
+                self._contexts = [c for c in self._contexts if c.spec.run_id != run_id]
+            elif ended == "other":  # the run was deleted, and its id given to another one
+                self._contexts = [c for c in self._contexts if (c.spec.run_id, c.born) != (run_id, context.born)]
+            else:
+                self._contexts.append(context)
+                del self._contexts[: -_CONTEXTS_KEPT - self._most_used]
 
     def _task(self, spec: RunSpec, function: bytes) -> Task:
+        installation = self._installation
+        if not installation.allow_imports:  # modules are the application's, and change when its nodes are restarted
+            return self._load(spec, function)
+        if self._modules.renew():
+            logger.warning("run %s: modules were edited, they are imported anew", spec.run_id)
+        try:
+            return self._load(spec, function)
+        finally:
+            self._modules.look()
+
+    def _compare(self, spec: RunSpec, task: Task) -> None:
+        """Say so where the run gets other code than it was submitted with: here is what the files hold now."""
+        if spec.code_version and task.code_version != spec.code_version:
+            self.ledger.note(
+                spec.run_id, "code_version",
+                f"{self._node}/{self._pid} executes version {task.code_version} of {task.name}; the run was submitted "
+                f"with version {spec.code_version}. Its metric rows say which version ran",
+            )  # fmt: skip
+
+    def _load(self, spec: RunSpec, function: bytes) -> Task:
         installation = self._installation
         if spec.kind == "celery":
             return adapt(installation.app, spec.task)
@@ -200,7 +254,8 @@ class Servant:
                     "application, or give tk.install(function_key_file=...) the client's key"
                 )
             key = read_key(installation.function_key_file)
-            return load_function(function, spec.run_id, key, sys_path=spec.sys_path)
+            edition = self._modules.edition
+            return load_function(function, spec.run_id, key, sys_path=spec.sys_path, edition=edition)
         return resolve(spec.path or spec.task, allow_import=installation.allow_imports, sys_path=spec.sys_path)
 
     def _decline(self, run_id: str, ticket_id: str, hop: int, error: ToolkitError) -> None:
@@ -218,9 +273,10 @@ class Servant:
             )
 
 
-def _is_pool_process() -> bool:
-    """Whether this is a process of its own that executes one batch at a time."""
-    return getattr(current_process(), "index", None) is not None
+def _pool_index() -> int | None:
+    """Number of this process in its pool; None where a worker is no process of its own."""
+    index = getattr(current_process(), "index", None)
+    return None if index is None else int(index)
 
 
 def check_limits(spec: RunSpec) -> None:
@@ -231,7 +287,7 @@ def check_limits(spec: RunSpec) -> None:
     Declined
         The pool is not prefork: a thread or a greenlet can neither be interrupted nor killed.
     """
-    if Limits.of(spec) is not None and not _is_pool_process():
+    if Limits.of(spec) is not None and _pool_index() is None:
         raise Declined(
             "the run has time limits, and this node's pool has no processes that could be interrupted or killed; start "
             "it with --pool=prefork, or submit without item_time_limit_s and batch_time_limit_s"

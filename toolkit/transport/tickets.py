@@ -37,8 +37,8 @@ def message_priority(app: Celery, priority: str) -> int:
     return step if scheme in ("amqp", "amqps", "pyamqp") else 9 - step
 
 
-def publish(app: Celery, spec: RunSpec, ticket_ids: Sequence[str], hop: int = 0) -> None:
-    """Send tickets of a run to its queue.
+def publish(app: Celery, spec: RunSpec, ticket_ids: Sequence[str], hop: int = 0, producer: Any = None) -> None:
+    """Send tickets of a run to its queue, by a producer of the application's pool where none is given.
 
     Raises
     ------
@@ -58,9 +58,9 @@ def publish(app: Celery, spec: RunSpec, ticket_ids: Sequence[str], hop: int = 0)
     }
     broker = app.connection_for_write()  # names the errors of its transport; it connects to nothing
     try:
-        with tracing.ticket(spec), app.producer_or_acquire() as producer:
+        with tracing.ticket(spec), app.producer_or_acquire(producer) as sender:
             for ticket_id in ticket_ids:
-                app.send_task(TICKET, (spec.run_id, ticket_id, hop), producer=producer, **options)
+                app.send_task(TICKET, (spec.run_id, ticket_id, hop), producer=sender, **options)
     except (OSError, OperationalError, *broker.connection_errors, *broker.channel_errors) as error:
         raise TransportError(
             f"the broker {redact_url(str(app.conf.broker_url))} does not take tickets ({type(error).__name__}); "
@@ -75,3 +75,11 @@ def issue(app: Celery, ledger: Ledger, spec: RunSpec, n: int) -> int:
         return 0
     publish(app, spec, ticket_ids)
     return n
+
+
+def issue_lacking(app: Celery, ledger: Ledger, spec: RunSpec, n: int, producer: Any) -> None:
+    """Count at most `n` new tickets in the ledger, as many as the run lacks by now, and publish these."""
+    ticket_ids = [new_ticket_id() for _ in range(n)]
+    taken = ledger.register_tickets(spec.run_id, ticket_ids, lacking=True)
+    if taken:
+        publish(app, spec, ticket_ids[:taken], producer=producer)

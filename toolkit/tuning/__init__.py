@@ -8,6 +8,7 @@ What happens to a metric frame, one file each:
 `schedule`          from batches to the makespan of a run: closed form and Monte Carlo
 `selection`         which structure the data support: contention, shared resource, threshold; `hosts` how fast each is
 `effects`           how runs differ from the structure, and so how sure it is; `sensitivity` of its coefficients
+`rivals`            what other structures say that are about as probable; `wildness` what heavy tails add
 `model`             all of it for one task; `learning` fits it and predicts left-out runs, `baseline` must be beaten
 `checks`            whether the data can tell the effects apart
 `intervals`         how wrong a prediction may be
@@ -15,12 +16,12 @@ What happens to a metric frame, one file each:
 `decision`          the limits, the choice; `memory` and `explain` help
 `experiments`       which runs would teach most
 `recommendation`    the answer
-`recommender`       the estimator that users hold; it needs scikit-learn, as do the next two
+`recommender`       the estimator that users hold (`saving` is its file); it needs scikit-learn, as do the next two
 `weighed`           history of runs whose items have weights, per unit of weight
 `runtime`           durations of anything from rows of positive features (`regress` holds its parts)
 `peak`              memory that is hardly ever exceeded, by batch size
 `plan`              a quick re-planning of a run that is under way
-`simulate`          runs with known costs, for what-if questions and tests (`engine` is its event loop)
+`simulate`          runs with known costs (`workload`), for what-if questions and tests (`engine` is its event loop)
 ==================  ========================================================================================
 
 Importing this package loads neither pandas nor scikit-learn.
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from toolkit.tuning.recommendation import Recommendation
     from toolkit.tuning.recommender import Recommender
     from toolkit.tuning.runtime import RuntimeRegressor
-    from toolkit.tuning.simulate import Workload, simulate_makespans, simulate_run, simulate_runs
+    from toolkit.tuning.simulate import simulate_makespans, simulate_run, simulate_runs
+    from toolkit.tuning.workload import Workload
 
 __all__ = [
     "PeakMemoryRegressor",
@@ -58,7 +60,7 @@ _HOMES = {
     "Recommendation": "recommendation",
     "Recommender": "recommender",
     "RuntimeRegressor": "runtime",
-    "Workload": "simulate",
+    "Workload": "workload",
     "replan": "plan",
     "simulate_makespans": "simulate",
     "simulate_run": "simulate",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from toolkit.errors import TuningError
 from toolkit.tuning.history import Array, Cells, RunSummary, TaskHistory
+from toolkit.tuning.versions import one_version
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,6 @@ REQUIRED = ("run_id", "task", "items", "service_s", "claimed_at")
 LONGEST_GAP_S = 0.25  # a worker that waits longer between two batches waits for work, not for dispatch
 TAIL_BATCHES = 256  # sizes of a run's last batches that are kept in order
 _EXACT_SIZES = 64  # with more distinct batch sizes than this, sizes within 5 % share a cell
-_VERSION_RUNS = 3  # runs of the latest code version from which older versions are left out
 _MEMORY_POINTS = 200
 
 
@@ -114,7 +113,9 @@ def _epoch_s(column: Any) -> Array:
 
 
 def _clean_task(task: str, frame: pd.DataFrame, known: frozenset[str]) -> TaskHistory:
-    frame, version, dropped = _one_version(frame)
+    versions = one_version(frame)
+    frame, version = versions.frame, versions.version
+    dropped: dict[str, int] = {"other code version": versions.left_out} if versions.left_out else {}
     run_codes, run_ids = _codes(frame["run_id"])
     worker_codes, workers = _codes(frame["worker"]) if "worker" in frame.columns else (run_codes * 0 - 1, [])
     host_codes, hosts = _codes(frame["host"]) if "host" in frame.columns else (run_codes * 0 - 1, [])
@@ -174,23 +175,6 @@ def _sound(rows: _Rows, service: Array, frame: pd.DataFrame, dropped: dict[str, 
     at = np.flatnonzero(usable & ~rows.first & ~rows.cut_off)  # imports and time limits explain such rows
     drop("far out", at, far_out(rows.items[at], rows.spent[at]))
     return usable
-
-
-def _one_version(frame: pd.DataFrame) -> tuple[pd.DataFrame, str, dict[str, int]]:
-    """Keep the latest code version, where it has runs enough to stand alone."""
-    dropped: dict[str, int] = Counter()
-    if "code_version" not in frame.columns or not len(frame):
-        return frame, "", dropped
-    codes, names = _codes(frame["code_version"])
-    if len(names) < 2:
-        return frame, names[0] if names else "", dropped
-    claimed = _epoch_s(frame["claimed_at"])
-    latest = codes[int(np.nanargmax(np.where(codes >= 0, claimed, -np.inf)))]
-    kept = frame[codes == latest]
-    if kept["run_id"].nunique() < _VERSION_RUNS:
-        return frame, "", dropped
-    dropped["other code version"] = len(frame) - len(kept)
-    return kept, names[latest], dropped
 
 
 def _condense(

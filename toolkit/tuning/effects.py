@@ -9,11 +9,14 @@ differ by::
 All are normal, so this is a Gaussian process with a linear part (universal kriging; Rasmussen and Williams, *Gaussian
 Processes for Machine Learning*, 2006, ch. 2.7). How large each part is follows from the runs: sizes are averaged over a
 grid, weighted by how well they explain what was seen, so that with few runs the interval is as wide as the ignorance.
+So it is with structures: where others are about as probable as the one that was chosen, what they say beside it is a
+part of the answer, which is then a mixture (Bayesian model averaging; Hoeting et al., Statistical Science 14, 1999).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +24,8 @@ from numpy.typing import NDArray
 from toolkit.tuning.history import Array
 
 _NOISE = np.array([0.008, 0.014, 0.022, 0.033, 0.05, 0.075, 0.12, 0.2, 0.35])
-_NOISE_USUAL, _NOISE_SPREAD = 0.035, 1.0  # lognormal belief of what equal runs differ by
+_NOISE_USUAL, _NOISE_SPREAD = (0.012, 0.05), 1.0  # lognormal belief of what equal runs differ by, its median from, to
+_NOISE_SHARE = 0.35  # median, of what batches differ by: what shakes batches shakes runs
 _SMOOTH = {0.0: 0.5, 0.03: 0.25, 0.07: 0.17, 0.15: 0.08}  # sizes of the deviation over settings, and beliefs in them
 _DRIFT = {0.0: 0.6, 0.04: 0.24, 0.1: 0.1, 0.25: 0.06}
 _LENGTH = np.array([1.5, 0.7])  # of the deviation, in log batch size and log workers
@@ -29,6 +33,7 @@ _MEMORY = 5.0  # runs after which a drift is mostly forgotten
 _FAR = 3.0  # standard deviations from which a run counts as disturbed
 _KEPT = 24  # likely sizes that are used for left-out runs
 _MOST_SHIFT = 0.7
+_HALVINGS = 16  # of where a quantile may be: to a thousandth of a percent of a makespan
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +50,23 @@ class Points:
         Position in time, in runs.
     extra : ndarray of shape (n,)
         Variance that is known beforehand, from items that are drawn anew and from what disturbed the run.
+    apart : ndarray of shape (n_structures, n), optional
+        Logarithm of what other structures say over what the chosen one says, which is the first; None for no others.
     """
 
     jacobian: Array
     setting: Array
     order: Array
     extra: Array
+    apart: Array | None = None
 
     def take(self, index: NDArray[np.int64]) -> Points:
         """The points at `index`."""
-        return Points(self.jacobian[index], self.setting[index], self.order[index], self.extra[index])
+        apart = None if self.apart is None else self.apart[:, index]
+        return Points(self.jacobian[index], self.setting[index], self.order[index], self.extra[index], apart)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunEffects:
     """What is known after the runs.
 
@@ -73,6 +82,8 @@ class RunEffects:
         Standard deviations: over settings, of the drift, of equal runs.
     weights : ndarray of shape (n_sizes,)
         How likely each is.
+    belief : ndarray of shape (n_structures,)
+        How probable each structure is, the chosen one first.
     """
 
     runs: Points
@@ -80,6 +91,12 @@ class RunEffects:
     prior: Array
     sizes: Array
     weights: Array
+    belief: Array = field(default_factory=lambda: np.ones(1))
+
+    @property
+    def mix(self) -> Array:
+        """How probable each pair of sizes and structure is, of shape (n_sizes * n_structures,)."""
+        return np.outer(self.weights, self.belief).ravel()
 
     @property
     def noise_sd(self) -> float:
@@ -93,31 +110,49 @@ class RunEffects:
 
     def shift(self, points: Points) -> Array:
         """Expected logarithm of measured over predicted makespan, of shape (n_points,)."""
-        mean, _ = self._given(points)
-        return np.clip(self.weights @ mean, -_MOST_SHIFT, _MOST_SHIFT)
+        return np.clip(self.mix @ self._mean(points, self._cross(points)), -_MOST_SHIFT, _MOST_SHIFT)
+
+    def _cross(self, points: Points) -> Array:
+        """Covariance of the runs and new ones, of shape (n_sizes, n_runs, n_points)."""
+        return _covariance(self.runs, points, self.prior, self.sizes)
+
+    def _mean(self, points: Points, cross: Array) -> Array:
+        """Means of new runs, of shape (n_sizes * n_structures, n_points): the cheap half of `_given`."""
+        structures, count = len(self.belief), len(points.order)
+        apart = np.zeros((structures, count)) if points.apart is None else points.apart
+        mean = np.repeat(apart[None], len(self.sizes), axis=0)
+        if len(self.residual):
+            # Each structure has residuals of its own, which the runs correct in the same way.
+            residual = self.residual - (0.0 if self.runs.apart is None else self.runs.apart)
+            mean = mean + np.broadcast_to(residual, (structures, len(self.residual))) @ self._precision @ cross
+        return np.asarray(mean.reshape((len(self.mix), count)))
 
     def _given(self, points: Points) -> tuple[Array, Array]:
-        """Means and variances of new runs, each of shape (n_sizes, n_points)."""
+        """Means and variances of new runs, each of shape (n_sizes * n_structures, n_points)."""
         own = np.einsum("ij,jk,ik->i", points.jacobian, self.prior, points.jacobian)
         smooth, drift, noise = np.square(self.sizes).T
         variance = own[None, :] + (smooth + drift + noise)[:, None] + points.extra[None, :]
-        if not len(self.residual):
-            return np.zeros_like(variance), variance
+        cross = self._cross(points)
+        if len(self.residual):
+            variance = np.maximum(variance - (self._precision @ cross * cross).sum(axis=1), 1e-8)
+        return self._mean(points, cross), np.repeat(variance, len(self.belief), axis=0)
+
+    @cached_property
+    def _precision(self) -> Array:
+        """Inverse covariance of the runs, of shape (n_sizes, n_runs, n_runs): a slider asks again and again."""
         system = _covariance(self.runs, self.runs, self.prior, self.sizes)
-        system[:, np.arange(len(self.residual)), np.arange(len(self.residual))] += noise[:, None] + self.runs.extra
-        cross = _covariance(self.runs, points, self.prior, self.sizes)
-        solved = np.linalg.solve(system, cross)
-        mean = np.einsum("kij,i->kj", solved, self.residual)
-        return mean, np.maximum(variance - np.einsum("kij,kij->kj", solved, cross), 1e-8)
+        at = np.arange(len(self.residual))
+        system[:, at, at] += np.square(self.sizes[:, 2])[:, None] + self.runs.extra
+        return np.asarray(np.linalg.inv(system))
 
     def contrast(self, points: Points) -> tuple[Array, Array]:
         """Of two settings under the same circumstances: mean and variance of the log ratio of the second to the first.
 
-        Of shape (n_sizes,) each, beside what the structure predicts; what equal runs differ by is not in it.
+        Of the shape of `mix` each, beside what the structure predicts; what equal runs differ by is not in it.
         """
         mean, _ = self._given(points)
         own = self._uncertain(points)
-        variance = own[:, 0, 0] + own[:, 1, 1] - 2.0 * own[:, 0, 1]
+        variance = np.repeat(own[:, 0, 0] + own[:, 1, 1] - 2.0 * own[:, 0, 1], len(self.belief))
         return mean[:, 1] - mean[:, 0], np.maximum(variance, 1e-12)
 
     def uncertain(self, points: Points) -> Array:
@@ -130,27 +165,14 @@ class RunEffects:
         own = _covariance(points, points, self.prior, lasting)
         if not len(self.residual):
             return own
-        system = _covariance(self.runs, self.runs, self.prior, self.sizes)
-        at = np.arange(len(self.residual))
-        system[:, at, at] += np.square(self.sizes[:, 2])[:, None] + self.runs.extra
         cross = _covariance(self.runs, points, self.prior, lasting)
-        return np.asarray(own - np.swapaxes(cross, 1, 2) @ np.linalg.solve(system, cross))
+        return np.asarray(own - np.swapaxes(cross, 1, 2) @ self._precision @ cross)
 
     def quantiles(self, points: Points, further: Array, levels: tuple[float, ...]) -> list[Array]:
         """Quantiles of log measured over predicted makespan; `further` is the variance by the luck of one run."""
-        from scipy.special import ndtr
-
         mean, variance = self._given(points)
         sd = np.sqrt(variance + further[None, :])
-        out = []
-        for level in levels:
-            low, high = (mean - 6.0 * sd).min(axis=0), (mean + 6.0 * sd).max(axis=0)
-            for _ in range(30):
-                middle = (low + high) / 2.0
-                below = self.weights @ ndtr((middle[None, :] - mean) / sd) < level
-                low, high = np.where(below, middle, low), np.where(below, high, middle)
-            out.append((low + high) / 2.0)
-        return out
+        return [_quantile(self.mix, mean, sd, level) for level in levels]
 
     def draws(self, count: int, seed: int) -> Array:
         """Errors of the coefficients drawn at random, of shape (count, n_coefficients)."""
@@ -178,7 +200,22 @@ class RunEffects:
         return solved.T @ self.residual, self.prior - solved.T @ cross
 
 
-def fit_effects(runs: Points, residual: Array, prior: Array) -> RunEffects:
+def _quantile(weights: Array, mean: Array, sd: Array, level: float) -> Array:
+    """Quantile of mixtures of normals, `weights` of shape (n,) and the others (n, n_points): of shape (n_points,)."""
+    from scipy.special import ndtr, ndtri
+
+    parts = mean + ndtri(level) * sd  # the quantile of a mixture lies between those of its parts
+    low, high = parts.min(axis=0), parts.max(axis=0)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2.0
+        below = weights @ ndtr((middle - mean) / sd) < level
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return np.asarray((low + high) / 2.0)
+
+
+def fit_effects(
+    runs: Points, residual: Array, prior: Array, belief: Array | None = None, batch_sd: float = 0.1
+) -> RunEffects:
     """Weigh the sizes of the effects by how well they explain `residual`, twice: disturbed runs count less then.
 
     Parameters
@@ -189,14 +226,20 @@ def fit_effects(runs: Points, residual: Array, prior: Array) -> RunEffects:
         Logarithm of measured over predicted makespan.
     prior : ndarray of shape (n_coefficients, n_coefficients)
         Covariance of the coefficients' errors.
+    belief : ndarray of shape (n_structures,), optional
+        How probable each structure of ``runs.apart`` is.
+    batch_sd : float, optional
+        Relative standard deviation of what a whole batch varies by.
     """
+    structures = np.ones(1) if belief is None else belief
+    usual = float(np.clip(_NOISE_SHARE * batch_sd, *_NOISE_USUAL))
     sizes = np.array([(a, t, s) for a in _SMOOTH for t in _DRIFT for s in _NOISE])
-    belief = np.array([_SMOOTH[a] * _DRIFT[t] for a, t, _ in sizes.tolist()])
-    belief *= np.exp(-0.5 * np.square(np.log(sizes[:, 2] / _NOISE_USUAL) / _NOISE_SPREAD))
-    weights = belief / belief.sum()
+    likely = np.array([_SMOOTH[a] * _DRIFT[t] for a, t, _ in sizes.tolist()])
+    likely *= np.exp(-0.5 * np.square(np.log(sizes[:, 2] / usual) / _NOISE_SPREAD))
+    weights = likely / likely.sum()
     n = len(residual)
     if not n:
-        return RunEffects(runs, residual, prior, sizes, weights)
+        return RunEffects(runs, residual, prior, sizes, weights, structures)
     common = _covariance(runs, runs, prior, sizes)
     extra = runs.extra
     for attempt in range(2):
@@ -204,7 +247,7 @@ def fit_effects(runs: Points, residual: Array, prior: Array) -> RunEffects:
         system[:, np.arange(n), np.arange(n)] += np.square(sizes[:, 2])[:, None] + extra
         inverse = np.linalg.inv(system)
         solved = inverse @ residual
-        log = np.log(belief) - 0.5 * np.linalg.slogdet(system)[1] - 0.5 * solved @ residual
+        log = np.log(likely) - 0.5 * np.linalg.slogdet(system)[1] - 0.5 * solved @ residual
         weights = np.exp(log - log.max())
         weights /= weights.sum()
         if attempt or n < 4:
@@ -214,8 +257,8 @@ def fit_effects(runs: Points, residual: Array, prior: Array) -> RunEffects:
         noise = float(np.sqrt(weights @ np.square(sizes[:, 2])))
         extra = extra + np.where(off > _FAR, np.square(noise * (off / _FAR) * 2.0), 0.0)
     kept = np.sort(np.argsort(-weights, kind="stable")[:_KEPT])
-    runs = Points(runs.jacobian, runs.setting, runs.order, extra)
-    return RunEffects(runs, residual, prior, sizes[kept], weights[kept] / weights[kept].sum())
+    runs = replace(runs, extra=extra)
+    return RunEffects(runs, residual, prior, sizes[kept], weights[kept] / weights[kept].sum(), structures)
 
 
 def leave_out(effects: RunEffects, index: int, residual: Array) -> tuple[float, float]:
@@ -224,10 +267,10 @@ def leave_out(effects: RunEffects, index: int, residual: Array) -> tuple[float, 
     `residual` are the errors of all runs under the structure that was fitted without this one.
     """
     others = np.flatnonzero(np.arange(len(residual)) != index)
-    without = RunEffects(effects.runs.take(others), residual[others], effects.prior, effects.sizes, effects.weights)
+    without = replace(effects, runs=effects.runs.take(others), residual=residual[others])
     mean, variance = without._given(effects.runs.take(np.array([index])))  # noqa: SLF001 - of the same file
-    middle = float(effects.weights @ mean[:, 0])
-    spread = float(effects.weights @ (variance[:, 0] + np.square(mean[:, 0] - middle)))
+    middle = float(effects.mix @ mean[:, 0])
+    spread = float(effects.mix @ (variance[:, 0] + np.square(mean[:, 0] - middle)))
     return float(np.clip(middle, -_MOST_SHIFT, _MOST_SHIFT)), float(np.sqrt(spread))
 
 

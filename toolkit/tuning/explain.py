@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolkit.tuning.learning import disturbance
-from toolkit.tuning.model import TaskModel, gap_s
+from toolkit.tuning.model import TaskModel
 from toolkit.tuning.recommendation import seconds
+from toolkit.tuning.rivals import gap_s
 
 if TYPE_CHECKING:
     from toolkit.tuning.grids import Grid

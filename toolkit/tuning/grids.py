@@ -163,8 +163,8 @@ def compared(
     ]
     mean, variance = model.effects.contrast(model.points(*pair))
     rng = np.random.default_rng(model.options.seed + 5)
-    pick = rng.choice(len(mean), size=4_000, p=model.effects.weights)
-    middle = float(model.effects.weights @ mean)
+    pick = rng.choice(len(mean), size=4_000, p=model.effects.mix)
+    middle = float(model.effects.mix @ mean)
     drawn = ratio * np.exp(mean[pick] - middle + np.sqrt(variance[pick]) * rng.standard_normal(len(pick)))
     low, high = np.quantile(1.0 - drawn, [0.05, 0.95])
     same = (pair[1] == pair[1][0]).all() and (pair[2] == pair[2][0]).all()

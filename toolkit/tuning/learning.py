@@ -17,12 +17,14 @@ from toolkit.tuning.checks import check
 from toolkit.tuning.effects import Points, RunEffects, fit_effects, leave_out
 from toolkit.tuning.history import Array, Cells, RunSummary, TaskHistory
 from toolkit.tuning.hosts import fit_hosts
-from toolkit.tuning.model import Backtest, Options, Rest, TaskModel, timing_of
+from toolkit.tuning.model import Backtest, Options, Rest, TaskModel, luck, timing_of
 from toolkit.tuning.nonneg import weighted_nonneg
+from toolkit.tuning.rivals import Rivals
 from toolkit.tuning.schedule import Plans, simulate
 from toolkit.tuning.selection import Structure, choose, folds, log_evidence
 from toolkit.tuning.sensitivity import Sensitivity
 from toolkit.tuning.structure import Costs, cell_spread, fit_shared_sd, fit_variance
+from toolkit.tuning.wildness import wildness
 
 BACKTESTED = 60  # latest runs that are predicted from the others
 _GAP_PRIOR_S = 1e-3
@@ -63,17 +65,19 @@ def fit_task(history: TaskHistory, options: Options) -> TaskModel:
     variance = fit_variance(cells, fitted)
     spread = cell_spread(cells, variance, fit_shared_sd(cells, fitted))
     structure = choose(cells, spread, variance)
-    rest = Rest(np.zeros(3), variance, _stagger(history), _cold(history), hosts)
+    rest = Rest(np.zeros(3), variance, _stagger(history), _cold(history), hosts, wildness(cells, fitted, variance))
     trials = [
         _try(history, cells, one, spread, rest, options) for one in (structure, structure.rival) if one is not None
     ]
     best = max(trials, key=lambda trial: trial.evidence)
     structure, costs, rest, sensitivity = best.structure, best.costs, best.rest, best.sensitivity
-    effects = fit_effects(best.points, best.residual, best.prior)
+    rivals = Rivals.of(structure, costs, rest.gap)
+    points = replace(best.points, apart=rivals.of_runs(cells, len(runs))[:, best.judged])
+    effects = fit_effects(points, best.residual, best.prior, rivals.belief, math.sqrt(variance[0]))
     draws = sensitivity.moved(effects.draws(options.draws, options.seed + 3))
     return TaskModel(
-        history, options, costs, draws, structure, hosts, rest.gap, variance, rest.stagger_s, rest.cold,
-        sensitivity, effects, _backtest(best, history, cells, spread, effects), check(history, draws),
+        history, options, costs, draws, structure, hosts, rest.gap, variance, rest.stagger_s, rest.cold, rest.wild,
+        sensitivity, rivals, effects, _backtest(best, history, cells, spread, effects), check(history, draws),
     )  # fmt: skip
 
 
@@ -108,19 +112,21 @@ def _try(
     expected = replayed.mean(axis=1, keepdims=True)
     residual = np.log([runs[i].makespan_s for i in judged]) - np.log(expected[:, 0])
     sensitivity = Sensitivity.of(costs, cells)
-    points = _run_points(history, sensitivity.of_runs(cells, len(runs)), rest.variance[1], judged)
+    points = _run_points(history, sensitivity.of_runs(cells, len(runs)), rest, judged)
     points = replace(points, extra=points.extra + np.log(replayed / expected).var(axis=1))  # how a run ends is luck
     within = (rest.variance[0] + rest.variance[1] / cells.items) / cells.n
     return _Trial(structure, costs, rest, judged, sensitivity, points, residual, sensitivity.prior(cells, within))
 
 
-def _run_points(history: TaskHistory, jacobian: Array, item_variance: float, judged: list[int]) -> Points:
+def _run_points(history: TaskHistory, jacobian: Array, rest: Rest, judged: list[int]) -> Points:
     runs = [history.runs[i] for i in judged]
+    items = np.array([r.items for r in runs], dtype=np.float64)
+    drawn = luck(rest, items, items / np.array([r.batches for r in runs]))
     return Points(
         jacobian=jacobian[judged],
         setting=np.log(np.array([(r.items / r.batches, r.workers) for r in runs], dtype=np.float64).reshape(-1, 2)),
         order=np.array(judged, dtype=np.float64),
-        extra=np.array([item_variance / r.items for r in runs], dtype=np.float64) + np.square(disturbance(runs)),
+        extra=drawn + np.square(disturbance(runs)),
     )
 
 

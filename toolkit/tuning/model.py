@@ -15,12 +15,14 @@ from toolkit.tuning.checks import Checks
 from toolkit.tuning.effects import Points, RunEffects
 from toolkit.tuning.history import Array, TaskHistory
 from toolkit.tuning.hosts import Hosts
+from toolkit.tuning.rivals import Rivals, gap_s
 from toolkit.tuning.schedule import EqualTiming, Plans, Timing, analytic_s, simulate
 from toolkit.tuning.selection import Structure
 from toolkit.tuning.sensitivity import Sensitivity
 from toolkit.tuning.structure import Costs
 
 _SESSION_SD, _SESSION_S = 0.025, 3_600.0
+_BEYOND_SIZE, _BEYOND_WORKERS = 0.15, 0.15  # standard deviation for each e-fold beyond what was measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +104,12 @@ class TaskModel:
         Delay from one worker's first claim to the next one's.
     cold : float
         Share of workers that are expected never to have run the task.
+    wild : float
+        How much more sums of items vary than `variance` says, see `wildness`.
     sensitivity : Sensitivity
         How makespans answer to errors of the coefficients.
+    rivals : Rivals
+        Other structures that are about as probable.
     effects : RunEffects
         How runs differ from the structure.
     backtest : Backtest
@@ -122,7 +128,9 @@ class TaskModel:
     variance: tuple[float, float]
     stagger_s: float
     cold: float
+    wild: float
     sensitivity: Sensitivity
+    rivals: Rivals
     effects: RunEffects
     backtest: Backtest
     checks: Checks
@@ -147,7 +155,17 @@ class TaskModel:
             jacobian=self.sensitivity.of_settings(n_items, batch_size, workers, self.cold),
             setting=np.log(np.stack([batch_size, workers], axis=1).astype(np.float64)),
             order=np.full(len(n_items), float(len(self.history.runs))),
-            extra=self.variance[1] / n_items + self.session_sd**2,
+            extra=luck(self, n_items, batch_size) + self.session_sd**2 + np.square(self.beyond(batch_size, workers)),
+            apart=self.rivals.of_settings(n_items, batch_size, workers, self.cold),
+        )
+
+    def beyond(self, batch_size: NDArray[np.int64], workers: NDArray[np.int64]) -> Array:
+        """What no structure knows of settings beyond the measured ones, growing with their distance."""
+        low, high = self.checks.sizes
+        size = np.maximum(np.log(batch_size / high), np.log(low / batch_size))
+        return np.asarray(
+            _BEYOND_SIZE * np.maximum(size, 0.0)
+            + _BEYOND_WORKERS * np.maximum(np.log(workers / max(self.checks.workers)), 0.0)
         )
 
     @property
@@ -193,11 +211,6 @@ class TaskModel:
         return uneven, slowest
 
 
-def gap_s(gap: Array, items: Array, busy: Array, contention: Array) -> Array:
-    """Dispatch gap before a batch in seconds: fetching and storing compete for the same processors as the work."""
-    return np.asarray((gap[0] + gap[2] * items) * contention + gap[1] * np.maximum(busy - 1.0, 0.0))
-
-
 @dataclass(frozen=True, slots=True)
 class Rest:
     """What `timing_of` needs beside the costs, see `TaskModel`."""
@@ -207,6 +220,13 @@ class Rest:
     stagger_s: float
     cold: float
     hosts: Hosts
+    wild: float = 1.0
+
+
+def luck(rest: TaskModel | Rest, n_items: Array | NDArray[np.int64], size: Array | NDArray[np.int64]) -> Array:
+    """Relative variance of what all batches of a run take together: its items and batches are drawn anew."""
+    batch, item = rest.variance
+    return np.asarray(rest.wild * (batch * size + item) / n_items)
 
 
 def timing_of(plans: Plans, costs: Costs, rest: TaskModel | Rest, index: int = 0) -> Timing:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import MissingDependency
+from toolkit.tuning.inputs import UnusableInput, read_asked, read_training, refuse_few
 from toolkit.tuning.nonneg import weighted_nonneg
 from toolkit.tuning.regress.rows import Array
-from toolkit.tuning.runtime import UnusableInput, read_asked, read_training, refuse_few
 
 try:
     from scipy.stats import t as student

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.execution.trials import Trials
 from toolkit.tuning.history import Array
 from toolkit.tuning.nonneg import weighted_nonneg
 from toolkit.tuning.schedule import EqualTiming, analytic_s, equal_splits
@@ -113,7 +114,10 @@ def _fit(items: Array, service: Array, idle: Array) -> _Fit:
 
 
 def _plan(fit: _Fit, largest: float, remaining: int, workers: int) -> Plan:
-    most = max(1, min(remaining, math.ceil(largest * _REACH)))
+    trials = Trials()  # a larger batch than any before is tried by all workers at once: what may it cost?
+    trials.hear(largest, (fit.per_batch_s + fit.gap_s) / largest + fit.per_item_s)
+    reach = trials.bounded(math.ceil(largest * _REACH), fit.per_batch_s, fit.per_item_s, remaining / workers)
+    most = max(1, min(remaining, math.floor(reach)))
     sizes = {round(b) for b in np.geomspace(1, most, 40)} | {b for b in equal_splits(remaining, workers) if b <= most}
     size: NDArray[np.int64] = np.array(sorted(sizes), dtype=np.int64)
     count = -(-remaining // size)

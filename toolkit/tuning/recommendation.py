@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit import renderers
 from toolkit.errors import TuningError
+from toolkit.records import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,7 @@ GRID_COLUMNS = {
 """Columns of ``Recommendation.grid`` and their types."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recommendation:
     """A batch size and worker count for the next run of a task.
 
@@ -107,36 +108,58 @@ class Recommendation:
         cheaper = cells["cost_worker_s"] < cells["cost_worker_s"].cummin().shift(fill_value=float("inf"))
         return cells[cheaper].reset_index(drop=True)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
+        """The answer in a few lines, which is what a notebook keeps as plain text; `str` gives the reasons too."""
         if self.refused:
-            lines = [f"{self.task or 'task'}, {self.n_items:,} items: no recommendation. {self.refused}"]
-            if self.batch_size:
-                lines.append(f"  Best measured: batch size {self.size_text()} with {_workers(self.workers)}.")
-        else:
-            low, high = self.intervals["makespan_s"]
-            setting = f"batch size {self.size_text()} with {_workers(self.workers)}"
-            interval = f"{seconds(low)} to {seconds(high)} ({_METHODS[self.coverage_method]})"
-            lines = [
-                f"{self.task}, {self.n_items:,} items: {setting}.",
-                f"  Predicted {seconds(self.makespan_s)}, 90 % interval {interval}.",
-            ]
-            if self.saving is not None and self.saving > 0:
-                saves = f"  Saves {self.saving:.0%} against {self.baseline.get('setting', 'the baseline')}"
-                if self.better is not None and "saving" in self.intervals:
-                    low, high = self.intervals["saving"]
-                    chance = "over 99%" if self.better > 0.99 else f"{self.better:.0%}"
-                    saves += f" ({low:.0%} to {high:.0%}; better with {chance} probability)"
-                lines.append(saves + ".")
-            if self.binds:
-                lines.append(f"  Bound by {', '.join(self.binds)}.")
+            return "\n".join(self._refusal())
+        lines = self._answer()
+        if self.baseline.get("setting"):
+            lines.append(f"  Compared with {self._compared()}.")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        lines = self._refusal() if self.refused else self._answer()
+        if not self.refused and self.saving is not None and self.saving > 0:
+            saves = f"  Saves {self.saving:.0%} against {self.baseline.get('setting', 'the baseline')}"
+            if self.better is not None and "saving" in self.intervals:
+                low, high = self.intervals["saving"]
+                chance = "over 99%" if self.better > 0.99 else f"{self.better:.0%}"
+                saves += f" ({low:.0%} to {high:.0%}; better with {chance} probability)"
+            lines.insert(2, saves + ".")
         lines += [f"  - {reason}" for reason in self.reasons]
         if self.experiment:
             lines.append(f"  Would teach most: {self.experiment}")
         return "\n".join(lines)
 
-    def size_text(self) -> str:
-        """The batch size; a weight is told as one."""
-        return f"{self.batch_size:,.6g} by weight" if self.weight_unit else f"{self.batch_size:,}"
+    def _refusal(self) -> list[str]:
+        """Why there is no answer, and the best setting that was measured."""
+        lines = [f"{one_line(self.task) or 'task'}, {self.n_items:,} items: no recommendation. {self.refused}"]
+        if self.batch_size:
+            lines.append(f"  Best measured: batch size {self.size_text()} with {_workers(self.workers)}.")
+        return lines
+
+    def _answer(self) -> list[str]:
+        """The setting, what it will take, and what binds."""
+        low, high = self.intervals["makespan_s"]
+        interval = f"{seconds(low)} to {seconds(high)} ({_METHODS[self.coverage_method]})"
+        setting = f"batch size {self.size_text()} with {_workers(self.workers)}"
+        lines = [
+            f"{one_line(self.task)}, {self.n_items:,} items: {setting}.",
+            f"  Predicted {seconds(self.makespan_s)}, 90 % interval {interval}.",
+        ]
+        return [*lines, f"  Bound by {', '.join(self.binds)}."] if self.binds else lines
+
+    def _compared(self) -> str:
+        """The baseline's setting, what it would take, and what is saved against it."""
+        known = self.baseline
+        setting = f"{known['setting']}, batch size {self.size_text(known['batch_size'])}, {_workers(known['workers'])}"
+        saved = "" if self.saving is None else f": saves {self.saving:.0%}"
+        return f"{setting}, predicted {seconds(known['makespan_s'])}{saved}"
+
+    def size_text(self, size: float | None = None) -> str:
+        """The batch size, or another one; a weight is told as one."""
+        size = self.batch_size if size is None else size
+        return f"{size:,.6g} by weight" if self.weight_unit else f"{size:,}"
 
     def _repr_html_(self) -> str:
         renderer = renderers.get("recommendation_html")

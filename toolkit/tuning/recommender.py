@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolkit import renderers
-from toolkit._version import __version__
 from toolkit.errors import InvalidInput, MissingDependency, TuningError
 from toolkit.tuning.baseline import mean_absolute
 from toolkit.tuning.clean import clean
@@ -24,9 +22,9 @@ from toolkit.tuning.history import Array, TaskHistory
 from toolkit.tuning.learning import fit_task
 from toolkit.tuning.model import Options, TaskModel
 from toolkit.tuning.recommendation import Recommendation
+from toolkit.tuning.saving import Saved
 
 try:
-    from sklearn.base import BaseEstimator
     from sklearn.utils.validation import check_is_fitted
 except ImportError as exc:
     raise MissingDependency("scikit-learn", "tuning", "Recommender") from exc
@@ -36,11 +34,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-FORMAT = "toolkit.recommender"
-FORMAT_VERSION = 1
 
-
-class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+class Recommender(Saved):
     """Learns from metric rows what batches cost, and recommends batch size and worker count of the next run.
 
     Parameters
@@ -369,62 +364,6 @@ class Recommender(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
             frame = frames.empty(frames.METRICS)
         titled = {"title": f"Batch tuning of {recommendation.task or 'all tasks'}"} | parts
         return Path(write(path, frame=frame, model=self, recommendation=recommendation, **titled))
-
-    # ------------------------------------------------------------------ saving
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: the parameters and what was kept of the data."""
-        check_is_fitted(self, "models_")
-        return {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            "toolkit": __version__,
-            "parameters": self.get_params(deep=False),
-            "histories": [history.to_dict() for history in self.histories_.values()],
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Recommender:
-        """Inverse of `to_dict`; refits, which gives identical predictions.
-
-        Raises
-        ------
-        TuningError
-            This is no saved Recommender, or one of a newer version.
-        """
-        if not isinstance(values, Mapping) or values.get("format") != FORMAT:
-            raise TuningError("this is no saved Recommender")
-        version = values.get("version")
-        if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
-            raise TuningError(f"saved in version {version} of the format, this toolkit reads up to {FORMAT_VERSION}")
-        try:
-            model = cls(**values["parameters"])
-            histories = [TaskHistory.from_dict(history) for history in values["histories"]]
-        except (KeyError, TypeError) as exc:
-            raise TuningError(f"this is no saved Recommender: {exc!r}") from exc
-        model.histories_ = {history.task: history for history in histories}
-        return model._learn(None)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the model as JSON and return the path."""
-        path = Path(path)
-        path.write_text(json.dumps(self.to_dict(), allow_nan=False), encoding="utf-8")
-        return path
-
-    @classmethod
-    def load(cls, path: str | Path) -> Recommender:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        TuningError
-            The file holds something else.
-        """
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as exc:
-            raise TuningError(f"{path} is not JSON: {exc}") from exc
-        return cls.from_dict(values)
 
 
 _SETTING = ("items", "batch_size", "workers")

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.errors import MissingDependency, TuningError
+from toolkit.errors import MissingDependency
+from toolkit.tuning.inputs import (
+    FEWEST_ROWS,
+    UnusableInput,
+    group_codes,
+    read_asked,
+    read_training,
+    refuse_few,
+    row_mask,
+    told,
+)
 from toolkit.tuning.regress.mixture import Mixture, exceeding, fit_mixture
 from toolkit.tuning.regress.rows import (
     Array,
@@ -29,7 +39,7 @@ from toolkit.tuning.regress.structure import Powers, Roles, term_names
 
 try:
     from sklearn.base import BaseEstimator, RegressorMixin
-    from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
+    from sklearn.utils.validation import check_is_fitted
 except ImportError as exc:
     raise MissingDependency("scikit-learn", "tuning", "RuntimeRegressor") from exc
 
@@ -38,14 +48,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-FEWEST_ROWS = 3
 _CENSORED_ROUNDS = 3
 _FAR = math.log(8.0)  # a row this far from the others is no measurement of the same thing
 _SIGMAS = 8.0
-
-
-class UnusableInput(TuningError, ValueError):
-    """The rows given to an estimator cannot be used; the text says which, why and what to do."""
 
 
 class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
@@ -82,6 +87,9 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
 
     Notes
     -----
+    Beyond what was measured, the scale and the sizes go on by structure. Columns of unknown meaning do not: a
+    prediction there is that of the nearest value that was measured, and its interval widens.
+
     Zeros count as half of the smallest positive value of their column. Rows with NaN, infinite or negative values are
     flagged and left out, and so are exact copies of a row and rows that are off by a factor of 8 or more. `predict`
     refuses rows that have such values.
@@ -140,10 +148,10 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
             Rows were left out; `flagged_` lists them.
         """
         x, target = read_training(self, X, y)
-        cut, group = _mask(censored, len(target)), _codes(groups, len(target))
+        cut, group = row_mask(censored, len(target)), group_codes(groups, len(target))
         self._roles = self._read_roles()
         left = self._flag(x, target)
-        refuse_few(type(self).__name__, x, int(left.sum()), _summary(self._reasons))
+        refuse_few(type(self).__name__, x, int(left.sum()), told(self._reasons))
         if cut[left].all():
             raise UnusableInput("every usable row is censored: nothing says how long it takes; add rows that ended")
         positive = np.where(x[left] > 0, x[left], np.inf).min(axis=0)
@@ -247,7 +255,7 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
         self.flagged_ = pd.concat(parts, ignore_index=True).sort_values("row", ignore_index=True) if parts else empty
         if parts:
             warnings.warn(
-                f"{len(self.flagged_)} of {n_rows} rows were left out ({_summary(self._reasons)}); see flagged_",
+                f"{len(self.flagged_)} of {n_rows} rows were left out ({told(self._reasons)}); see flagged_",
                 UserWarning,
                 stacklevel=3,
             )
@@ -255,7 +263,10 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
     # ------------------------------------------------------------------ asking
 
     def predict(self, X: Any) -> Array:  # noqa: N803
-        """Durations to expect (medians).
+        """Durations to expect: those with the least expected relative error.
+
+        Medians where the model is sure of them. Where it is not, relative errors punish a guess that is twice too high
+        more than one of half, and predictions lie below the median; `Mixture.least_error` says by how much.
 
         Parameters
         ----------
@@ -272,7 +283,7 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
         ValueError
             A value is missing, infinite or negative, or columns are not those of `fit`.
         """
-        return np.asarray(np.exp(np.clip(self._mixture_of().log_mean(self._read(X)), -700, 700)))
+        return np.asarray(np.exp(np.clip(self._mixture_of().least_error(self._read(X)), -700, 700)))
 
     def predict_interval(self, X: Any, coverage: float = 0.9) -> Array:  # noqa: N803
         """Interval in which a new measurement lies with a given probability.
@@ -348,51 +359,6 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
         return logarithms(read_asked(self, X), self._floor)
 
 
-def read_training(estimator: Any, X: Any, y: Any) -> tuple[Array, Array]:  # noqa: N803
-    """Features and targets as arrays; values may still be unusable."""
-    # Each row is judged by itself, a missing target like a missing feature: neither is refused here.
-    x = validate_data(estimator, X, dtype=np.float64, ensure_all_finite=False, ensure_min_samples=FEWEST_ROWS)
-    if y is None:
-        raise UnusableInput("requires y to be passed, but the target y is None; give one duration or peak for each row")
-    target = column_or_1d(y, warn=True)
-    check_consistent_length(x, target)
-    return x, np.asarray(target, dtype=np.float64)
-
-
-def refuse_few(name: str, x: Array, usable: int, reasons: str) -> None:
-    """Raise if fewer than three rows are left."""
-    if usable < FEWEST_ROWS:
-        with np.errstate(invalid="ignore"):
-            negative = f"Negative values in data passed to {name}. " if (x < 0).any() else ""
-        raise UnusableInput(
-            f"{negative}{usable} usable rows of {len(x)}, at least {FEWEST_ROWS} are needed: {reasons}; "
-            "repair or add rows"
-        )
-
-
-def read_asked(estimator: Any, X: Any) -> Array:  # noqa: N803
-    """Features to predict for, all of them usable."""
-    x = np.asarray(validate_data(estimator, X, reset=False, dtype=np.float64, ensure_all_finite=False))
-    sound = np.isfinite(x) & (x >= 0)
-    if not sound.all():
-        row, column = (int(i) for i in np.argwhere(~sound)[0])
-        name = str(estimator.feature_names_in_[column]) if hasattr(estimator, "feature_names_in_") else column
-        raise UnusableInput(
-            f"row {row}, column {name!r} is {float(x[row, column])}, which nothing can be predicted for; "
-            "features are neither NaN, nor infinite, nor negative"
-        )
-    return x
-
-
-def _codes(groups: Any, n_rows: int) -> Index | None:
-    if groups is None:
-        return None
-    given = np.asarray(groups)
-    if given.shape != (n_rows,):
-        raise UnusableInput(f"groups has shape {given.shape}; give one label for each of the {n_rows} rows")
-    return np.asarray(np.unique(given, return_inverse=True)[1], dtype=np.int64)
-
-
 def _relative(logs: Array) -> float:
     """Mean absolute relative error, for logarithms of measured over predicted."""
     return float(np.abs(np.expm1(np.clip(-logs, -50, 50))).mean())
@@ -407,18 +373,3 @@ def _factors(
         (f"{name} ** g", float(g), "1", kind, weight * float(share))
         for name, g, share in zip(names, exponents, shares, strict=True)
     ]
-
-
-def _mask(censored: Any, n_rows: int) -> Mask:
-    if censored is None:
-        return np.zeros(n_rows, dtype=bool)
-    mask = np.asarray(censored)
-    if mask.shape != (n_rows,) or mask.dtype != np.bool_:
-        raise UnusableInput(
-            f"censored has shape {mask.shape} and type {mask.dtype}; give one bool for each of the {n_rows} rows"
-        )
-    return np.asarray(mask, dtype=bool)
-
-
-def _summary(reasons: list[tuple[str, Index]]) -> str:
-    return ", ".join(f"{reason}: {len(rows)} (first row {int(rows[0])})" for reason, rows in reasons) or "none was bad"

@@ -19,6 +19,7 @@ from toolkit.tuning.history import Array
 
 STEPS = 256  # last batches of a run that are simulated one by one
 _BLOCK = 2_000_000  # numbers in the largest array of a step
+_SORTED = 12  # workers up to which keeping them in order costs less than looking for the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,31 +201,59 @@ def simulate(plans: Plans, timing: Timing, replicates: int, seed: int) -> Array:
 
 
 def _schedule(plans: Plans, timing: Timing, normal: Array, phase: Array) -> Array:
-    """Follow the tails of plans of like shape from one end of a batch to the next."""
+    """Follow the tails of plans of like shape.
+
+    While batches are left, all workers are busy, and time runs as slowly for each of them: when they end is a matter of
+    work alone. Only from the first who finds nothing left on do the others get faster.
+    """
     cells, steps = plans.tail.shape
     replicates, width = len(phase), int(plans.workers.max())
-    count = cells * replicates
     now, left = _begin(plans, timing, phase[:, :width])
-    sigma = np.sqrt(np.log1p(timing.tail_var))[:, None, :]
-    work = timing.tail_s[:, None, :] * np.exp(sigma * normal[None, :, :steps])
-    work *= timing.tail_s.sum(axis=1)[:, None, None] / work.sum(axis=2, keepdims=True)
-    work = np.where(plans.tail[:, None, :] > 0, work, np.inf)  # who finds nothing left is done
-    work = np.ascontiguousarray(np.moveaxis(work, 2, 0)).reshape(steps, count)
-    slowdown = np.repeat(timing.contention, replicates, axis=0)
-    slow = np.repeat(timing.slow[:, :width], replicates, axis=0)
+    # By step, plan and replicate. Padding takes no time: who is free first stays it.
+    mean_s = timing.tail_s.T[:, :, None]
+    work = np.sqrt(np.log1p(timing.tail_var)).T[:, :, None] * normal.T[:steps, None, :]
+    np.exp(work, out=work)
+    work *= mean_s
+    work *= mean_s.sum(axis=0) / work.sum(axis=0)
+    work = work.reshape(steps, cells * replicates)
+    slow = timing.slow[:, :width]
+    if width <= _SORTED and (slow == 1.0).all():
+        ends = _in_order(left.T, work)
+    else:
+        ends = _by_worker(left, work, np.repeat(slow, replicates, axis=0))
     busy = np.repeat(plans.workers, replicates)
-    rows = np.arange(count)
-    for step in range(steps + width):
-        worker = left.argmin(axis=1)
-        advance = left[rows, worker]
-        advance = np.where(np.isfinite(advance), advance, 0.0)
-        now += advance * slowdown[rows, busy]
-        left -= advance[:, None]
-        taken = work[step] * slow[rows, worker] if step < steps else np.inf
-        ended = (busy > 0) & ~np.isfinite(taken)
-        left[rows, worker] = taken
-        busy -= ended
+    slowdown, rows = np.repeat(timing.contention, replicates, axis=0), np.arange(cells * replicates)
+    before = np.zeros_like(now)
+    for gone in range(width):
+        here = gone < busy
+        end = np.where(here, ends[gone], before)
+        now += (end - before) * slowdown[rows, np.where(here, busy - gone, 0)]
+        before = end
     return now.reshape(cells, replicates)
+
+
+def _in_order(left: Array, work: Array) -> list[Array]:
+    """When workers that are alike find nothing left, the first first; they are kept in the order in which they end."""
+    free = list(np.sort(left, axis=0))
+    for taken in work:
+        end = free[0] + taken
+        for place in range(1, len(free)):
+            later = free[place]
+            free[place - 1] = np.minimum(end, later)
+            end = np.maximum(end, later)
+        free[-1] = end
+    return free
+
+
+def _by_worker(left: Array, work: Array, slow: Array) -> list[Array]:
+    """The same of workers who differ, or who are many."""
+    width = left.shape[1]
+    ends, slow = left.ravel(), np.ascontiguousarray(slow).ravel()
+    first = np.arange(0, len(ends), width)
+    for taken in work:
+        who = first + ends.reshape(-1, width).argmin(axis=1)
+        ends[who] += taken * slow[who]
+    return list(np.sort(ends.reshape(-1, width), axis=1).T)
 
 
 def _begin(plans: Plans, timing: Timing, phase: Array) -> tuple[Array, Array]:

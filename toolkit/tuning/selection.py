@@ -46,6 +46,8 @@ class Structure:
         Log evidence of this structure.
     rival : Structure or None
         A shared resource where it is about as probable: whole makespans tell then, see `model`.
+    tried : dict of (kind, free) to (log evidence, Costs)
+        Every candidate.
     """
 
     kind: str
@@ -53,6 +55,7 @@ class Structure:
     evidence: dict[str, float] = field(default_factory=dict)
     value: float = 0.0
     rival: Structure | None = None
+    tried: dict[tuple[str, float], tuple[float, Costs]] = field(default_factory=dict)
 
     def fit(self, cells: Cells, weights: Array, spread: Array) -> Costs:
         """Fit the coefficients once per row of `weights`."""
@@ -92,8 +95,8 @@ def choose(cells: Cells, spread: Array, variance: tuple[float, float]) -> Struct
     best = max((kind for kind in found if kind != "serial"), key=found.__getitem__)
     free, value = _threshold(cells, judge, best, found[best])
     shared = found.get("serial", -math.inf)
-    rival = Structure("serial", 0.0, found, shared) if shared > value - _CLOSE else None
-    return Structure(best, free, found, value, rival)
+    rival = Structure("serial", 0.0, found, shared, None, judge.tried) if shared > value - _CLOSE else None
+    return Structure(best, free, found, value, rival, judge.tried)
 
 
 def _threshold(cells: Cells, judge: _Judge, kind: str, without: float) -> tuple[float, float]:
@@ -120,6 +123,7 @@ class _Judge:
     cells: Cells
     spread: Array
     within: Array
+    tried: dict[tuple[str, float], tuple[float, Costs]] = field(default_factory=dict)
 
     def evidence(self, kind: str, free: float = 0.0) -> float:
         """Log evidence of all runs' seconds under one candidate."""
@@ -139,7 +143,9 @@ class _Judge:
         np.add.at(jacobian, cells.run, (weight * fitted)[:, None] * sensitivity.of_cells(cells))
         jacobian = jacobian[there] / seconds[1][:, None]
         belief = _SIMPLER[kind.partition(":")[0]] + (_THRESHOLD if free else 0.0)
-        return log_evidence(residual, jacobian, sensitivity.prior(cells, self.within)) + belief
+        value = log_evidence(residual, jacobian, sensitivity.prior(cells, self.within)) + belief
+        self.tried[kind, free] = value, costs
+        return value
 
 
 def log_evidence(residual: Array, jacobian: Array, prior: Array) -> float:

@@ -63,9 +63,10 @@ class Weighed:
         units = max(1, round(n_items * per_item / self.unit))
         found = model.recommend(task, n_items=units, current=current, **options)
         grid = found.grid.assign(batch_size=[self._weight(size) for size in found.grid["batch_size"]])
+        other = {"batch_size": self._weight(found.baseline["batch_size"])} if "batch_size" in found.baseline else {}
         return replace(
             found, n_items=int(n_items), batch_size=self._weight(found.batch_size), grid=grid, weight_unit=self.unit,
-            reasons=(self._says(n_items * per_item), *found.reasons),
+            reasons=(self._says(n_items * per_item), *found.reasons), baseline={**found.baseline, **other},
         )  # fmt: skip
 
     def _weight(self, units: float) -> float:

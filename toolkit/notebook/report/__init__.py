@@ -81,13 +81,7 @@ class Report:
         return markdown.markdown(self.content)
 
     def notebook(self) -> str:
-        """Return the text of a notebook that shows the report and makes it anew when run.
-
-        Raises
-        ------
-        MissingDependency
-            nbformat is not installed; it comes with JupyterLab.
-        """
+        """Return the text of a notebook that shows the report and makes it anew when run."""
         return ipynb.notebook(self.content, self._sources)
 
     def write(self, path: str | Path) -> Path:

@@ -16,9 +16,15 @@ from toolkit.tuning.regress.structure import Powers, Roles, Sum, structures
 _SEARCHED = 100  # cells on which members are weighted; with more cells, the best of them are fitted again to all
 _REFITTED = 2  # members that are then fitted again
 _COST = 0.5  # of a coefficient without prior, in logarithms of a weight: it was fitted to what is then left out
-_HOPELESS = 0.03  # structures that weigh less after the first sample get no second
+_HOPELESS = 0.03  # structures that weigh less after the first sample get no more
+_MOST_MEMBERS = 32  # the heaviest: each prediction asks all of them
+_BEYOND_SD = 0.4  # exponent by which a feature of unknown meaning may go on beyond what was measured
+_LARGEST_DOUBT = 1.0  # spread beyond which predictions are lowered no further
 _CHUNK = 512
 _MANY = 40  # repeats that show the distribution of deviations
+
+
+_Drawn = tuple[Powers | Sum, Members, Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +73,30 @@ class Mixture:
     left_out: Array
     left_out_sd: Array
 
+    def held(self, x: Array) -> Array:
+        """Features as structures see them: those of unknown meaning stay at the ends of what was measured.
+
+        No structure is known along these, so that a trend between the ends is no reason for one beyond.
+        """
+        others = list(self.space.roles.others)
+        if not others:
+            return x
+        out = x.copy()
+        out[:, others] = np.clip(x[:, others], self.cells.x[:, others].min(axis=0), self.cells.x[:, others].max(axis=0))
+        return out
+
     def log_mean(self, x: Array) -> Array:
         """Expected logarithm for logarithms of features, shape (n_rows,)."""
-        out = np.zeros(len(x))
+        out, held = np.zeros(len(x)), self.held(x)
         for part in self.parts:
-            out += part.weights.sum() * part.structure.log_mean(x)
+            out += part.weights.sum() * part.structure.log_mean(held)
             for rows, cross, _ in self._covariances(part, x):
-                out[rows] += np.einsum("m,mij,mj->i", part.weights, cross, part.members.alpha, optimize=True)
+                out[rows] += part.weights @ (cross @ part.members.alpha[:, :, None])[:, :, 0]
         return out
 
     def structure_mean(self, x: Array) -> Array:
         """The same by structure alone, its coefficients as they were learnt together with the rest."""
-        out = np.zeros(len(x))
+        out, x = np.zeros(len(x)), self.held(x)
         for part in self.parts:
             out += part.weights.sum() * part.structure.log_mean(x)
             out += part.structure.basis(x) @ self.learnt(part)
@@ -88,20 +106,37 @@ class Mixture:
         """Coefficients of a structure's basis, averaged over the members and times the part's weight."""
         return np.asarray(part.basis.T @ (part.weights @ part.members.alpha))
 
+    def least_error(self, x: Array) -> Array:
+        """Logarithm of the prediction whose relative error is expected to be least, shape (n_rows,).
+
+        For a normal logarithm with standard deviation s, E|f/y - 1| is least at its median times exp(-s^2): the median
+        of a density that is proportional to p(y)/y (Gneiting, *Making and Evaluating Point Forecasts*, J. Am. Stat.
+        Assoc. 106, 2011). Where the model is sure this is the median; with many cells it is taken to be sure.
+        """
+        if len(self.cells.t) > _SEARCHED:
+            return self.log_mean(x)
+        mean, sd = self.moments(x)
+        return np.asarray(mean - np.minimum(sd, _LARGEST_DOUBT) ** 2)
+
     def spread(self, x: Array) -> Array:
         """Standard deviation of the expected logarithm, shape (n_rows,), without that of a single measurement."""
-        means, variances = [], []
+        return self.moments(x)[1]
+
+    def moments(self, x: Array) -> tuple[Array, Array]:
+        """Expected logarithm and its standard deviation, each of shape (n_rows,)."""
+        means, variances, held = [], [], self.held(x)
         for part in self.parts:
-            mean = np.tile(part.structure.log_mean(x), (len(part.weights), 1))
+            mean = np.tile(part.structure.log_mean(held), (len(part.weights), 1))
             variance = np.empty_like(mean)
             for rows, cross, before in self._covariances(part, x):
-                mean[:, rows] += np.einsum("mij,mj->mi", cross, part.members.alpha)
+                mean[:, rows] += (cross @ part.members.alpha[:, :, None])[:, :, 0]
                 explained = ((cross @ part.members.inverse) * cross).sum(axis=2)
                 variance[:, rows] = np.maximum(before - explained, 0.0)
             means.append(mean)
             variances.append(variance)
         stacked, weights = np.concatenate(means), np.concatenate([part.weights for part in self.parts])
-        return np.asarray(np.sqrt(weights @ (np.concatenate(variances) + (stacked - weights @ stacked) ** 2)))
+        expected = weights @ stacked
+        return expected, np.asarray(np.sqrt(weights @ (np.concatenate(variances) + (stacked - expected) ** 2)))
 
     def noise(self, x: Array) -> Array:
         """Standard deviation of a single measurement around its expectation, shape (n_rows,).
@@ -146,15 +181,16 @@ class Mixture:
         amplitude, nugget = hyper.amplitude[:, None, None] ** 2, hyper.nugget**2
         for start in range(0, len(x), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            own = part.structure.basis(x[rows])
+            held = self.held(x[rows])
+            own, beyond = part.structure.basis(held), _BEYOND_SD**2 * ((x[rows] - held) ** 2).sum(axis=1)
             cross = (
                 hyper.kernel(distances(self.space.features(x[rows]), part.features)) * amplitude + own @ part.basis.T
             )
             if self.space.shared:
-                same = (x[rows][:, None, :] == self.cells.x[None, :, :]).all(axis=2)
-                if same.any():
-                    cross += nugget[:, None, None] * same
-            yield rows, cross, amplitude[:, :, 0] + nugget[:, None] + (own**2).sum(axis=1)
+                pairs = zip(x[rows].T, self.cells.x.T, strict=True)
+                same = np.logical_and.reduce([asked[:, None] == known for asked, known in pairs])
+                cross[:, same] += nugget[:, None]
+            yield rows, cross, amplitude[:, :, 0] + nugget[:, None] + (own**2).sum(axis=1) + beyond
 
 
 def fit_mixture(cells: Cells, roles: Roles, seed: int) -> Mixture:
@@ -170,15 +206,12 @@ def fit_mixture(cells: Cells, roles: Roles, seed: int) -> Mixture:
     drawn = []
     for i in kept:
         members, weights = sample(firsts[i], searched, found[i], space, seed)
-        drawn.append((members, weights - _COST * found[i].used))
-    top = max(float(weights.max()) for _, weights in drawn)
-    total = sum(float(np.exp(weights - top).sum()) for _, weights in drawn)
-    parts = [
-        Part.of(found[i], members, np.exp(weights - top) / total, searched, space)
-        for i, (members, weights) in zip(kept, drawn, strict=True)
-    ]
-    if searched is not cells:
-        parts = _refitted(parts, cells, space)
+        drawn.append((found[i], members, weights - _COST * found[i].used))
+    parts = []
+    for structure, members, weights in _heaviest(drawn, _MOST_MEMBERS if searched is cells else _REFITTED):
+        # The search used some of many cells: what is left of it is fitted again to all of them.
+        fitted = members if searched is cells else fit_members(members.z, cells, structure, space)
+        parts.append(Part.of(structure, fitted, weights, cells, space))
     left_out = sum((p.weights @ p.members.left_out for p in parts), np.zeros(len(cells.t)))
     second = sum(
         (p.weights @ (p.members.variance + (p.members.left_out - left_out) ** 2) for p in parts), np.zeros(len(cells.t))
@@ -186,16 +219,16 @@ def fit_mixture(cells: Cells, roles: Roles, seed: int) -> Mixture:
     return Mixture(tuple(parts), space, cells, left_out, np.sqrt(second))
 
 
-def _refitted(parts: list[Part], cells: Cells, space: Space) -> list[Part]:
-    """Fit the best members to all cells; the search used some of them."""
-    bound = np.sort(np.concatenate([part.weights for part in parts]))[-_REFITTED:][0]
-    total = sum(float(part.weights[part.weights >= bound].sum()) for part in parts)
+def _heaviest(drawn: list[_Drawn], most: int) -> list[_Drawn]:
+    """At most so many members, of all structures together; logarithms of weights become weights that add up to 1."""
+    logs = np.concatenate([weights for _, _, weights in drawn])
+    bound = np.sort(logs)[-most:][0]
+    total = float(np.exp(logs[logs >= bound] - logs.max()).sum())
     out = []
-    for part in parts:
-        best = np.flatnonzero(part.weights >= bound)
-        if len(best):
-            members = fit_members(part.members.z[best], cells, part.structure, space)
-            out.append(Part.of(part.structure, members, part.weights[best] / total, cells, space))
+    for structure, members, weights in drawn:
+        kept = weights >= bound
+        if kept.any():
+            out.append((structure, members.taken(kept), np.exp(weights[kept] - logs.max()) / total))
     return out
 
 

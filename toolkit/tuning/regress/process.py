@@ -1,8 +1,9 @@
 """Gaussian processes on what the structure leaves: many of them, weighted by how they predict what is left out.
 
 With a handful of cells no hyper-parameter can be told to be right, so they are averaged, not chosen: a first sample is
-drawn from their prior, a second around the best of the first, all weighted by importance (Cappé et al., *Population
-Monte Carlo*, J. Comput. Graph. Stat. 13, 2004). Left-out predictions follow in closed form (Rasmussen and Williams,
+drawn from their prior, later ones around the best so far, all weighted by importance (Cappé et al., *Population Monte
+Carlo*, J. Comput. Graph. Stat. 13, 2004) against the mixture of what they were drawn from (Veach and Guibas, SIGGRAPH
+1995; Owen and Zhou, J. Am. Stat. Assoc. 95, 2000). Left-out predictions follow in closed form (Rasmussen and Williams,
 *Gaussian Processes for Machine Learning*, 2006, section 5.4.2).
 
 A measurement deviates from a smooth curve for two reasons. Repeats of one setting differ from each other (`noise`), and
@@ -19,13 +20,14 @@ from scipy.stats import norm, qmc
 from toolkit.tuning.regress.rows import Array, Cells, Index, Mask
 from toolkit.tuning.regress.structure import Roles, Structure
 
-FIRST, SECOND = 5, 6  # binary logarithms of how many hyper-parameters each sample has
+FIRST, LATER = 5, 6  # binary logarithms of how many hyper-parameters each sample has
+_ROUNDS = 2  # samples after the first
 _NEGLIGIBLE = 0.02  # members this much lighter than the heaviest are dropped
 
 # Medians and standard deviations of logarithms: all are shares of a runtime, lengths are in e-foldings of a feature.
-_LENGTH = (0.0, 0.9)
-_AMPLITUDE = (float(np.log(0.15)), 1.0)
-_NUGGET = (float(np.log(0.01)), 1.2)
+_LENGTH = (float(np.log(2.0)), 0.9)
+_AMPLITUDE = (float(np.log(0.25)), 1.0)
+_NUGGET = (float(np.log(0.02)), 1.2)
 _NOISE = (float(np.log(0.015)), 1.0)
 _LEAST_NOISE = 1e-3
 
@@ -110,16 +112,15 @@ class Hyper:
         """
         if not len(apart):
             return np.ones((len(self.joint), *apart.shape[1:]))
-        product = np.ones((len(self.joint), *apart.shape[1:]))
-        total = np.zeros_like(product)
-        for distance, length, rough in zip(apart, self.length.T, self.rough.T, strict=True):
-            each = np.empty_like(product)
-            far = distance[None] / length[:, None, None]
-            each[rough] = np.exp(-far[rough])
-            smooth = np.sqrt(5.0) * far[~rough]
-            each[~rough] = (1 + smooth + smooth * smooth / 3) * np.exp(-smooth)
-            product *= each
-            total += each
+        product: Array = np.ones(())
+        total: Array = np.zeros(())
+        smooth = ~self.rough
+        rate = np.where(smooth, np.sqrt(5.0), 1.0) / self.length
+        for k, distance in enumerate(apart):
+            far = distance * rate[:, k, None, None]
+            each = np.exp(-far)
+            each *= 1 + smooth[:, k, None, None] * (far + far * far / 3)
+            product, total = product * each, total + each
         joint = self.joint[:, None, None]
         return np.asarray(joint * product + (1 - joint) * total / len(apart))
 
@@ -202,19 +203,31 @@ def _left_out(inverse: Array, alpha: Array, cells: Cells) -> tuple[Array, Array,
 
 
 def sample(first: Members, cells: Cells, structure: Structure, space: Space, seed: int) -> tuple[Members, Array]:
-    """Add members near the best of the first; returns the ones that matter and logarithms of their weights."""
-    weight = np.exp(first.score - first.score.max())
+    """Add members near the best so far; returns the ones that matter and logarithms of their weights."""
+    members = first
+    drawn_from = [(np.zeros(space.dimensions), np.ones(space.dimensions), len(first.z))]
+    for more in range(_ROUNDS):
+        mean, sd = _toward(members, importance(members, drawn_from))
+        z = mean + sd * space.draw(LATER, seed + more)
+        members = members.joined(fit_members(z, cells, structure, space))
+        drawn_from.append((mean, sd, len(z)))
+    weights = importance(members, drawn_from)
+    kept = weights > weights.max() + np.log(_NEGLIGIBLE)
+    return members.taken(kept), weights[kept] - np.log(len(members.z))
+
+
+def importance(members: Members, drawn_from: list[tuple[Array, Array, int]]) -> Array:
+    """Logarithms of weights: density over that of the mixture of normal distributions that members were drawn from."""
+    shares = [np.log(n / len(members.z)) + norm.logpdf(members.z, m, sd).sum(axis=1) for m, sd, n in drawn_from]
+    return np.asarray(members.score + norm.logpdf(members.z).sum(axis=1) - np.logaddexp.reduce(shares))
+
+
+def _toward(members: Members, weights: Array) -> tuple[Array, Array]:
+    """Centre and standard deviations to draw from next."""
+    weight = np.exp(weights - weights.max())
     weight /= weight.sum()
     effective = 1 / (weight**2).sum()
-    mean = weight @ first.z
-    sd = np.maximum(1.2 * np.sqrt(weight @ (first.z - mean) ** 2), 0.5)
+    mean = weight @ members.z
+    sd = np.maximum(1.2 * np.sqrt(weight @ (members.z - mean) ** 2), 0.5)
     # Of a few effective members the mean is uncertain: it is drawn back toward the prior's.
-    mean *= 1 - 0.3 * (3 / (effective + 3))
-    z = mean + sd * space.draw(SECOND, seed)
-    both = first.joined(fit_members(z, cells, structure, space))
-    share = len(first.z) / len(both.z)
-    prior = norm.logpdf(both.z).sum(axis=1)
-    drawn = np.logaddexp(np.log(share) + prior, np.log1p(-share) + norm.logpdf(both.z, mean, sd).sum(axis=1))
-    weights = both.score + prior - drawn - np.log(len(both.z))
-    kept = weights > weights.max() + np.log(_NEGLIGIBLE)
-    return both.taken(kept), weights[kept]
+    return np.asarray(mean * (1 - 0.3 * (3 / (effective + 3)))), np.asarray(sd)

@@ -1,0 +1,175 @@
+"""A node's main process: whatever is wrong elsewhere, its workers keep their leases and every run is swept."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from tests.conftest import Server, running_server
+from tests.integration.clusters import until
+from tests.integration.ledgers import Run
+from toolkit.errors import LedgerFull
+from toolkit.ledger import Claim, FailedItem, Ledger, Registry, keys
+from toolkit.settings import ServerAddress
+from toolkit.transport.node import Keeper
+from toolkit.transport.servant import Installation
+
+QUEUE = "shelves"
+WORKERS = 2
+
+
+class Node:
+    """The main process of a node with two workers, beside runs on an empty server of its own."""
+
+    def __init__(self, address: ServerAddress, broker_url: str, stack: ExitStack) -> None:
+        self.ledger = Ledger(address)
+        self.registry = Registry(self.ledger.connection)
+        self.app = Celery("shop", broker=broker_url, set_as_current=False)
+        self.installation = Installation(self.app, address)
+        self.needed: list[bool] = []
+        self.keeper = Keeper(self.installation, "n1@host", lambda: (WORKERS, (QUEUE,)), self.needed.append)
+        stack.callback(self.ledger.close)
+        stack.callback(self.keeper.stop)
+
+    def run(self, items: int = 8, **options: Any) -> Run:
+        """A listed run; `priority` and `queue` as in a spec."""
+        spec = {name: options.pop(name) for name in ("priority", "queue") if name in options}
+        run = Run(self.ledger, create=False, **options)
+        run.spec = replace(run.spec, **({"queue": QUEUE} | spec))
+        self.registry.add_run(run.spec)
+        self.ledger.create(run.spec, **run.sizes)
+        run.append(items, close=True)
+        return run
+
+    def work(self, run: Run) -> Claim:
+        """A worker of this node is on a batch."""
+        claim = run.claim()
+        self.installation.marker.begin(0, run.run_id, claim.claim_id, 0)
+        return claim
+
+    def command(self, *args: Any) -> Any:
+        return self.ledger.connection.command(*args)
+
+
+def lease(run: Run, claim: Claim) -> float:
+    """When a lease ends, seconds since the epoch."""
+    return float(run.command("ZSCORE", "leases", claim.claim_id)) / 1000
+
+
+def renewed_twice(run: Run, claim: Claim) -> None:
+    """Wait until a lease was renewed two times from now on."""
+    for _ in range(2):
+        end = lease(run, claim)
+        until(lambda end=end: lease(run, claim) > end, "the lease is renewed")
+
+
+@pytest.fixture
+def broker() -> Iterator[Server]:
+    """A broker that a test may freeze."""
+    with running_server("valkey") as server:
+        yield server
+        os.kill(server.pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def ledger_server() -> Iterator[Server]:
+    """A server whose lists of runs and nodes a test has to itself, and may spoil."""
+    with running_server("valkey") as server:
+        yield server
+
+
+@pytest.fixture
+def start(ledger_server: Server) -> Iterator[Callable[..., Node]]:
+    """Return what makes a node, which begins with `keeper.start()`."""
+    with ExitStack() as stack:
+        yield lambda broker_url="redis+socket:///nowhere.sock": Node(ledger_server.address, broker_url, stack)
+
+
+def url_of(broker: Server) -> str:
+    path = broker.address.url.removeprefix("unix://")
+    return f"redis+socket://:{broker.address.password}@{path}"
+
+
+# --------------------------------------------------------------------------- the broker
+
+
+def test_leases_are_renewed_and_runs_swept_while_the_broker_is_frozen(
+    start: Callable[..., Node], broker: Server
+) -> None:
+    node = start(url_of(broker))
+    os.kill(broker.pid, signal.SIGSTOP)
+    run = node.run()
+    claim = node.work(run)
+    node.keeper.start()
+    until(run.tickets, "a ticket is on its way")
+    renewed_twice(run, claim)
+    late = node.run()
+    late.ledger.steer(late.run_id, "cancel")
+    until(lambda: node.registry.active_runs(QUEUE) == [(run.run_id, 1)], "what has ended leaves the list")
+    os.kill(broker.pid, signal.SIGCONT)
+    with node.app.connection_for_read() as connection:
+        client = connection.default_channel.client
+        until(lambda: client.llen(f"{QUEUE}\x06\x166") or client.llen(QUEUE), "the ticket arrives")
+
+
+def test_runs_are_swept_beside_one_whose_tickets_no_broker_takes(start: Callable[..., Node]) -> None:
+    node = start()
+    urgent, low = node.run(priority="high"), node.run(priority="low")
+    claim = low.claim()
+    low.commit(claim, failed=[FailedItem(0, "retry", 1.0, "retryable")])
+    low.make_due()
+    low.expire(low.claim())
+    held = node.work(urgent)
+    node.keeper.start()
+    until(lambda: low.status().lost == 1 and low.status().delayed == 0, "retries come due, and leases end")
+    renewed_twice(urgent, held)
+
+
+def test_a_death_is_dealt_with_while_no_broker_takes_tickets(start: Callable[..., Node]) -> None:
+    node = start()
+    run, other = node.run(), node.run()
+    kept = other.claim()
+    node.installation.marker.begin(1, other.run_id, kept.claim_id, 0)
+    lost = run.claim()
+    pid = os.fork()
+    if pid == 0:
+        node.installation.marker.begin(0, run.run_id, lost.claim_id, 0)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    node.keeper.start()
+    until(lambda: run.status().lost == 1, "the dead worker's batch goes back")
+    renewed_twice(other, kept)
+
+
+# --------------------------------------------------------------------------- the ledger
+
+
+def test_a_full_server_is_swept_and_its_nodes_are_seen(start: Callable[..., Node]) -> None:
+    node = start()
+    run = node.run()
+    run.expire(run.claim())
+    node.command("CONFIG", "SET", "maxmemory", "1000000")
+    with pytest.raises(LedgerFull):
+        node.command("SET", "anything", "x")
+    run.ledger.steer(run.run_id, "cancel")
+    node.keeper.start()
+    until(lambda: run.status().state == "cancelled", "what was cancelled ends")
+    assert [n.node for n in node.registry.nodes()] == ["n1@host"]
+
+
+@pytest.mark.parametrize("key", [keys.SWEEPER, keys.NODES])
+def test_a_key_that_cannot_be_written_keeps_nobody_from_sweeping(start: Callable[..., Node], key: str) -> None:
+    node = start()
+    run = node.run()
+    run.expire(run.claim())
+    run.ledger.steer(run.run_id, "cancel")
+    node.command("RPUSH", key, "of another type")
+    node.keeper.start()
+    until(lambda: run.status().state == "cancelled", "what was cancelled ends")

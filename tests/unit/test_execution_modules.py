@@ -1,0 +1,107 @@
+"""Modules that were edited since they were loaded: forgotten together, and only the user's own."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from toolkit.execution import Modules, dump_function, load_function
+from toolkit.execution.modules import own_file
+
+Write = Callable[[str, str], Path]
+KEY = b"0123456789abcdef"
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    """Write a module of the user's; all are forgotten afterwards."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def put(name: str, source: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(source)
+        return path
+
+    yield put
+    for name in [n for n in sys.modules if n.startswith("tk_own")]:
+        del sys.modules[name]
+
+
+def test_an_edit_is_seen_by_those_who_import_it_and_what_was_made_before_keeps_the_old(write: Write):
+    # Given a module that another one, in a package without a file of its own, took a function from
+    write("tk_own_a.py", "def f(x): return x + 1\n")
+    write("tk_own_b/inner.py", "from tk_own_a import f\ndef g(x): return f(x)\n")
+    modules = Modules()
+    before = importlib.import_module("tk_own_b.inner")
+    modules.look()
+    assert not modules.renew()
+    assert modules.edition == 0
+    # When only the first one is edited
+    write("tk_own_a.py", "def f(x): return x + 1000\n")
+    assert modules.renew()
+    # Then both are imported anew, and a function from before goes on with what it had
+    assert importlib.import_module("tk_own_b.inner").g(1) == 1001
+    from tk_own_b import inner  # type: ignore[import-not-found]
+
+    assert inner.g(1) == 1001
+    assert before.g(1) == 2
+    assert modules.edition == 1
+    assert not modules.renew()
+
+
+def test_an_edit_that_may_have_come_after_the_import_counts(write: Write):
+    path = write("tk_own_c.py", "X = 1\n")
+    modules = Modules()
+    importlib.import_module("tk_own_c")
+    later = modules._looked_at_ns + 1_000_000_000
+    os.utime(path, ns=(later, later))  # nobody has looked in between
+    assert modules.renew()
+
+
+def test_a_file_that_is_gone_counts_once(write: Write):
+    path = write("tk_own_d.py", "X = 1\n")
+    modules = Modules()
+    importlib.import_module("tk_own_d")
+    modules.look()
+    path.unlink()
+    assert modules.renew()
+    assert not modules.renew()
+
+
+def test_modules_of_the_environment_of_the_toolkit_and_from_before_stay(write: Write):
+    assert own_file("json", importlib.import_module("json")) is None
+    assert own_file("numpy", importlib.import_module("numpy")) is None
+    assert own_file("toolkit.codec", importlib.import_module("toolkit.codec")) is None
+    assert own_file("__main__", importlib.import_module("__main__")) is None
+    write("tk_own_e.py", "X = 1\n")
+    importlib.import_module("tk_own_e")
+    modules = Modules()
+    write("tk_own_e.py", "X = 22\n")
+    assert not modules.renew()
+    assert "tk_own_e" in sys.modules
+
+
+def test_a_function_of_a_module_has_the_version_that_is_loaded_where_it_runs(write: Write):
+    # Given a function that was shipped by the name that its module gives it
+    source = "def f(x): return x + {}\n"
+    write("tk_own_f.py", source.format(1))
+    modules = Modules()
+    module = importlib.import_module("tk_own_f")
+    modules.look()
+    blob = dump_function(module.f, "run-000001", KEY)
+    first = load_function(blob, "run-000001", KEY)
+    # When its module is edited before it arrives
+    write("tk_own_f.py", source.format(1000))
+    assert modules.renew()
+    second = load_function(blob, "run-000001", KEY, edition=modules.edition)
+    # Then code and version are those of the file, and nothing that a setup returned is taken over
+    assert (first(1), second(1)) == (2, 1001)
+    assert first.code_version != second.code_version
+    assert first.digest != second.digest

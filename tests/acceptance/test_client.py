@@ -279,7 +279,7 @@ def test_an_item_that_cannot_be_stored_is_named_and_nothing_is_stored(client: Cl
 
 def test_a_bad_item_late_in_a_stream_cancels_the_run(client: Client) -> None:
     with pytest.raises(EncodeError, match="item 5000") as caught:
-        client.map(shop.double, (object() if i == 5000 else i for i in range(6000)))
+        client.map(shop.double, (object() if i == 5000 else i for i in range(6000))).wait(60)
     assert any("cancelled" in note for note in caught.value.__notes__)
 
 

@@ -16,6 +16,8 @@ from tests.integration.clusters import ROOT, alive, home, until
 from toolkit.client import Client, scaling
 from toolkit.client.run import Run
 from toolkit.cluster import LocalCluster
+from toolkit.errors import InvalidInput, LedgerUnavailable
+from toolkit.settings import LedgerSettings
 from toolkit.transport import make_app
 
 __all__ = ["home"]  # a fixture
@@ -191,3 +193,54 @@ def _told(run: Run) -> str:
     """Return what the run's event says about workers."""
     (event,) = [event for event in run.events() if event.kind == "workers"]
     return event.detail
+
+
+@pytest.mark.timeout(60)
+def test_a_cluster_that_was_stopped_here_is_known_to_be_gone(home: Path) -> None:
+    # Given a client that would try for an hour
+    cluster = LocalCluster(node=False, state_dir=home)
+    client = Client(cluster=cluster, settings=LedgerSettings(retry_s=3600.0))
+    run = client.map(shop.double, range(3))
+    # When the cluster is stopped, then every verb says so at once
+    cluster.stop()
+    for verb in (run.status, run.results, run.wait, client.runs):
+        with pytest.raises(LedgerUnavailable, match="was stopped by this process"):
+            verb()
+    # And when it is started again, the run is there
+    cluster.start()
+    assert run.status().submitted == 3
+    client.close()
+    cluster.stop()
+
+
+def test_who_waits_asks_a_server_that_is_away_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = LocalCluster(node=False, state_dir=home)
+    with Client(cluster=cluster, settings=LedgerSettings(retry_s=0.0)) as client:
+        run, asked = client.map(shop.double, range(3)), []
+        connection = client._ledger.connection
+        command = connection.command
+        monkeypatch.setattr(connection, "command", lambda *args, **how: asked.append(args[0]) or command(*args, **how))
+        LocalCluster(state_dir=home).stop()
+        with pytest.raises(LedgerUnavailable, match="does not answer"):
+            run.results()
+        assert asked == ["FCALL_RO"]
+
+
+def test_who_waits_for_a_node_that_starts_is_told_so(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a cluster whose node is not up yet, and no patience
+    monkeypatch.setattr("toolkit.client.run._NO_WORKER_HINT_S", 0.0)
+    with LocalCluster(1, state_dir=home) as cluster, Client(cluster=cluster) as client:
+        run = client.map(shop.double, range(3), max_workers=64)
+        assert run.results(PATIENCE_S) == [0, 2, 4]
+        said = capsys.readouterr().err
+        assert "has not started: the LocalCluster's node is starting its 1 workers" in said
+        assert [event.detail for event in run.events() if event.kind == scaling.EVENT] == [
+            "max_workers=64, and 1 listen: at most 1 batches run at a time; client.cluster.scale(64) has more"
+        ]
+        # When another queue is named, then nothing is enqueued
+        with pytest.raises(InvalidInput, match="queue='nonexist'"):
+            client.map(shop.double, range(3), queue="nonexist")
+        assert len(client.runs()) == 1
+        cluster.stop()

@@ -126,15 +126,16 @@ def test_a_submission_that_waits_ends_when_its_run_is_cancelled(narrow: Client, 
 
     def items() -> Iterator[bytes]:
         for i, item in enumerate(texts(40 * PAGE, drawn)):
-            if i == PAGE:
+            if i == 2 * PAGE:  # a page is drawn while the one before it is stored
                 narrow.get_run(run_id).pause()
             yield item
 
     submitting = Submitting(lambda: narrow.map(shop.length, items(), batch_size=500, run_id=run_id))
     eventually(lambda: drawn[0] >= 4 * PAGE)
-    narrow.get_run(run_id).cancel()
-    with pytest.raises(RunStateError, match="takes no more items: cancel"):
-        submitting.outcome()
+    run = submitting.outcome()
+    run.cancel()
+    assert run.wait(30).state == "cancelled"
+    eventually(lambda: not any(run_id in thread.name for thread in threading.enumerate()))
     assert drawn[0] < 20 * PAGE
 
 
@@ -151,8 +152,8 @@ def test_submission_waits_for_memory_and_work_goes_on_when_it_is_there(
     run_id, heard = new_id(), list[str]()
 
     def items() -> Iterator[int]:
-        for i in range(2 * PAGE):
-            if i == PAGE + 1:
+        for i in range(3 * PAGE):
+            if i == 2 * PAGE:
                 eventually(lambda: client.get_run(run_id).status().done >= 50)
                 admin("CONFIG", "SET", "maxmemory", 1)
             yield i
@@ -167,14 +168,14 @@ def test_submission_waits_for_memory_and_work_goes_on_when_it_is_there(
         eventually(lambda: hears("out of memory"))
         eventually(lambda: client.get_run(run_id).status().active == 0)  # what was claimed is accounted
         done = client.get_run(run_id).status().done
-        assert 50 <= done < 2 * PAGE
+        assert 50 <= done <= 2 * PAGE
     finally:
         admin("CONFIG", "SET", "maxmemory", 0)
     run = submitting.outcome()
-    assert run.results(60) == list(range(2 * PAGE))
+    assert run.results(60) == list(range(3 * PAGE))
     assert "".join(heard).count("out of memory") == 1
     assert run.status().lost == 0
-    check(run, tmp_path, 2 * PAGE)
+    check(run, tmp_path, 3 * PAGE)
 
 
 def test_a_server_that_stays_full_ends_the_submission_with_a_cancelled_run(
@@ -183,14 +184,14 @@ def test_a_server_that_stays_full_ends_the_submission_with_a_cancelled_run(
     run_id = new_id()
 
     def items() -> Iterator[int]:
-        for i in range(4 * PAGE):
-            if i == 2 * PAGE:
+        for i in range(5 * PAGE):
+            if i == 3 * PAGE:
                 admin("CONFIG", "SET", "maxmemory", 1)
             yield i
 
     try:
         with pytest.raises(LedgerFull, match="out of memory") as caught:
-            narrow.map(shop.double, items(), run_id=run_id, batch_size=100)
+            narrow.map(shop.double, items(), run_id=run_id, batch_size=100).wait(60)
         assert any("waited 1 s" in note for note in caught.value.__notes__)
         assert any("was cancelled" in note for note in caught.value.__notes__)
         assert narrow.get_run(run_id).wait(30).state == "cancelled"
@@ -312,7 +313,8 @@ def test_a_submission_that_was_killed_goes_on_from_another_process(
     assert run.status().submitted == stored, "a refused submission left something"
     with submitter(cluster, tmp_path, run_id, n, 0.0) as process:
         assert process.stdout is not None
-        assert process.stdout.read().split()[-1] == "all"
+        assert "all" in process.stdout.read().split()
+    assert process.returncode == 0
     check(run, tmp_path, n)
     assert run.status().submitted == n
     again = client.map(shop.journal, range(n), kwargs=kwargs, run_id=run_id)  # complete: nothing happens

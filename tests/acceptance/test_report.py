@@ -100,7 +100,7 @@ def test_the_notebook_makes_the_report_anew_with_other_parameters(
 
 def test_an_unknown_name_and_an_unknown_format_are_errors(runs: list[Run], report, tmp_path: Path) -> None:
     for words, hint in (
-        (("no.such.task",), "no run and no task with metric rows is called 'no.such.task'"),
+        (("no.such.task",), "task 'no.such.task': no run of that name is recorded"),
         ((runs[0].run_id, "-o", "tuning.pdf"), ".html, .md or .ipynb"),
     ):
         answer = report(*words)

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import pytest
 
 from tests.unit.notebook_samples import EVERYTHING, HOSTILE, ended, status, trend
-from toolkit.notebook.progress import LOG_S, START_S, ProgressBar, bar, progress_line
+from toolkit.notebook.progress import LOG_S, REPEAT_S, START_S, ProgressBar, bar, progress_line
 from toolkit.records import RunState
 
 
@@ -97,6 +97,23 @@ def test_log_gets_a_full_line_now_and_then_and_the_last_one():
     assert "finished" in lines[1]
     assert "\x1b" not in stream.getvalue()
     assert "\r" not in stream.getvalue()
+
+
+def test_log_repeats_a_line_that_says_nothing_new_only_after_a_while():
+    clock, stream = Clock(), io.StringIO()
+    progress = ProgressBar(stream, clock=clock)
+    waiting = status(ok=0, started_at=0.0, claimed=0, active=0)
+    for _ in range(int(REPEAT_S / LOG_S) + 1):
+        progress.update(waiting)
+        clock.now += LOG_S
+    assert len(stream.getvalue().splitlines()) == 1
+    progress.update(status(ok=500))
+    assert len(stream.getvalue().splitlines()) == 2
+    clock.now += LOG_S
+    progress.update(waiting)
+    clock.now += REPEAT_S
+    progress.update(waiting)
+    assert len(stream.getvalue().splitlines()) == 4
 
 
 @pytest.mark.parametrize(("waited_s", "lines"), [(START_S / 2, 0), (START_S, 1)])

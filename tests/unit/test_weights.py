@@ -6,6 +6,7 @@ import math
 import struct
 from decimal import Decimal
 from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,14 @@ from toolkit.client.arguments import Size
 from toolkit.client.intake import stored_bytes
 from toolkit.client.weights import HEAVY, MOST_ALONE, Weights, check_weight, heavy
 from toolkit.errors import InvalidInput
-from toolkit.ledger import Page, make_pages
+from toolkit.ledger import PAGE_ITEMS, Page, draw_pages, make_pages
 
 LIMIT = 1 << 20
 
 
 def laid(weight: Any, items: Any, workers: int = 8, **options: Any) -> list[Page]:
-    weights = Weights(weight, items)
-    pages = make_pages(weights.beside(items), max_item_bytes=LIMIT, **options)
+    weights, rest = Weights(weight, items), iter(items)
+    pages = draw_pages(weights.beside(lambda _: list(islice(rest, PAGE_ITEMS))), max_item_bytes=LIMIT, **options)
     return [weights.lay(page, workers) for page in pages]
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from toolkit._version import PROTOCOL, __version__
-from toolkit.client import celery_app, scaling, tracing
+from toolkit.client import celery_app, reach, scaling, tracing
 from toolkit.client.arguments import (
     Size,
     check_items,
@@ -22,8 +24,10 @@ from toolkit.client.arguments import (
     make_spec_limits,
     new_run_id,
 )
+from toolkit.client.background import Submitting, finish_all, finish_at_exit
 from toolkit.client.describe import Deployment, Described, describe, say_if_edited, ship
 from toolkit.client.doctor import Finding, examine
+from toolkit.client.drawing import Source
 from toolkit.client.history import History
 from toolkit.client.planner import MAX_REPLANS, Planner, plan_from_history
 from toolkit.client.replay import run_inline
@@ -38,6 +42,7 @@ from toolkit.records import INLINE_QUEUE, METRIC_SCHEMA, NodeInfo, Retry, RunSpe
 from toolkit.settings import LedgerSettings, Settings
 
 if TYPE_CHECKING:
+    from toolkit.execution import Task
     from toolkit.transport import App
     from toolkit.tuning import Recommendation
 
@@ -107,12 +112,15 @@ class Client(History):
             address = celery_app.ledger_address(self._app, ledger_url, env)
         self.settings = settings or LedgerSettings()
         self._ledger = Ledger(address, self.settings)
+        self._ledger.connection.gone = partial(reach.why_gone, self._cluster)
         self._registry = Registry(self._ledger.connection)
         self._deployment = Deployment(
             self._cluster is not None, lambda: task_names(self._app), self._registry.nodes, key_file
         )  # fmt: skip
         self._archive_path = env.archive or (self._cluster.state_dir / "archive" if self._cluster else None)
         self._submitted = self._closed = False
+        self._inputs: list[Submitting] = []  # streams that are being submitted
+        weakref.finalize(self, finish_at_exit, self._inputs)
         self._detached = threading.Event()
         self._ledger.connection.check_server()
         if self._cluster is not None:
@@ -144,15 +152,17 @@ class Client(History):
         inline: bool = False,
         profile: bool = False,
     ) -> Run:
-        """Run `task` on every item and return a handle at once.
+        """Run `task` on every item and return a handle once the first items are there.
 
         Parameters
         ----------
         task : callable or str
             A ``@toolkit.task``, a function typed in a cell, a Celery task or the name of a registered one.
         items : iterable
-            Inputs, streamed page by page; of a generator no more is drawn than workers can take soon. A DataFrame, str
-            or dict is refused with a hint.
+            Inputs. What has no length (a generator, a file, a cursor) is a stream, drawn on a thread of its own: its
+            items are worked on as they come, while the handle is back as soon as the first ones are stored, and no more
+            is drawn than workers can take soon. An error of a stream whose run has begun cancels the run, and
+            `Run.wait` and `Run.results` raise it. A DataFrame, str or dict is refused with a hint.
         kwargs : mapping, optional
             Keyword arguments shared by all calls.
         batch_size : int or "auto"
@@ -164,7 +174,8 @@ class Client(History):
         priority : str
             ``low``, ``normal``, ``high`` or ``urgent``, honoured between runs.
         queue : str, optional
-            Celery queue; by default the task's own route.
+            Celery queue; by default the task's own route. A LocalCluster has one, the default, and refuses others;
+            elsewhere a queue to which no node listens is logged as a warning.
         key : callable, optional
             ``key(item)`` is stored as the user's name for the item.
         weight : callable, or sequence of number, optional
@@ -200,7 +211,7 @@ class Client(History):
         Returns
         -------
         Run
-            Already submitted; with ``inline=True`` already ended.
+            Already submitted, a stream so far as its items came; with ``inline=True`` already ended.
 
         Raises
         ------
@@ -244,24 +255,42 @@ class Client(History):
             self._ledger.connection.check_server()
         earlier = None if run_id is None else find_earlier(self._ledger, spec, encoded_kwargs)
         spec = earlier or spec
-        run = Run(self._ledger, self._registry, spec, self._send, described.task)
+        remark = reach.check_reach(spec, size, self._registry.nodes(), self._cluster)
+        run = self._handle(spec, described.task)
         send = (lambda _n: None) if inline else (lambda n: self._try_send(spec, n))
         submission = Submission(self._ledger, self._registry, spec, size, send, resumes=earlier is not None)
         self._submitted = True
         grown = "" if inline or earlier is not None else self._grow(spec, size, items)
-        submission.write(items, key, weights, function, encoded_kwargs)
-        if grown:
-            self._ledger.note(spec.run_id, scaling.EVENT, grown)
+
+        def write(source: Iterable[Any] | Source, begun: Callable[[], None]) -> None:
+            submission.write(source, key, weights, function, encoded_kwargs, begun)
+            if size.auto and weights is None and not inline:  # workers size weighted batches by themselves
+                self._try_plan(spec)
+
+        self._submit(run, items, submission, write)
+        if grown or remark:
+            self._ledger.note(spec.run_id, scaling.EVENT, grown or remark)
         if inline:
             assert described.task is not None
             run_inline(self._ledger, spec, described.task, encoded_kwargs)
             self._registry.deactivate(spec.queue, spec.run_id)
-        elif size.auto and weights is None:  # a plan counts items; workers size weighted batches by themselves
-            try:
-                self._plan(spec)
-            except Exception:  # the items are submitted: a plan that fails must not look like a failed submission
-                logger.exception("run %s: not planned, its workers size the batches by themselves", spec.run_id)
         return run
+
+    def _submit(
+        self,
+        run: Run,
+        items: Iterable[Any],
+        submission: Submission,
+        write: Callable[[Iterable[Any] | Source, Callable[[], None]], None],
+    ) -> None:
+        """Submit all of a sequence; a stream on threads of its own, once its run exists."""
+        if run.spec.queue == INLINE_QUEUE or isinstance(items, Sized):
+            write(items, lambda: None)
+            return
+        made = Submitting(run.run_id, items, submission, write, lambda: run.status().state.final)
+        self._inputs[:] = [*(before for before in self._inputs if before.alive), made]
+        run.attach_input(made)
+        made.begin()
 
     def _grow(self, spec: RunSpec, size: Size, items: Iterable[Any]) -> str:
         """Let a LocalCluster grow for a run whose worker count is automatic; returns what was done, and why."""
@@ -275,6 +304,12 @@ class Client(History):
         except Exception as error:  # more workers are a wish: without them the run is only slower
             logger.exception("run %s: workers left as they are", spec.run_id)
             return f"left as they are: {one_line(str(error))}"
+
+    def _try_plan(self, spec: RunSpec) -> None:
+        try:
+            self._plan(spec)
+        except Exception:  # the items are submitted: a plan that fails must not look like a failed submission
+            logger.exception("run %s: not planned, its workers size the batches by themselves", spec.run_id)
 
     def _plan(self, spec: RunSpec) -> None:
         """Size an automatic run from history, and keep an eye on it."""
@@ -301,7 +336,7 @@ class Client(History):
         RunNotFound
             No such run here, or its retention has passed.
         """
-        return Run(self._ledger, self._registry, self._ledger.spec(check_run_id(run_id)), self._send)
+        return self._handle(self._ledger.spec(check_run_id(run_id)))
 
     def recommend(self, task: Any, n_items: int, **options: Any) -> Recommendation:
         """Batch size and worker count for the next run of a task, from its recorded history.
@@ -383,9 +418,18 @@ class Client(History):
     def close(self) -> None:
         """Close connections and release the LocalCluster; runs go on.
 
+        Streams whose items still come are waited for, and stderr says so; an interrupt, or an error that leaves a
+        ``with`` block, stops them, to be gone on with by `map` and their ``run_id``.
+
         Runs of a LocalCluster that have ended are archived first, see `archive`; then those that ended more than
         ``settings.retention_s`` ago are deleted on its server.
         """
+        try:
+            finish_all(self._inputs)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         if self._cluster is not None:
             self._cluster.close()
         self._closed = True
@@ -396,8 +440,9 @@ class Client(History):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        finish_all(self._inputs, wait=kind is None)
+        self._close()
 
     def __repr__(self) -> str:
         where = "LocalCluster" if self._cluster is not None else f"app {self._app.main!r}"
@@ -408,6 +453,11 @@ class Client(History):
     def _check_open(self) -> None:
         if self._closed:
             raise InvalidInput("this client is closed: make another, toolkit.Client(); handles of runs go on working")
+
+    def _handle(self, spec: RunSpec, task: Task | None = None) -> Run:
+        run = Run(self._ledger, self._registry, spec, self._send, task)
+        run.why_waiting = partial(reach.why_waiting, self._cluster, spec.queue)
+        return run
 
     def _tidy(self) -> None:
         """Called by the LocalCluster before it ends for this client, while its server answers."""

@@ -6,13 +6,16 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.client.arguments import Size
 from toolkit.errors import InvalidInput, ToolkitError
 from toolkit.execution import Task
 from toolkit.ledger import Ledger, Reader, Registry
 from toolkit.records import RunSpec, RunStatus, one_line
+
+if TYPE_CHECKING:
+    from toolkit.client.background import Submitting
 
 _FRESH_S = 0.04
 
@@ -42,6 +45,12 @@ class Handle:
         self._lock = threading.Lock()
         self._snapshot: RunStatus | None = None
         self._snapshot_at = 0.0
+        self.why_waiting: Callable[[], str] = lambda: ""  # what its LocalCluster is about, where there is one
+        self._input: Submitting | None = None
+
+    def attach_input(self, submitting: Submitting) -> None:
+        """Remember that this process submits the run's input beside the caller: whoever waits hears what goes wrong."""
+        self._input = submitting
 
     # ------------------------------------------------------------------ look
 
@@ -122,6 +131,11 @@ class Handle:
         return self._fresh()
 
     # ------------------------------------------------------------------ inside
+
+    def _check_input(self, wanted: bool = True) -> None:
+        """Raise what ended the input too early, where this process submits it."""
+        if wanted and self._input is not None:
+            self._input.check()
 
     def _fresh(self) -> RunStatus:
         with self._lock:

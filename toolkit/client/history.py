@@ -99,7 +99,7 @@ class History:
         Parameters
         ----------
         task, since, until, tags, states, source
-            Which runs, as for `runs`.
+            Which runs, as for `runs`; also a `Run`, for its rows alone.
 
         Returns
         -------
@@ -109,12 +109,14 @@ class History:
         Raises
         ------
         InvalidInput, ArchiveError, MissingDependency
-            As for `runs`.
+            As for `runs`; also a name that neither a run nor a node has.
         """
         from toolkit import frames
 
         chosen = Selection.parse(task, since, until, tags, states)
         live = self._live(source)
+        if isinstance(task, str) and source == "both" and not any(spec.task == task for spec, _ in live):
+            self._check_known(task, live)
         found, gone = [], []
         for spec, status in live:
             if chosen.matches(spec, status) and status.batches:
@@ -284,6 +286,15 @@ class History:
         return archive_all(self._ledger, self._registry, place)
 
     # ------------------------------------------------------------------ inside
+
+    def _check_known(self, task: str, live: Collection[Known]) -> None:
+        """Refuse a name that neither a run nor a node has: far more often a typing error than a task without a past."""
+        if any(spec.run_id == task for spec, _ in live):
+            raise InvalidInput(
+                f"{task!r} is the id of a run and no task: client.get_run({task!r}).metrics() has its rows"
+            )
+        if not any(task in node.tasks for node in self._registry.nodes()):
+            self._check_recorded(task)
 
     def _live(self, source: str) -> list[Known]:
         if source not in SOURCES:

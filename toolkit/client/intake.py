@@ -41,6 +41,8 @@ class Intake:
         Keep input that no worker has taken below ``look_ahead_bytes`` of the settings.
     stored : int
         Items that the run holds already, from an interrupted submission.
+    check : callable
+        Called while submission waits; raises where nobody wants the rest any more.
 
     Attributes
     ----------
@@ -51,13 +53,15 @@ class Intake:
     """
 
     def __init__(
-        self, ledger: Ledger, spec: RunSpec, create: Callable[[], None], *, stream: bool, stored: int = 0
-    ) -> None:
+        self, ledger: Ledger, spec: RunSpec, create: Callable[[], None], *, stream: bool, stored: int = 0,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self.foreign = False
         self.starved = False
         self._ledger = ledger
         self._run_id = spec.run_id
         self._create = create
+        self._check = check
         self._reader = Reader(ledger.connection, spec.run_id)
         self._stored = stored
         self._patience = Patience(spec)
@@ -153,6 +157,7 @@ class Intake:
                 return  # the next append says what happened
             if self.waits(page):
                 self._patience.look(status)
+                self._check()
                 time.sleep(pause)
                 pause = min(_LONGEST_PAUSE_S, pause * 1.5)
 
@@ -176,6 +181,7 @@ class Intake:
         if quiet_s > limit_s:
             error.add_note(f"submission waited {limit_s:g} s, and no item was taken or ended meanwhile")
             raise error
+        self._check()
         time.sleep(_LONGEST_PAUSE_S if quiet_s > 1.0 else 4 * _PAUSE_S)
 
     # ------------------------------------------------------------------ what is stored otherwise than expected

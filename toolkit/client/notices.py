@@ -33,6 +33,12 @@ def pause_text(status: RunStatus) -> str:
     )
 
 
+def detached_text(run_id: str, *, submitting: bool = False) -> str:
+    """What somebody is told who interrupts a wait for a run."""
+    more = " Its input still comes, from this process." if submitting else ""
+    return f"\nDetached. Run {run_id} goes on; client.get_run({run_id!r}) finds it, .cancel() stops it.{more}"
+
+
 def say(text: str) -> None:
     """Tell somebody who waits."""
     sys.stderr.write(text + "\n")

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from toolkit import renderers
 from toolkit.client import events
 from toolkit.client.feed import MetricsFeed, metrics_from
-from toolkit.client.letters import Letters
-from toolkit.client.notices import PauseNotice, say
+from toolkit.client.idioms import Idioms
+from toolkit.client.notices import PauseNotice, detached_text, say
 from toolkit.client.profile import Profile
 from toolkit.client.tally import BatchCounter
 from toolkit.errors import (
@@ -37,10 +38,12 @@ if TYPE_CHECKING:
 _NO_WORKER_HINT_S = 10.0
 
 
-class Run(Letters):
+class Run(Idioms):
     """One submission: a task mapped over N items.
 
-    Made by ``client.map`` and ``client.get_run``.
+    Made by ``client.map`` and ``client.get_run``. As with the futures of the standard library, `done` tells whether it
+    has ended; iterating over it yields the results in the order of the input, as they come; ``len`` is how many items
+    were submitted so far; and ``with client.map(...) as run`` waits at the end of the block, or cancels on an error.
 
     Attributes
     ----------
@@ -99,34 +102,55 @@ class Run(Letters):
         ------
         WaitTimeout
             It did not end in time; it goes on.
+        Exception
+            What the stream of items raised that this process submits; the run was cancelled then.
         """
+        return self._wait(timeout, progress)
+
+    def _wait(self, timeout: float | None, progress: bool | None = None, *, check_input: bool = True) -> RunStatus:
         factory = renderers.get("progress") if _wants_progress(progress) else None
         bar = factory(sys.stderr) if factory is not None else None
         deadline = None if timeout is None else time.monotonic() + timeout
         began, pause, hinted = time.monotonic(), 0.01, False
-        notice, alarm = PauseNotice(), events.Alarm(self._reader)
-        status = self.status()
+        notice, status = PauseNotice(), self.status()  # first: a server that is away is waited for once
+        if status.state.final:
+            self._check_input(check_input)
+            return status
+        alarm = events.Alarm(self._reader)
+        status = self._fresh()
         try:
-            while not status.state.final:
-                if deadline is not None and time.monotonic() >= deadline:
-                    raise WaitTimeout(f"run {self.run_id} did not end within {timeout} s; it goes on. {status.line()}")
-                if not hinted and not status.started_at and time.monotonic() - began > _NO_WORKER_HINT_S:
-                    hinted = True
-                    say(self._why_not_started(status))
-                notice.look(status)
-                if bar is not None:
-                    bar.update(status)
-                left = pause if deadline is None else min(pause, max(0.0, deadline - time.monotonic()))
-                alarm.sleep(left)
-                pause = min(0.1, pause * 1.3)
-                status = self._fresh()
-        except KeyboardInterrupt:
-            self._say_detached()
-            raise
+            with self._detaching():
+                while not status.state.final:
+                    self._check_input(check_input)
+                    if deadline is not None and time.monotonic() >= deadline:
+                        raise WaitTimeout(self._late(timeout, status))
+                    if not hinted and not status.started_at and time.monotonic() - began > _NO_WORKER_HINT_S:
+                        hinted = True
+                        say(self._why_not_started())
+                    notice.look(status)
+                    if bar is not None:
+                        bar.update(status)
+                    left = pause if deadline is None else min(pause, max(0.0, deadline - time.monotonic()))
+                    alarm.sleep(left)
+                    pause = min(0.1, pause * 1.3)
+                    status = self._fresh()
         finally:
             if bar is not None:
                 bar.close(status)
+        self._check_input(check_input)
         return status
+
+    def _late(self, timeout: float | None, status: RunStatus) -> str:
+        return f"run {self.run_id} did not end within {timeout} s; it goes on. {status.line()}"
+
+    @contextmanager
+    def _detaching(self) -> Iterator[None]:
+        """An interrupt ends the wait and not the run, and says so."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._say_detached()
+            raise
 
     def __await__(self) -> Generator[Any, None, RunStatus]:
         return self._wait_async().__await__()
@@ -135,22 +159,29 @@ class Run(Letters):
         notice = PauseNotice()
         try:
             while not (status := await asyncio.to_thread(self.status)).state.final:
+                self._check_input()
                 notice.look(status)
                 await asyncio.sleep(0.1)
+            self._check_input()
         except (KeyboardInterrupt, asyncio.CancelledError):  # a kernel cancels what it awaits when it is interrupted
             self._say_detached()
             raise
         return status
 
     def _say_detached(self) -> None:
-        say(f"\nDetached. Run {self.run_id} goes on; client.get_run({self.run_id!r}) finds it, .cancel() stops it.")
+        say(detached_text(self.run_id, submitting=self._input is not None and self._input.alive))
 
-    def _why_not_started(self, status: RunStatus) -> str:
-        if status.known_workers == 0:
+    def _why_not_started(self) -> str:
+        nodes = [node for node in self._registry.nodes() if self.spec.queue in node.queues]
+        workers, busy = sum(node.workers for node in nodes), sum(node.busy for node in nodes)
+        if starting := self.why_waiting():
+            reason = starting
+        elif workers == 0:
             reason = f"no worker listens to queue {self.spec.queue!r}"
         else:
             declined = [f["detail"] for _, f in self._reader.events() if f.get("event") == "declined"]
-            reason = declined[-1] if declined else f"{status.known_workers} workers listen, none is free yet"
+            at = "all are" if busy >= workers else f"{busy} are"
+            reason = declined[-1] if declined else f"{workers} workers listen, {at} busy with other runs"
         return f"Run {self.run_id} has not started: {reason}. `toolkit doctor {self.run_id}` tells more."
 
     # ------------------------------------------------------------------ results
@@ -180,10 +211,10 @@ class Run(Letters):
         RunStateError
             The run was submitted with ``keep_results=False``.
         WaitTimeout
-            See `wait`.
+            See `wait`, also for errors of a stream; with `return_exceptions` those are not raised.
         """
         self._need_results()
-        status = self.wait(timeout)
+        status = self._wait(timeout, check_input=not return_exceptions)
         if not return_exceptions:
             self._raise_for(status)
         missing: Any = (
@@ -202,17 +233,32 @@ class Run(Letters):
                 found[letter.index] = _remote_error(letter)
         return found
 
-    def as_completed(self, return_exceptions: bool = False) -> Iterator[tuple[int, Any]]:
+    def as_completed(self, return_exceptions: bool = False, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
         """Yield ``(index, result)`` as batches are committed, in bounded memory.
 
         Parameters
         ----------
         return_exceptions : bool
             Also yield dead letters, as `RemoteError`, at the end; otherwise raise as `results` does.
+        timeout : float, optional
+            Seconds from the first one asked for to the end of the run.
+
+        Raises
+        ------
+        WaitTimeout
+            The run did not end in time; it goes on.
         """
         self._need_results()
+        return self._told(self._completed(return_exceptions, timeout))
+
+    def _told(self, found: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        with self._detaching():
+            yield from found
+
+    def _completed(self, return_exceptions: bool, timeout: float | None) -> Iterator[tuple[int, Any]]:
         first, pause = 0, 0.01
         notice = PauseNotice()
+        deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             status = self.status()
             notice.look(status)
@@ -224,6 +270,8 @@ class Run(Letters):
                 pause = 0.01
             elif status.state.final:
                 break
+            elif deadline is not None and time.monotonic() >= deadline:
+                raise WaitTimeout(self._late(timeout, status))
             else:
                 time.sleep(pause)
                 pause = min(0.1, pause * 1.5)
@@ -240,6 +288,7 @@ class Run(Letters):
             )
 
     def _raise_for(self, status: RunStatus) -> None:
+        self._check_input()
         if status.dead:
             first = self._reader.dead_letters(self._reader.dead_indexes()[:1])[0]
             error = _remote_error(first)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from toolkit.client.handle import Handle
 from toolkit.errors import InvalidInput, RunNotFound, UnknownTask
 from toolkit.ledger import Ledger, Registry
 from toolkit.records import RunSpec, RunState, RunStatus
@@ -45,6 +46,8 @@ class Selection:
         Only those that carry all of these.
     states : frozenset of RunState
         Only those in one of these states; empty for any.
+    run_id : str or None
+        Only this one.
     """
 
     task: str | None = None
@@ -52,6 +55,7 @@ class Selection:
     until: float | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     states: frozenset[RunState] = frozenset()
+    run_id: str | None = None
 
     @classmethod
     def parse(
@@ -74,12 +78,15 @@ class Selection:
             isinstance(tags, Mapping) and all(isinstance(k, str) and isinstance(v, str) for k, v in tags.items())
         ):
             raise InvalidInput(f"tags={tags!r:.100}: expected labels and their values as text, like {{'night': '7'}}")
-        return cls(None if task is None else task_name(task), first, last, dict(tags or {}), _states(states))
+        run_id = task.run_id if isinstance(task, Handle) else None
+        name = None if task is None else task_name(task)
+        return cls(name, first, last, dict(tags or {}), _states(states), run_id)
 
     def matches(self, spec: RunSpec, status: RunStatus) -> bool:
         """Whether a run is meant."""
         return (
             (self.task is None or spec.task == self.task)
+            and self.run_id in (None, spec.run_id)
             and (self.since is None or status.created_at >= self.since)
             and (self.until is None or status.created_at < self.until)
             and (not self.states or status.state in self.states)
@@ -91,14 +98,15 @@ class Selection:
         wanted = {str(state) for state in self.states}
         # moments as numbers, exactly as they are compared above
         created = runs["created_at"].astype("int64") / 1e6
-        rows = zip(runs["task"], created, runs["state"], runs["tags"], strict=True)
+        rows = zip(runs["task"], runs["run_id"], created, runs["state"], runs["tags"], strict=True)
         return [
             (self.task is None or task == self.task)
+            and self.run_id in (None, run_id)
             and (self.since is None or at >= self.since)
             and (self.until is None or at < self.until)
             and (not wanted or state in wanted)
             and (not self.tags or self._tagged(json.loads(tags)))
-            for task, at, state, tags in rows
+            for task, run_id, at, state, tags in rows
         ]
 
     def _tagged(self, tags: Mapping[str, str]) -> bool:
@@ -140,6 +148,8 @@ def task_name(task: Any) -> str:
     """
     if isinstance(task, str):
         return task
+    if isinstance(task, Handle):
+        return task.spec.task
     name = getattr(task, "name", None)
     if isinstance(name, str):
         return name

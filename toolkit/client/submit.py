@@ -6,15 +6,16 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import suppress
-from itertools import chain
-from typing import Any
+from itertools import chain, pairwise
+from typing import Any, Final
 
 from toolkit.client.arguments import Size
+from toolkit.client.drawing import Source, Stopped
 from toolkit.client.intake import Intake
 from toolkit.client.weights import Weights
 from toolkit.errors import InvalidInput, LedgerError, RunNotFound, RunStateError, ToolkitError
-from toolkit.ledger import InputDigest, Ledger, Page, Registry, make_pages
-from toolkit.records import INLINE_QUEUE, RunSpec, RunState, RunStatus
+from toolkit.ledger import PAGE_ITEMS, Draw, InputDigest, Ledger, Page, Reader, Registry, draw_from, draw_pages
+from toolkit.records import INLINE_QUEUE, RunSpec, RunState, RunStatus, one_line
 
 _CHECKED_AHEAD_BYTES = 64 * 1024 * 1024
 """Encoded bytes of a sequence that are checked before the run is created."""
@@ -24,6 +25,7 @@ _CALL_AGAIN_S = 0.05
 """Workers that ran out of input are called again at most so often; beside this, the sweep calls them each second."""
 _SAME = ("task", "path", "kind", "call", "batched", "weighted", "code_version", "protocol")
 """What a submission that is given again must have in common with the first one."""
+_CANCEL_STATES: Final = (RunState.CANCELLING, RunState.CANCELLED)
 
 
 def find_earlier(ledger: Ledger, spec: RunSpec, kwargs: bytes) -> RunSpec | None:
@@ -60,7 +62,7 @@ def find_earlier(ledger: Ledger, spec: RunSpec, kwargs: bytes) -> RunSpec | None
             "on with it, or another run_id"
         )
     state = ledger.status(spec.run_id).state
-    if state in (RunState.CANCELLING, RunState.CANCELLED):
+    if state in _CANCEL_STATES:
         raise RunStateError(f"run {spec.run_id} exists already and is {state}; choose another run_id")
     return earlier
 
@@ -80,6 +82,13 @@ class Submission:
         Sends that many tickets.
     resumes : bool
         The run is there already (`find_earlier`), and its input may be incomplete.
+
+    Attributes
+    ----------
+    submitted : int
+        Items stored so far.
+    cancelled : bool
+        It ended since somebody cancelled the run.
     """
 
     def __init__(
@@ -93,16 +102,23 @@ class Submission:
         self._send = send
         self._resumes = resumes
         self._known = 0
+        self.submitted = 0
+        self.cancelled = False
 
     def write(
-        self, items: Iterable[Any], key: Callable[[Any], Any] | None, weights: Weights | None, function: bytes,
-        kwargs: bytes,
+        self, items: Iterable[Any] | Source, key: Callable[[Any], Any] | None, weights: Weights | None, function: bytes,
+        kwargs: bytes, begun: Callable[[], None] = lambda: None,
     ) -> int:  # fmt: skip
         """Check and encode items, create the run, append its pages, send its first tickets.
 
-        A sequence is encoded before anything is stored (up to 64 MiB of it); a stream page by page, as fast as workers
-        take it. When a later page fails, the run is cancelled, and the error says so. Of a run that is there already,
-        the items that it holds are compared, and the rest is appended.
+        A sequence is encoded before anything is stored (up to 64 MiB of it); a stream page by page, as fast as it comes
+        and workers take it. When a later page fails, the run is cancelled, and the error says so. Of a run that is
+        there already, the items that it holds are compared, and the rest is appended.
+
+        Parameters
+        ----------
+        begun : callable
+            Called once a stream's first page is stored, and after those of its items that the run held before.
 
         Returns
         -------
@@ -113,13 +129,14 @@ class Submission:
         limit = self._ledger.settings.max_item_bytes
         nodes = [n for n in self._registry.nodes() if self._spec.queue in n.queues]
         self._known = sum(n.workers for n in nodes)
-        pages = make_pages(weights.beside(items) if weights else items, key=key, max_item_bytes=limit)
+        stream = isinstance(items, Source)
+        draw = _drawing(items, self._cuts(stored))
+        pages = draw_pages(weights.beside(draw) if weights else draw, key=key, max_item_bytes=limit)
         if weights is not None:
             workers = min(self._known or math.inf, self._size.max_workers or math.inf)
             pages = (weights.lay(page, int(workers) if workers < math.inf else 0) for page in pages)
         if stored is not None and stored.closed:
             return self._check_complete(stored, items, pages)
-        stream = not isinstance(items, Sized)
         checked = self._check_ahead(pages, not stream)
 
         def create() -> None:
@@ -136,13 +153,29 @@ class Submission:
             create()
         else:
             self._registry.add_run(self._spec, anew=False)
-        intake = Intake(self._ledger, self._spec, create, stream=stream, stored=stored.submitted if stored else 0)
+        held = stored.submitted if stored else 0
+        check = items.check if isinstance(items, Source) else lambda: None
+        intake = Intake(self._ledger, self._spec, create, stream=stream, stored=held, check=check)
         try:
-            return self._append(chain(checked, pages), intake, stream)
+            for stop in self._append(chain(checked, pages), intake, stream):
+                self.submitted = stop
+                if stop >= held:
+                    begun()
+        except Stopped:
+            raise
         except BaseException as error:
-            if not intake.foreign:
+            self.cancelled = isinstance(error, RunStateError) and self._is_cancelled()
+            if not intake.foreign and not self.cancelled:
                 self._abandon(error)
             raise
+        return self.submitted
+
+    def _cuts(self, stored: RunStatus | None) -> dict[int, int]:
+        """Where the pages that a run holds begin and end: how many items a stream had for each is nobody's to know."""
+        if stored is None:
+            return {}
+        starts = Reader(self._ledger.connection, self._spec.run_id).page_starts()
+        return dict(pairwise([*(start for start in starts if start < stored.submitted), stored.submitted]))
 
     def _check_ahead(self, pages: Iterator[Page], everything: bool) -> list[Page]:
         checked: list[Page] = []
@@ -156,8 +189,11 @@ class Submission:
             raise InvalidInput("items is empty: there is nothing to run")
         return checked
 
-    def _append(self, pages: Iterable[Page], intake: Intake, stream: bool) -> int:
-        """A sequence is ended in one call with its last page; a stream's page is not held back until the next one."""
+    def _append(self, pages: Iterable[Page], intake: Intake, stream: bool) -> Iterator[int]:
+        """Yield how many items are stored, after each page.
+
+        A sequence is ended in one call with its last page; a stream's page is not held back until the next one.
+        """
         # The heaviest item of a sequence may be its last one: the first tickets wait for it, for a moment.
         first = math.inf if self._size.weight_size is not None and not stream else self._size.batch_size
         tickets = Tickets(self._send, max(1, min(self._size.max_workers or 64, self._known or 2)), first)
@@ -169,15 +205,22 @@ class Submission:
                 intake.put(ready)
                 stop = ready.stop
                 tickets.look(stop, intake.starved)
+                yield stop
         if pending is not None:
             intake.put(pending, close=True)
             stop = pending.stop
         else:
             intake.close(stop)
         tickets.close()
-        return stop
+        yield stop
 
-    def _check_complete(self, stored: RunStatus, items: Iterable[Any], pages: Iterable[Page]) -> int:
+    def _is_cancelled(self) -> bool:
+        try:
+            return self._ledger.status(self._spec.run_id).state in _CANCEL_STATES
+        except ToolkitError:
+            return False
+
+    def _check_complete(self, stored: RunStatus, items: Iterable[Any] | Source, pages: Iterable[Page]) -> int:
         """A run whose input is complete is in place, if it is the same input: counted first, then compared."""
         known, given = self._ledger.input_digest(self._spec.run_id), InputDigest()
         n = len(items) if isinstance(items, Sized) else stored.submitted
@@ -204,12 +247,12 @@ class Submission:
     def _abandon(self, error: BaseException) -> None:
         """Half a run is worse than none: cancel what was stored."""
         try:
-            self._ledger.steer(self._spec.run_id, "cancel", "submission failed")
+            said = f"submission failed: {type(error).__name__}: {error}"
+            self._ledger.steer(self._spec.run_id, "cancel", one_line(said, 300))
         except ToolkitError:
             error.add_note(f"run {self._spec.run_id} could not be cancelled; client.get_run(...).cancel() when back")
             return
-        if not isinstance(error, RunStateError):
-            error.add_note(f"run {self._spec.run_id} was cancelled: its input is incomplete")
+        error.add_note(f"run {self._spec.run_id} was cancelled: its input is incomplete")
 
 
 class Tickets:
@@ -253,3 +296,10 @@ class Tickets:
         self._send(self._n)
         self._sent_at = now
         self._owed = False
+
+
+def _drawing(items: Iterable[Any] | Source, cuts: dict[int, int]) -> Draw:
+    """Draw what belongs into one page: all of one that the run holds, else a full one, or what a stream has by now."""
+    if isinstance(items, Source):
+        return lambda at: items.take(cuts[at] - at, None) if at in cuts else items.take(PAGE_ITEMS)
+    return draw_from(items, cuts)

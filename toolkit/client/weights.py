@@ -10,7 +10,7 @@ from numbers import Real
 from typing import Any, Final
 
 from toolkit.errors import InvalidInput
-from toolkit.ledger import Page, weigh_page
+from toolkit.ledger import Draw, Page, weigh_page
 
 LEAST, MOST = 1e-12, 1e15
 """Range of a weight: sums of many are exact to many digits, and fit the fields of a metric row."""
@@ -57,9 +57,9 @@ class Weights:
                 self._weigh(item)
             self.end()
 
-    def beside(self, items: Iterable[Any]) -> Iterable[Any]:
-        """The items; those of a stream are weighed as they are drawn."""
-        return items if self._known else self._stream(items)
+    def beside(self, draw: Draw) -> Draw:
+        """The same source of items; those of a stream are weighed as they are drawn."""
+        return draw if self._known else lambda start: self._stream(draw(start))
 
     def lay(self, page: Page, workers: int) -> Page:
         """Return a page, the next one, with its weights, for a run on so many workers (0 where that is not known)."""
@@ -81,11 +81,12 @@ class Weights:
         if any(True for _ in self._given):
             raise InvalidInput(f"weight has more values than the {self._next:,} items; give one an item")
 
-    def _stream(self, items: Iterable[Any]) -> Iterator[Any]:
+    def _stream(self, items: list[Any]) -> list[Any]:
         for item in items:
             self._weigh(item)
-            yield item
-        self.end()
+        if not items:
+            self.end()
+        return items
 
     def _weigh(self, item: Any) -> None:
         index = self._next

@@ -89,6 +89,7 @@ class LocalCluster:
         self._server: dict[str, Any] = {}
         self._lease = Lease(self._state.leases, float(idle_s), self._key if node else None)
         self._lock, self._lock_pid = threading.RLock(), os.getpid()
+        self._stopped = False
         self._before_end: list[weakref.WeakMethod[Callable[[], None]]] = []
         weakref.finalize(self, Lease.release, self._lease)
 
@@ -116,6 +117,7 @@ class LocalCluster:
                 if newcomer:
                     self._lease.release()
                 raise
+            self._stopped = False
         return self
 
     def _launch(self, newcomer: bool) -> dict[str, Any]:
@@ -154,6 +156,7 @@ class LocalCluster:
             self._server = {}
             if self._state.path.is_dir():
                 launch.stop(self._state, grace_s)
+            self._stopped = True
 
     def before_end(self, call: Callable[[], None]) -> None:
         """Have a method called before `close` and `stop`, while the server answers; it is held weakly.
@@ -308,6 +311,11 @@ class LocalCluster:
     def function_key_file(self) -> Path:
         """File with the key that signs functions typed in a cell; written by `start`."""
         return self._state.function_key_file
+
+    @property
+    def stopped(self) -> bool:
+        """Whether this object's `stop` ended the server, and no `start` came after it."""
+        return self._stopped
 
     @property
     def workers(self) -> int:

@@ -24,7 +24,18 @@ from toolkit.ledger.calls import (
 from toolkit.ledger.checks import check_structure
 from toolkit.ledger.connection import Connection
 from toolkit.ledger.ledger import Ledger, Stored
-from toolkit.ledger.pages import InputDigest, Page, PageCache, make_pages, pack_output, weigh_page
+from toolkit.ledger.pages import (
+    PAGE_ITEMS,
+    Draw,
+    InputDigest,
+    Page,
+    PageCache,
+    draw_from,
+    draw_pages,
+    make_pages,
+    pack_output,
+    weigh_page,
+)
 from toolkit.ledger.reading import Reader
 from toolkit.ledger.registry import NODE_ALIVE_S, Registry
 from toolkit.ledger.series import Flush, Segment, SeriesHead, SeriesName, SeriesStore
@@ -32,6 +43,7 @@ from toolkit.ledger.series import Flush, Segment, SeriesHead, SeriesName, Series
 __all__ = [
     "NOBODY",
     "NODE_ALIVE_S",
+    "PAGE_ITEMS",
     "TICKET_EXPIRY_S",
     "UNKNOWN",
     "Ask",
@@ -40,6 +52,7 @@ __all__ = [
     "Connection",
     "Contact",
     "Death",
+    "Draw",
     "FailedItem",
     "Flush",
     "InputDigest",
@@ -60,6 +73,8 @@ __all__ = [
     "Swept",
     "Weighed",
     "check_structure",
+    "draw_from",
+    "draw_pages",
     "make_pages",
     "new_claim_id",
     "pack_output",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -62,6 +63,12 @@ class Connection:
         Where, and with which credentials.
     settings : LedgerSettings
         `retry_s` bounds how long a call is tried again.
+
+    Attributes
+    ----------
+    gone : callable
+        Asked when the server does not answer: text says why it will not come back by itself, so that nothing is tried
+        again; empty where nobody knows. For whoever has the server in hand.
     """
 
     def __init__(self, address: ServerAddress, settings: LedgerSettings | None = None) -> None:
@@ -81,6 +88,7 @@ class Connection:
         options["retry"] = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
         self.redis: redis.Redis = Client.from_url(address.url, **options)
         self._prefix = library.prefix()
+        self.gone: Callable[[], str] = lambda: ""
 
     def __repr__(self) -> str:
         return f"Connection({self.address.url!r})"
@@ -124,6 +132,8 @@ class Connection:
                     self.load_functions(retry_s=max(0.0, deadline - time.monotonic()))
                 elif not _is_passing(error) or time.monotonic() + pause > deadline:
                     raise self._translate(error, args) from error
+                elif why := self.gone():
+                    raise LedgerUnavailable(why) from error
                 else:
                     time.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter, not a secret
                     pause = min(1.0, pause * 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from typing import Any
@@ -20,6 +20,9 @@ PAGE_BYTES = 1024 * 1024
 """Encoded bytes of a page at most, before compression; more only for a single item."""
 KEY_BYTES = 1024
 """Encoded bytes of a user's key at most."""
+
+Draw = Callable[[int], list[Any]]
+"""Given an index, the items from there on that belong into one page; none at the end of the input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +69,28 @@ class InputDigest:
 
 
 def make_pages(items: Iterable[Any], *, start: int = 0, key: Any = None, max_item_bytes: int) -> Iterator[Page]:
-    """Encode a stream of items, page by page, in bounded memory.
+    """Encode items into full pages, one by one, in bounded memory; raises as `draw_pages` does."""
+    return draw_pages(draw_from(items), start=start, key=key, max_item_bytes=max_item_bytes)
+
+
+def draw_from(items: Iterable[Any], cuts: Mapping[int, int] | None = None) -> Draw:
+    """Draw full pages from an iterable; where `cuts` names the start of one, all up to the stop that it has there."""
+    stream, known = iter(items), cuts or {}
+    most = PAGE_SCALARS if isinstance(items, Sequence) else PAGE_ITEMS
+    return lambda at: list(islice(stream, known.get(at, at + most) - at))
+
+
+def draw_pages(draw: Draw, *, start: int = 0, key: Any = None, max_item_bytes: int) -> Iterator[Page]:
+    """Encode items into pages whose cuts `draw` decides; one of too many bytes becomes several.
 
     Raises
     ------
     EncodeError
         An item or key cannot be stored exactly; names its index.
     """
-    stream = iter(items)
-    most = PAGE_SCALARS if isinstance(items, Sequence) else PAGE_ITEMS
-    while ahead := list(islice(stream, most)):
+    while ahead := draw(start):
         # A page of others is decoded anew where user code may have changed them, so it stays small.
-        step = most if _IMMUTABLE.issuperset(map(type, ahead)) else PAGE_ITEMS
+        step = len(ahead) if _IMMUTABLE.issuperset(map(type, ahead)) else PAGE_ITEMS
         for at in range(0, len(ahead), step):
             yield from _pages_of(ahead[at : at + step], start, key, max_item_bytes)
             start += len(ahead[at : at + step])

@@ -189,6 +189,10 @@ class Reader:
         items, page_keys, weights = self._command("HMGET", "pages", start, f"k{start}", f"w{start}")
         return items, page_keys or b"", weights or b""
 
+    def page_starts(self) -> list[int]:
+        """Where each page of the run begins, ascending; also of those that are not stored any more."""
+        return [int(start) for start in self._command("ZRANGE", "page_index", 0, -1)]
+
     def released(self, start: int) -> bool:
         """Whether the page that begins at `start` may be gone because its items ended."""
         release, cursor = self._command("HMGET", "head", "release", "cursor")

@@ -25,6 +25,9 @@ REDRAW_S: Final = 0.1
 LOG_S: Final = 5.0
 """Shortest time between two lines where nothing can be redrawn."""
 
+REPEAT_S: Final = 30.0
+"""There a line that says the same as the one before it comes so late."""
+
 _FINE: Final = " ▏▎▍▌▋▊▉█"
 
 
@@ -97,6 +100,7 @@ class ProgressBar:
         self._trend = Trend()
         self._began_at: float | None = None
         self._next_at = 0.0
+        self._logged, self._repeat_at = "", 0.0
 
     def update(self, status: RunStatus) -> None:
         """Draw `status`, unless the last drawing was a moment ago. Never raises because of the stream."""
@@ -109,6 +113,11 @@ class ProgressBar:
             return
         self._trend = self._trend.add(status)
         self._next_at = now + (REDRAW_S if self._in_place else LOG_S)
+        if not self._in_place:
+            line = status.line()
+            if line == self._logged and now < self._repeat_at:
+                return
+            self._logged, self._repeat_at = line, now + REPEAT_S
         self._draw(status, end="" if self._in_place else "\n")
 
     def close(self, status: RunStatus | None = None) -> None:

@@ -201,6 +201,31 @@ def test_contact_vouches_for_nothing_once_the_clock_was_set_back(ledger: Ledger)
     assert run.sweep(contact=Contact(now - 100, now)).expired == 0
 
 
+def test_a_clock_set_back_lets_retries_and_tickets_wait_no_longer(ledger: Ledger) -> None:
+    # given a retry and a ticket of a server whose clock is ahead by 1,000 s
+    run = Run(ledger, 8)
+    run.commit(run.claim(), failed=[FailedItem(1, "retry", 30.0)])
+    assert ledger.register_tickets(run.run_id, ["sent"]) == 1
+    (retry,) = run.command("ZRANGE", "delayed", 0, -1)
+    due = float(run.command("ZSCORE", "delayed", retry))
+    run.command("ZADD", "delayed", due + 1_000_000, retry)
+    run.command("ZINCRBY", "tickets", 1_000_000, "sent")
+    # when it is set back, as the next sweep finds
+    run.last_swept(-1000)
+    assert run.sweep(known_workers=1).tickets == 1  # what was sent counts as lost
+    assert run.tickets() == set()
+    # then the retry is due when it was to be
+    assert due <= float(run.command("ZSCORE", "delayed", retry)) < due + 500_000
+    now = float(run.command("ZSCORE", "delayed", retry))
+    assert run.sweep(known_workers=1).delayed == 1
+    assert float(run.command("ZSCORE", "delayed", retry)) == now
+    # and tickets sent from now on count
+    ledger.register_tickets(run.run_id, ["new"])
+    assert run.sweep(known_workers=1).tickets == 0
+    assert run.tickets() == {"new"}
+    run.check()
+
+
 def test_a_break_in_the_servers_time_ends_the_contact() -> None:
     contact = Contact().heard(1000.0)
     assert contact == Contact(1000.0, 1000.0)

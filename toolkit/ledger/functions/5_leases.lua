@@ -122,6 +122,15 @@ local function leases_tell(k, t, last, gap, since, seen)
   return since <= math.max(last, t - num(k, 'lease_ms'))
 end
 
+-- The server's clock was set back by about `by`: retries are due that much earlier by it, or they would wait so much
+-- longer. At most 10,000 of them, the first ones due.
+local function set_back(k, by, expiry)
+  -- a ticket that expires later than any sent now was sent before, and nobody can tell when: it counts as lost
+  redis.call('ZREMRANGEBYSCORE', k.t, string.format('(%d', now_ms(k) + expiry), '+inf')
+  local later = redis.call('ZRANGE', k.d, 0, 9999, 'WITHSCORES')
+  for j = 1, #later, 2 do redis.call('ZADD', k.d, tonumber(later[j + 1]) - by, later[j]) end
+end
+
 -- sweep grace_ms known_workers idle_workers ticket_expiry_ms since seen dead_worker...
 --   since, seen: from when to when the caller has heard from the server without a break, 0 when it does not say
 --   dead_worker: codes of workers known to be dead; their claims expire now
@@ -135,6 +144,7 @@ local function sweep(K, A)
     local lease = num(k, 'lease_ms')
     for _, id in ipairs(redis.call('ZRANGE', k.l, 0, -1)) do redis.call('ZADD', k.l, t + lease, id) end
   end
+  if t < last then set_back(k, last - t, tonumber(A[4])) end
   if #A > 6 then
     local dead, claims = {}, redis.call('HGETALL', k.c)
     for j = 7, #A do dead[tonumber(A[j])] = true end

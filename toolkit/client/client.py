@@ -368,7 +368,7 @@ class Client(History):
         from toolkit.tuning.weighed import weigh
 
         name = task_name(task)
-        frame = self.metrics(task=name)
+        frame = self.metrics(task=task)
         if isinstance(task, str) and not len(frame):
             self._check_recorded(task)
         versions = one_version(frame, version_of(task))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -15,6 +16,7 @@ import redis
 from tests.integration.ledgers import LETTER, Run, new_run_id, page_of
 from tests.integration.test_ledger_connection import AT_ONCE, OwnServer, StartServer, watch
 from tests.integration.test_ledger_connection import start_server as start_server  # noqa: PLC0414
+from toolkit import codec
 from toolkit.client.intake import KEPT_BYTES, Intake
 from toolkit.errors import InvalidInput, LedgerCorrupt, LedgerFull, LedgerUnavailable, RunStateError
 from toolkit.ledger import Claim, Connection, FailedItem, Ledger, NoClaim, Page, Reader, check_structure, keys
@@ -310,7 +312,7 @@ def test_more_than_is_kept_is_a_clear_error(start_server: StartServer, monkeypat
 def test_no_more_is_kept_than_a_few_pages(ledger: Ledger) -> None:
     entry = Entry(ledger)
     for n in range(6):
-        entry.intake.put(Page(n, n + 1, bytes(KEPT_BYTES // 3)))
+        entry.intake.put(Page(n, n + 1, codec.encode_page([os.urandom(KEPT_BYTES // 3)])))
     assert entry.intake._kept_bytes <= KEPT_BYTES
     assert sum(len(page.items) for _, page in entry.intake._kept) == entry.intake._kept_bytes
 

@@ -54,7 +54,7 @@ class Node:
     def work(self, run: Run) -> Claim:
         """A worker of this node is on a batch."""
         claim = run.claim()
-        self.installation.marker.begin(0, run.run_id, claim.claim_id, 0)
+        self.installation.marker.begin(0, run.run_id, claim.claim_id, 0, self.ledger.stored(run.run_id).born)
         return claim
 
     def command(self, *args: Any) -> Any:
@@ -166,11 +166,11 @@ def test_a_death_is_dealt_with_while_no_broker_takes_tickets(start: Callable[...
     node = start()
     run, other = node.run(), node.run()
     kept = other.claim()
-    node.installation.marker.begin(1, other.run_id, kept.claim_id, 0)
+    node.installation.marker.begin(1, other.run_id, kept.claim_id, 0, node.ledger.stored(other.run_id).born)
     lost = run.claim()
     pid = os.fork()
     if pid == 0:
-        node.installation.marker.begin(0, run.run_id, lost.claim_id, 0)
+        node.installation.marker.begin(0, run.run_id, lost.claim_id, 0, node.ledger.stored(run.run_id).born)
         os._exit(0)
     os.waitpid(pid, 0)
     node.keeper.start()

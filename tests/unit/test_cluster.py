@@ -55,13 +55,13 @@ def test_what_may_be_a_credential_does_not_go_to_disk(name: str, value: str, tmp
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("PWD", "/home/u/project"), ("OLDPWD", "/home/u"), ("PATH", "/usr/bin:/bin"), ("HOME", "/home/u"),
+        ("PWD", "/srv/u/project"), ("OLDPWD", "/srv/u"), ("PATH", "/usr/bin:/bin"), ("HOME", "/srv/u"),
         ("LANG", "C.UTF-8"), ("PYTHONPATH", "/srv/app:/srv/lib"), ("OMP_NUM_THREADS", "1"), ("MAX_CONNECTIONS", "10"),
         ("CONNECT_TIMEOUT_S", "2.5"), ("BROKER_CONNECTION_RETRY", "1"),
         ("SPAWN_METHOD", "fork"), ("UPWARD", "1"), ("COMPAT", "1"), ("PATIENCE", "3"),
         ("HTTP_PROXY", "http://proxy.example:3128"), ("INDEX", "https://host.example/simple"), ("A", "a@b.example"),
         ("MAIL_FROM", "Team <team@host.example>"), ("MODEL", "s3://bucket/model@v2"), ("SIGNALS", "1"),
-        ("CELERY_APP", "shop.celery:app"), ("OPTIONS", "--workers=4 --secretly"), ("CONDA_PREFIX", "/opt/conda"),
+        ("CELERY_APP", "shop.celery:app"), ("OPTIONS", "--workers=4 --secretly"), ("CONDA_PREFIX", "/srv/conda"),
         ("LS_COLORS", "di=01;34:ln=01;36"), ("NODE", "https://webhost.example/hook"),
     ],
 )  # fmt: skip

@@ -48,14 +48,18 @@ def exporter(
     def end(_number: int, _frame: FrameType | None) -> None:
         done.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-    with serving(address, host=host, port=port, task_limit=task_limit, drain_s=drain_s) as bound:
-        shown = f"[{host}]" if ":" in host else host
-        click.echo(f"metrics of {address} at http://{shown}:{bound}/metrics")
-        if not _is_loopback(host):
-            click.echo("everybody who reaches this address reads names of tasks and figures; nothing else", err=True)
-        done.wait()
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with serving(address, host=host, port=port, task_limit=task_limit, drain_s=drain_s) as bound:
+            shown = f"[{host}]" if ":" in host else host
+            click.echo(f"metrics of {address} at http://{shown}:{bound}/metrics")
+            if not _is_loopback(host):
+                warning = "everybody who reaches this address reads names of tasks and figures; nothing else"
+                click.echo(warning, err=True)
+            done.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _address(context: click.Context) -> ServerAddress:

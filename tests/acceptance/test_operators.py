@@ -104,7 +104,9 @@ def test_the_exporter_prints_its_dashboard() -> None:
 
 def test_a_host_that_cannot_be_listened_on_is_an_error_with_advice(cluster: LocalCluster) -> None:
     url = url_with_password(cluster.address)
+    before = signal.getsignal(signal.SIGINT)
     done = CliRunner().invoke(main, ["--ledger-url", url, "exporter", "--host", "192.0.2.1", "--port", "0"])
+    assert signal.getsignal(signal.SIGINT) is before
     assert done.exit_code == 1
     assert "choose another --host or --port" in done.output
 

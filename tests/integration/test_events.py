@@ -200,7 +200,7 @@ def test_the_curve_grows_from_nothing_to_the_final_counters(ledger: Ledger) -> N
     for name in ("submitted", "ok", "retried", "dead"):
         assert frame[name].is_monotonic_increasing
     assert len(frame) >= 7  # five samples at least, the creation, the end
-    assert frame["at"].iloc[-1].timestamp() == pytest.approx(status.finished_at, abs=0.002)
+    assert abs(round(1000 * frame["at"].iloc[-1].timestamp()) - round(1000 * status.finished_at)) <= 1  # milliseconds
     assert frame["at"].iloc[0].timestamp() < began  # the test made the run older
     middle = frame[(frame["ok"] > 0) & (frame["ok"] < status.ok)]
     assert len(middle) >= 4

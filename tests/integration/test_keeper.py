@@ -54,8 +54,12 @@ class Node:
     def work(self, run: Run) -> Claim:
         """A worker of this node is on a batch."""
         claim = run.claim()
-        self.installation.marker.begin(0, run.run_id, claim.claim_id, 0, self.ledger.stored(run.run_id).born)
+        self.mark(0, run, claim)
         return claim
+
+    def mark(self, slot: int, run: Run, claim: Claim) -> None:
+        """Note a batch as a worker does that begins it."""
+        self.installation.marker.begin(slot, run.run_id, claim.claim_id, 0, self.ledger.stored(run.run_id).born)
 
     def command(self, *args: Any) -> Any:
         return self.ledger.connection.command(*args)
@@ -166,11 +170,11 @@ def test_a_death_is_dealt_with_while_no_broker_takes_tickets(start: Callable[...
     node = start()
     run, other = node.run(), node.run()
     kept = other.claim()
-    node.installation.marker.begin(1, other.run_id, kept.claim_id, 0, node.ledger.stored(other.run_id).born)
+    node.mark(1, other, kept)
     lost = run.claim()
     pid = os.fork()
     if pid == 0:
-        node.installation.marker.begin(0, run.run_id, lost.claim_id, 0, node.ledger.stored(run.run_id).born)
+        node.mark(0, run, lost)
         os._exit(0)
     os.waitpid(pid, 0)
     node.keeper.start()

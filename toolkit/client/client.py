@@ -159,7 +159,8 @@ class Client(History):
         task : callable or str
             A ``@toolkit.task``, a function typed in a cell, a Celery task or the name of a registered one.
         items : iterable
-            Inputs. What has no length (a generator, a file, a cursor) is a stream, drawn on a thread of its own: its
+            Inputs. What has no length (a generator, a file) is a stream, drawn on a thread of its own (what is bound
+            to its thread, as a cursor of sqlite3 is, is opened inside a generator): its
             items are worked on as they come, while the handle is back as soon as the first ones are stored, and no more
             is drawn than workers can take soon. An error of a stream whose run has begun cancels the run, and
             `Run.wait` and `Run.results` raise it. A DataFrame, str or dict is refused with a hint.

@@ -18,6 +18,8 @@ import pytest
 from tests.acceptance import shop
 from tests.acceptance.accounts import check
 from toolkit.client import Client
+from toolkit.client.background import Submitting
+from toolkit.client.submit import Submission
 from toolkit.cluster import LocalCluster
 from toolkit.errors import EncodeError, InvalidInput, RunCancelled, WaitTimeout
 
@@ -124,6 +126,34 @@ def test_an_error_of_the_source_cancels_the_run_and_is_raised_where_one_waits(
     assert [type(r) for r in run.results(60, return_exceptions=True)] == [int]
     assert said in str(client.get_run(run.run_id))
     assert client.get_run(run.run_id).wait(60).state == "cancelled"
+
+
+def test_who_sees_the_run_cancelled_before_the_error_is_kept_waits_for_it(
+    taps: Callable[[], Tap], client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a submission that goes on only when its run, which it cancelled for an error, has been seen to be so
+    seen, abandon, look = threading.Event(), Submission._abandon, Submitting.check
+
+    def slowly(self: Submission, error: BaseException) -> None:
+        seen.clear()
+        abandon(self, error)
+        assert seen.wait(30)
+
+    def seeing(self: Submitting) -> None:
+        if self._over():
+            seen.set()
+        look(self)
+
+    monkeypatch.setattr(Submission, "_abandon", slowly)
+    tap = taps()
+    tap.open()
+    run = client.map(shop.double, tap)
+    monkeypatch.setattr(Submitting, "check", seeing)
+    # When the source fails, then its error is raised all the same
+    tap.open(1, OSError("the feed is gone"))
+    with pytest.raises(OSError, match="the feed is gone") as caught:
+        run.wait(60)
+    assert any("was cancelled" in note for note in caught.value.__notes__)
 
 
 def test_a_run_that_is_cancelled_needs_no_more_input(

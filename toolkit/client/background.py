@@ -82,7 +82,9 @@ class Submitting:
         self.check()
 
     def check(self) -> None:
-        """Raise what ended the submission too early."""
+        """Raise what ended the submission too early; while its run is being cancelled for it, wait for that."""
+        if self._submission.failed:
+            self._ended.wait()
         if self._error is not None:
             raise self._error
 

@@ -89,6 +89,8 @@ class Submission:
         Items stored so far.
     cancelled : bool
         It ended since somebody cancelled the run.
+    failed : bool
+        It ends with an error, for which the run is cancelled.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class Submission:
         self._resumes = resumes
         self._known = 0
         self.submitted = 0
-        self.cancelled = False
+        self.cancelled = self.failed = False
 
     def write(
         self, items: Iterable[Any] | Source, key: Callable[[Any], Any] | None, weights: Weights | None, function: bytes,
@@ -166,6 +168,7 @@ class Submission:
         except BaseException as error:
             self.cancelled = isinstance(error, RunStateError) and self._is_cancelled()
             if not intake.foreign and not self.cancelled:
+                self.failed = True  # before its run is seen to be cancelled
                 self._abandon(error)
             raise
         return self.submitted

@@ -135,12 +135,11 @@ def test_who_sees_the_run_cancelled_before_the_error_is_kept_waits_for_it(
     seen, abandon, look = threading.Event(), Submission._abandon, Submitting.check
 
     def slowly(self: Submission, error: BaseException) -> None:
-        seen.clear()
         abandon(self, error)
         assert seen.wait(30)
 
     def seeing(self: Submitting) -> None:
-        if self._over():
+        if self._submission.failed:
             seen.set()
         look(self)
 

@@ -129,9 +129,9 @@ def test_an_error_of_the_source_cancels_the_run_and_is_raised_where_one_waits(
 
 
 def test_who_sees_the_run_cancelled_before_the_error_is_kept_waits_for_it(
-    taps: Callable[[], Tap], client: Client, monkeypatch: pytest.MonkeyPatch
+    taps: Callable[[], Tap], client: Client, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a submission that goes on only when its run, which it cancelled for an error, has been seen to be so
+    # Given a source that failed, whose error is kept only after the run has been seen to be cancelled
     seen, abandon, look = threading.Event(), Submission._abandon, Submitting.check
 
     def slowly(self: Submission, error: BaseException) -> None:
@@ -139,8 +139,7 @@ def test_who_sees_the_run_cancelled_before_the_error_is_kept_waits_for_it(
         assert seen.wait(30)
 
     def seeing(self: Submitting) -> None:
-        if self._submission.failed:
-            seen.set()
+        seen.set()
         look(self)
 
     monkeypatch.setattr(Submission, "_abandon", slowly)
@@ -148,8 +147,9 @@ def test_who_sees_the_run_cancelled_before_the_error_is_kept_waits_for_it(
     tap.open()
     run = client.map(shop.double, tap)
     monkeypatch.setattr(Submitting, "check", seeing)
-    # When the source fails, then its error is raised all the same
     tap.open(1, OSError("the feed is gone"))
+    eventually(lambda: client.get_run(run.run_id).status().state.final)
+    # When the run is waited for, then the error is raised all the same
     with pytest.raises(OSError, match="the feed is gone") as caught:
         run.wait(60)
     assert any("was cancelled" in note for note in caught.value.__notes__)

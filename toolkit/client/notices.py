@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Final
 
 from toolkit.records import RunState, RunStatus, one_line
 
+STARVED_S: Final = 10.0
+"""How long a run waits for further input of another process before somebody who waits for it is told."""
 
-class PauseNotice:
-    """Tells somebody who waits that the run is paused, once each time that it is."""
 
-    def __init__(self) -> None:
+class Notices:
+    """Tells somebody who waits why nothing moves, once each time that it is so.
+
+    Parameters
+    ----------
+    submits : callable
+        Whether this process still submits the run's input: then nobody needs to be told that it is not complete.
+    """
+
+    def __init__(self, submits: Callable[[], bool] = lambda: False) -> None:
+        self._submits = submits
+        self._paused = False
+        self._starved: tuple[int, float] | None = None  # how many items there were, and when
         self._told = False
 
     def look(self, status: RunStatus) -> None:
         """Say why nothing moves and what to do, if that is news."""
-        if status.state is RunState.PAUSED and not self._told:
+        paused = status.state is RunState.PAUSED
+        if paused and not self._paused:
             say(pause_text(status))
-        self._told = status.state is RunState.PAUSED
+        self._paused = paused
+        starved = not status.closed and not status.state.final and status.done == status.submitted
+        if not starved or self._submits():
+            self._starved = None
+        elif self._starved is None or self._starved[0] != status.submitted:
+            self._starved, self._told = (status.submitted, status.at), False
+        elif not self._told and status.at - self._starved[1] >= STARVED_S:
+            self._told = True
+            say(starved_text(status))
 
 
 def why_paused(status: RunStatus) -> str:
@@ -30,6 +53,15 @@ def pause_text(status: RunStatus) -> str:
     return (
         f"Run {status.run_id} is paused: {why_paused(status)}. It waits for "
         "run.resume(), or run.cancel(); run.retry_dead() sends what failed for good back to work."
+    )
+
+
+def starved_text(status: RunStatus) -> str:
+    """Why a run whose items are all done does not end, and what to do, for people."""
+    return (
+        f"Run {status.run_id}: all {status.submitted:,} items so far are done, and its input is not complete; it waits "
+        f"for the client that submits it. If that one is gone, client.map(..., run_id={status.run_id!r}) with the same "
+        "task and items goes on, .cancel() ends it."
     )
 
 

@@ -10,7 +10,7 @@ from types import FunctionType
 from typing import Any
 
 from toolkit import codec
-from toolkit.client.notices import PauseNotice
+from toolkit.client.notices import Notices
 from toolkit.errors import LedgerError, RunStateError
 from toolkit.execution import Task, as_task, resolve
 from toolkit.execution.modules import own_file
@@ -80,7 +80,7 @@ def run_inline(ledger: Ledger, spec: RunSpec, task: Task, kwargs: bytes) -> None
     context = make_context(spec, task, kwargs, host=socket.gethostname(), node="inline", passthrough=True)
     marker = Marker()
     hooks = Hooks(marker, 0, lambda _spec: False, lambda: False, lambda _spec, _ticket: None)
-    stop, notice = threading.Event(), PauseNotice()
+    stop, notice = threading.Event(), Notices()
     renewal = threading.Thread(target=_renew, args=(ledger, spec, marker, stop), daemon=True, name="toolkit-inline")
     renewal.start()
     try:

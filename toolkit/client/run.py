@@ -15,7 +15,7 @@ from toolkit import renderers
 from toolkit.client import events
 from toolkit.client.feed import MetricsFeed, metrics_from
 from toolkit.client.idioms import Idioms
-from toolkit.client.notices import PauseNotice, detached_text, say
+from toolkit.client.notices import Notices, detached_text, say
 from toolkit.client.profile import Profile
 from toolkit.client.tally import BatchCounter
 from toolkit.errors import (
@@ -112,7 +112,7 @@ class Run(Idioms):
         bar = factory(sys.stderr) if factory is not None else None
         deadline = None if timeout is None else time.monotonic() + timeout
         began, pause, hinted = time.monotonic(), 0.01, False
-        notice, status = PauseNotice(), self.status()  # first: a server that is away is waited for once
+        notice, status = Notices(self._submits), self.status()  # first: a server that is away is waited for once
         if status.state.final:
             self._check_input(check_input)
             return status
@@ -156,7 +156,7 @@ class Run(Idioms):
         return self._wait_async().__await__()
 
     async def _wait_async(self) -> RunStatus:
-        notice = PauseNotice()
+        notice = Notices(self._submits)
         try:
             while not (status := await asyncio.to_thread(self.status)).state.final:
                 self._check_input()
@@ -169,7 +169,10 @@ class Run(Idioms):
         return status
 
     def _say_detached(self) -> None:
-        say(detached_text(self.run_id, submitting=self._input is not None and self._input.alive))
+        say(detached_text(self.run_id, submitting=self._submits()))
+
+    def _submits(self) -> bool:
+        return self._input is not None and self._input.alive
 
     def _why_not_started(self) -> str:
         nodes = [node for node in self._registry.nodes() if self.spec.queue in node.queues]
@@ -257,7 +260,7 @@ class Run(Idioms):
 
     def _completed(self, return_exceptions: bool, timeout: float | None) -> Iterator[tuple[int, Any]]:
         first, pause = 0, 0.01
-        notice = PauseNotice()
+        notice = Notices(self._submits)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             status = self.status()

@@ -28,6 +28,9 @@ TEST_SETTINGS = {"TOOLKIT_REQUIRE_BROWSER"}  # read by tests, not by the package
 SOCKET_PATH_BYTES = 100  # the kernel's limit is 104 on macOS and 108 on Linux
 START_S = 20.0
 
+# Test processes share the cores: threads of BLAS would spin beside each other, and small matrices take twice the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def clean_environment() -> Iterator[None]:

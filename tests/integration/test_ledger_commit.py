@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -93,6 +94,22 @@ def test_the_batch_that_a_commit_takes_sees_what_the_commit_said(ledger: Ledger)
     assert isinstance(answer.claim, NoClaim)
     assert run.counts() == (8, 0, 0, 4)
     run.check()
+
+
+def test_a_pause_unless_items_ended_well_looks_at_all_of_them(ledger: Ledger) -> None:
+    hopeless: dict[str, Any] = {"pause": "none can be stored", "unless_ok": True}
+    bad = [FailedItem(at, "dead", letter=LETTER) for at in range(4)]
+    # Given a worker none of whose items ended well, then another one's results keep the run going
+    run = Run(ledger, 16, batch_size=4)
+    first, second = run.claim(), run.claim("w2")
+    run.commit(first)
+    assert run.commit(second, failed=bad, **hopeless).state == "running"
+    # And so do its own, those of the same commit too; where there are none the run pauses
+    own = Run(ledger, 16, batch_size=4)
+    assert own.commit(own.claim(), failed=bad[1:], **hopeless).state == "running"
+    none = Run(ledger, 16, batch_size=4)
+    assert none.commit(none.claim(), failed=bad, **hopeless).state == "paused"
+    assert none.status().reason == "none can be stored"
 
 
 def test_an_empty_part_repeated_takes_the_next_batch_once(ledger: Ledger) -> None:
@@ -275,7 +292,7 @@ def test_a_bad_list_of_failures_leaves_everything_as_it_was(ledger: Ledger, fail
     flat = [value for failure in failures for value in (*(*failure, "fatal")[:4], LETTER)]
     with pytest.raises(LedgerError, match="bad failure list"):
         ledger.connection.call(
-            "commit", keys.of_run(run.run_id), claim.claim_id, 1, 4, 1, 0, "0.5", metric_row(), b"out", "", len(failures),  # noqa: E501
+            "commit", keys.of_run(run.run_id), claim.claim_id, 1, 4, 1, 0, "0.5", metric_row(), b"out", "", 0, len(failures),  # noqa: E501
             *flat, *run.ask().arguments(),
         )  # fmt: skip
     assert run.everything() == before
@@ -300,6 +317,7 @@ def test_a_short_list_of_failures_leaves_everything_as_it_was(ledger: Ledger) ->
             b"",
             b"",
             "",
+            0,
             2,
             0,
             "dead",

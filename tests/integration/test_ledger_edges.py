@@ -314,7 +314,7 @@ def test_no_more_is_kept_than_a_few_pages(ledger: Ledger) -> None:
     for n in range(6):
         entry.intake.put(Page(n, n + 1, codec.encode_page([os.urandom(KEPT_BYTES // 3)])))
     assert entry.intake._kept_bytes <= KEPT_BYTES
-    assert sum(len(page.items) for _, page in entry.intake._kept) == entry.intake._kept_bytes
+    assert sum(len(kept.page.items) for kept in entry.intake._kept) == entry.intake._kept_bytes
 
 
 # --------------------------------------------------------------------------- two who submit the same

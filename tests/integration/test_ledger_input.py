@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.integration.ledgers import Run, new_run_id, page_of
+from toolkit import codec
 from toolkit.errors import InvalidInput, RunNotFound, RunStateError
 from toolkit.ledger import Ledger, keys
 from toolkit.records import RunSpec, RunState
@@ -82,6 +83,54 @@ def test_append_repeated_has_no_second_effect_and_the_same_answer(ledger: Ledger
     before = run.everything()
     assert ledger.append(run.run_id, page_of(4, 6), expected=4, close=close) == (6, 0)
     assert run.everything() == before
+
+
+def test_a_repetition_has_the_same_items_and_keys(ledger: Ledger) -> None:
+    run, page = Run(ledger), page_of(0, 4)
+    keyed = replace(page, keys=codec.encode_page(list("abcd")))
+    for close in (False, True):
+        for _ in range(2):
+            ledger.append(run.run_id, keyed, expected=0, close=close)
+        for other in (
+            page,
+            replace(keyed, items=page_of(4, 8).items),
+            replace(keyed, keys=codec.encode_page(["x"] * 4)),
+        ):
+            with pytest.raises(RunStateError, match="conflict"):
+                ledger.append(run.run_id, other, expected=0, close=close)
+        if not close:
+            run = Run(ledger)
+    cut = Run(ledger)
+    for start, stop in ((0, 2), (2, 3)):
+        ledger.append(cut.run_id, page_of(start, stop), expected=start)
+    with pytest.raises(RunStateError, match="conflict"):  # its pages are cut otherwise
+        ledger.append(cut.run_id, page_of(1, 3), expected=1)
+
+
+def test_a_repetition_of_a_page_that_is_gone_is_told_by_the_digest(ledger: Ledger) -> None:
+    run = Run(ledger, release=True)
+    ledger.append(run.run_id, page_of(0, 4), expected=0, digest="aa")
+    run.commit(run.claim())
+    for digest in ("aa", ""):  # the same again, and one that says nothing
+        assert ledger.append(run.run_id, page_of(0, 4), expected=0, digest=digest) == (4, 4)
+    for page, expected in ((page_of(0, 4), 0), (None, 4)):
+        ledger.append(run.run_id, None, expected=4, close=True, digest="aa")
+        with pytest.raises(RunStateError, match="conflict"):
+            ledger.append(run.run_id, page, expected=expected, close=True, digest="bb")
+
+
+def test_items_go_only_behind_those_that_the_run_holds(ledger: Ledger) -> None:
+    run = Run(ledger)
+    ledger.append(run.run_id, page_of(0, 2), expected=0, digest="aa")
+    for page in (page_of(2, 4), None):
+        with pytest.raises(InvalidInput, match="other items before item 2"):
+            ledger.append(run.run_id, page, expected=2, close=page is None, digest="cc", before="bb")
+    ledger.append(run.run_id, page_of(2, 4), expected=2, digest="cc", before="aa")
+    # A page whose digest nobody knows leaves none that the next could be compared with
+    ledger.append(run.run_id, page_of(4, 6), expected=4)
+    assert ledger.append(run.run_id, page_of(6, 8), expected=6, digest="ee", before="dd") == (8, 0)
+    ledger.append(run.run_id, None, expected=8, close=True, digest="ee", before="ee")
+    assert ledger.input_digest(run.run_id) == "ee"
 
 
 @pytest.mark.parametrize("expected", [0, 3, 5, 8])

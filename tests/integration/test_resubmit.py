@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -71,6 +72,60 @@ def test_items_that_are_gone_from_the_server_are_compared_too(ledger: Ledger) ->
         submit(ledger, spec, OTHER, resumes=True)
 
 
+def interrupted(ledger: Ledger, spec: RunSpec, cuts: list[int], kept: set[int] | None = None) -> None:
+    """Leave an open run of `ITEMS`, cut at `cuts`, of which only the pages that begin at `kept` are stored."""
+    release = not spec.keep_results
+    ledger.create(spec, batch_size=1, auto=False, max_workers=0, release=release)
+    intake = Intake(ledger, spec, lambda: None, stream=True)
+    for start, stop in pairwise([0, *cuts]):
+        intake.put(page(ITEMS[start:stop], start))
+        if kept is not None and start not in kept:
+            name = f"{{tk:{spec.run_id}}}"
+            ledger.connection.command("HDEL", f"{name}:pages", start, f"n{start}")
+            ledger.connection.command("ZREM", f"{name}:page_index", start)
+    if release:
+        ledger.connection.command("HSET", f"{{tk:{spec.run_id}}}:head", "cursor", cuts[-1])
+
+
+CUTS = [7, 20, 1100, 1102, 1500]
+
+
+@pytest.mark.parametrize("kept", [None, {20}, {0}, {1102}, set()], ids=["all", "middle", "first", "last", "none"])
+@pytest.mark.parametrize("given", [list, iter], ids=["list", "stream"])
+def test_a_submission_goes_on_whatever_pages_are_left_of_it(
+    ledger: Ledger, given: Callable[[list[int]], Iterable[int]], kept: set[int] | None
+) -> None:
+    spec = spec_of(keep_results=kept is None)
+    interrupted(ledger, spec, CUTS, kept)
+    assert submit(ledger, spec, given(ITEMS), resumes=True) == 3000
+    assert submit(ledger, spec, given(ITEMS), resumes=True) == 3000  # with pages of two submissions, and closed
+    status = ledger.status(spec.run_id)
+    assert (status.submitted, status.closed) == (3000, True)
+
+
+@pytest.mark.parametrize("kept", [None, {20}, set()], ids=["all", "middle", "none"])
+@pytest.mark.parametrize("given", [list, iter], ids=["list", "stream"])
+@pytest.mark.parametrize("other", [[-1, *ITEMS[1:]], [*ITEMS[:1499], -1, *ITEMS[1500:]], [-1, *ITEMS[1:1500]]],
+                         ids=["first", "last of those stored", "no more than stored"])  # fmt: skip
+def test_other_items_do_not_go_on_with_it_though_its_pages_are_gone(
+    ledger: Ledger, given: Callable[[list[int]], Iterable[int]], other: list[int], kept: set[int] | None
+) -> None:
+    spec = spec_of(keep_results=kept is None)
+    interrupted(ledger, spec, CUTS, kept)
+    with pytest.raises(InvalidInput, match=r"holds (other items|something else).*choose another run_id"):
+        submit(ledger, spec, given(other), resumes=True)
+    status = ledger.status(spec.run_id)
+    assert (str(status.state), status.submitted, status.closed) == ("running", 1500, False)
+
+
+def test_an_open_run_stored_without_a_digest_is_compared_page_by_page(ledger: Ledger) -> None:
+    spec = spec_of(keep_results=False)
+    interrupted(ledger, spec, CUTS, {20})
+    ledger.connection.command("HDEL", f"{{tk:{spec.run_id}}}:head", "digest")
+    with pytest.raises(InvalidInput, match="holds something else as items 20 to"):
+        submit(ledger, spec, iter([*ITEMS[:30], -1, *ITEMS[31:]]), resumes=True)
+
+
 def test_of_a_run_stored_without_a_digest_the_items_are_counted(ledger: Ledger) -> None:
     spec = spec_of()
     submit(ledger, spec, ITEMS, resumes=False)
@@ -102,21 +157,3 @@ def test_of_two_submitters_at_a_time_the_one_with_other_items_is_told(
         ledger.append(spec.run_id, second, expected=0, close=close)
     status = ledger.status(spec.run_id)
     assert (str(status.state), status.submitted, status.closed) == ("running", first.stop, close)
-
-
-def test_a_page_that_is_gone_is_told_by_the_digest_of_all(ledger: Ledger) -> None:
-    spec = spec_of(keep_results=False)
-    ledger.create(spec, batch_size=1, auto=False, max_workers=0, release=True)
-    ledger.append(spec.run_id, page([1, 2]), expected=0, close=True, digest="aa")
-    ledger.connection.command("DEL", f"{{tk:{spec.run_id}}}:pages")
-    for digest in ("aa", ""):  # the same again, and one that says nothing
-        assert ledger.append(spec.run_id, page([1, 2]), expected=0, close=True, digest=digest) == (2, 0)
-    for last in (page([1, 2]), None):
-        with pytest.raises(RunStateError, match="conflict"):
-            ledger.append(spec.run_id, last, expected=0 if last else 2, close=True, digest="bb")
-    kept = spec_of()
-    ledger.create(kept, batch_size=1, auto=False, max_workers=0)
-    ledger.append(kept.run_id, page([1, 2]), expected=0)
-    ledger.append(kept.run_id, page([3], 2), expected=2)
-    with pytest.raises(RunStateError, match="conflict"):  # its pages are cut otherwise
-        ledger.append(kept.run_id, page([2, 3], 1), expected=1)

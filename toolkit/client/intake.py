@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from toolkit.client.notices import say, why_paused
 from toolkit.errors import InvalidInput, LedgerFull, RunNotFound, RunStateError
@@ -70,7 +71,7 @@ class Intake:
         self._stored_input = Window()  # with what workers are at: all input there is, where ended items are deleted
         self._release = not spec.keep_results
         self._weighted = spec.weighted
-        self._kept: deque[tuple[float, Page]] = deque()
+        self._kept: deque[Kept] = deque()
         self._kept_bytes = 0
         self._digest = InputDigest()
 
@@ -89,19 +90,21 @@ class Intake:
             The run holds other items already.
         """
         self._wait_for_room(page)
+        before = self._digest.text() if page.start else ""
         self._digest.add(page)
-        digest = self._digest.text() if close else ""
+        kept = Kept(page, before, self._digest.text())
         while page.start >= self._stored:
             try:
-                answer = self._ledger.append(self._run_id, page, expected=page.start, close=close, digest=digest)
-                self._note(page, answer[1])
+                self._note(kept, kept.append(self._ledger, self._run_id, close=close))
             except LedgerFull as error:
                 self._wait_for_memory(error)
+            except InvalidInput as error:
+                raise self._differs(f"it holds other items before item {page.start:,}") from error
             except (RunStateError, RunNotFound) as error:
                 self._reconcile(page.start, error)
             else:
                 return
-        self._compare(page)
+        self._compare(kept)
         if close:
             self.close(page.stop)
 
@@ -109,23 +112,27 @@ class Intake:
         """End the input of a run that holds all of it, `stop` items; raises as `put` does."""
         while self._stored <= stop:
             try:
-                self._ledger.append(self._run_id, None, expected=stop, close=True, digest=self._digest.text())
+                digest = self._digest.text()
+                self._ledger.append(self._run_id, None, expected=stop, close=True, digest=digest, before=digest)
             except LedgerFull as error:
                 self._wait_for_memory(error)
+            except InvalidInput as error:
+                raise self._differs("it holds other items") from error
             except (RunStateError, RunNotFound) as error:
                 self._reconcile(stop, error)
             else:
                 return
         raise self._differs(f"it holds {self._stored:,} items, and {stop:,} are given")
 
-    def _note(self, page: Page, taken: int) -> None:
+    def _note(self, kept: Kept, taken: int) -> None:
         """A page was stored: count it into the window, and keep it for a while."""
-        now = time.monotonic()
-        self._kept.append((now, page))
+        page, now = kept.page, time.monotonic()
+        kept.at = now
+        self._kept.append(kept)
         self._kept_bytes += len(page.items)
         self.starved = taken >= page.start
-        while len(self._kept) > 1 and (now - self._kept[0][0] > KEPT_S or self._kept_bytes > KEPT_BYTES):
-            self._kept_bytes -= len(self._kept.popleft()[1].items)
+        while len(self._kept) > 1 and (now - self._kept[0].at > KEPT_S or self._kept_bytes > KEPT_BYTES):
+            self._kept_bytes -= len(self._kept.popleft().page.items)
         self._count(page, taken)
 
     # ------------------------------------------------------------------ the window
@@ -189,7 +196,7 @@ class Intake:
     def _reconcile(self, start: int, error: RunStateError | RunNotFound) -> None:
         """The run holds less than this process believes, after a rollback, or more, beside another submitter."""
         if isinstance(error, RunNotFound):
-            if not self._kept or self._kept[0][1].start > 0:
+            if not self._kept or self._kept[0].page.start > 0:
                 raise error
             self._create()
         status = self._ledger.status(self._run_id)
@@ -203,29 +210,34 @@ class Intake:
             raise error
 
     def _append_again(self, status: RunStatus, expected: int) -> None:
-        again = [page for _, page in self._kept if page.start >= status.submitted]
-        if status.closed or not again or again[0].start != status.submitted:
+        again = [kept for kept in self._kept if kept.page.start >= status.submitted]
+        if status.closed or not again or again[0].page.start != status.submitted:
             raise RunStateError(
                 f"run {self._run_id}: the server holds {status.submitted:,} of {expected:,} items submitted, so it "
                 f"lost more than its last {KEPT_S:g} s, which is all that is kept here. Check that it runs with "
                 "appendonly yes, then submit again"
             )
-        for page in again:
-            self._ledger.append(self._run_id, page, expected=page.start)
+        for kept in again:
+            kept.append(self._ledger, self._run_id)
 
-    def _compare(self, page: Page) -> None:
-        """Compare a page with what the run holds in its place; items that ended may be gone from there."""
+    def _compare(self, kept: Kept) -> None:
+        """Compare a page with what the run holds in its place; items that ended may be gone from there.
+
+        Then nobody knows how its pages were cut, and the digest of all that was given tells with the next one.
+        """
+        page = kept.page
         if page.stop > self._stored:
             raise self._differs(f"it ends, at {self._stored:,} items so far, inside the page of items", page)
         items, keys, weights = self._reader.page(page.start)
-        if items is not None and weights != page.weights:
+        same = (items, keys) == (page.items, page.keys)
+        if same and weights != page.weights:
             raise self._differs("it holds other weights for items", page)
-        if items is not None and (items, keys) != (page.items, page.keys):
+        if items is not None and not same and not (self._release and self._ledger.input_digest(self._run_id)):
             raise self._differs("it holds something else as items", page)
         if items is None and not self._reader.released(page.start):
             # Pages of a sequence may be larger than those of a stream.
             raise self._differs("its pages are cut otherwise (a list where it was a stream?) at items", page)
-        self._note(page, 0)
+        self._note(kept, 0)
 
     def _differs(self, what: str, page: Page | None = None) -> InvalidInput:
         self.foreign = True
@@ -234,6 +246,23 @@ class Intake:
             f"run {self._run_id} exists already, and {what}{where}: to go on with it, pass the same items in the same "
             "order; for other items choose another run_id"
         )
+
+
+@dataclass(slots=True)
+class Kept:
+    """A page with the digests of all input without it and with it, and when it was stored."""
+
+    page: Page
+    before: str
+    digest: str
+    at: float = 0.0
+
+    def append(self, ledger: Ledger, run_id: str, *, close: bool = False) -> int:
+        """Store it; returns how many of the run's items workers have taken. Raises as `Ledger.append` does."""
+        page = self.page
+        return ledger.append(
+            run_id, page, expected=page.start, close=close, digest=self.digest, before=self.before
+        )[1]  # fmt: skip
 
 
 class Window:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import suppress
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any, Final
 
 from toolkit.client.arguments import Size
@@ -14,7 +14,7 @@ from toolkit.client.drawing import Source, Stopped
 from toolkit.client.intake import Intake
 from toolkit.client.weights import Weights
 from toolkit.errors import InvalidInput, LedgerError, RunNotFound, RunStateError, ToolkitError
-from toolkit.ledger import PAGE_ITEMS, Draw, InputDigest, Ledger, Page, Reader, Registry, draw_from, draw_pages
+from toolkit.ledger import PAGE_ITEMS, Cuts, Draw, InputDigest, Ledger, Page, Reader, Registry, draw_from, draw_pages
 from toolkit.records import INLINE_QUEUE, RunSpec, RunState, RunStatus, one_line
 
 _CHECKED_AHEAD_BYTES = 64 * 1024 * 1024
@@ -173,12 +173,13 @@ class Submission:
             raise
         return self.submitted
 
-    def _cuts(self, stored: RunStatus | None) -> dict[int, int]:
-        """Where the pages that a run holds begin and end: how many items a stream had for each is nobody's to know."""
+    def _cuts(self, stored: RunStatus | None) -> Cuts:
+        """Where the pages that a run holds are cut: how many items a stream had for each is nobody's to know."""
         if stored is None:
-            return {}
+            return Cuts()
         starts = Reader(self._ledger.connection, self._spec.run_id).page_starts()
-        return dict(pairwise([*(start for start in starts if start < stored.submitted), stored.submitted]))
+        within = [start for start in starts if start < stored.submitted]
+        return Cuts([*within, stored.submitted], whole=self._spec.keep_results)
 
     def _check_ahead(self, pages: Iterator[Page], everything: bool) -> list[Page]:
         checked: list[Page] = []
@@ -301,8 +302,13 @@ class Tickets:
         self._owed = False
 
 
-def _drawing(items: Iterable[Any] | Source, cuts: dict[int, int]) -> Draw:
+def _drawing(items: Iterable[Any] | Source, cuts: Cuts) -> Draw:
     """Draw what belongs into one page: all of one that the run holds, else a full one, or what a stream has by now."""
-    if isinstance(items, Source):
-        return lambda at: items.take(cuts[at] - at, None) if at in cuts else items.take(PAGE_ITEMS)
-    return draw_from(items, cuts)
+    if not isinstance(items, Source):
+        return draw_from(items, cuts)
+
+    def draw(at: int) -> list[Any]:
+        known = cuts.count(at, PAGE_ITEMS)
+        return items.take(PAGE_ITEMS) if known is None else items.take(known, None)
+
+    return draw

@@ -50,6 +50,8 @@ class Failure:
         The execution counts as an attempt. Not where the item is not to blame.
     pause : bool
         The run is to be paused, because of this error.
+    unless_ok : bool
+        Only where no item of it has ended well, elsewhere either.
     """
 
     position: int
@@ -62,6 +64,7 @@ class Failure:
     logs: str
     charged: bool = True
     pause: bool = False
+    unless_ok: bool = False
 
     def reason(self, index: int) -> str:
         """One bounded line for people: why the run pauses, after its item `index` failed so."""

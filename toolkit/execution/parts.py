@@ -111,7 +111,7 @@ class Part:
 
 
 class Storable:
-    """Whether results of a run can be stored, as far as this process has seen."""
+    """Whether results of a run can be stored, as far as this process has seen; the ledger knows of the others."""
 
     __slots__ = ("any", "refused")
 
@@ -126,7 +126,7 @@ class Storable:
         if self.any or self.refused < HOPELESS_RESULTS or not failed:
             return failed
         self.refused = 0  # after run.resume() a few more are tried
-        return [*failed[:-1], replace(failed[-1], pause=True)]
+        return [*failed[:-1], replace(failed[-1], pause=True, unless_ok=True)]
 
 
 class Outputs:

@@ -26,6 +26,7 @@ from toolkit.ledger.connection import Connection
 from toolkit.ledger.ledger import Ledger, Stored
 from toolkit.ledger.pages import (
     PAGE_ITEMS,
+    Cuts,
     Draw,
     InputDigest,
     Page,
@@ -51,6 +52,7 @@ __all__ = [
     "Committed",
     "Connection",
     "Contact",
+    "Cuts",
     "Death",
     "Draw",
     "FailedItem",

@@ -264,6 +264,8 @@ class Progress:
         In ascending position.
     pause : str
         Why the run is to be paused, empty when it is not.
+    unless_ok : bool
+        It is paused for that only where no item of it has ended well.
     """
 
     claim_id: bytes
@@ -276,6 +278,7 @@ class Progress:
     output: bytes = b""
     failed: tuple[FailedItem, ...] = ()
     pause: str = ""
+    unless_ok: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from toolkit import codec
-from toolkit.errors import LedgerCorrupt, LedgerError, LedgerFull, RunNotFound, RunStateError
+from toolkit.errors import InvalidInput, LedgerCorrupt, LedgerError, LedgerFull, RunNotFound, RunStateError
 from toolkit.ledger import keys
 from toolkit.ledger.calls import (
     SILENCE_S,
@@ -112,14 +112,17 @@ class Ledger:
             raise RunStateError(f"run {spec.run_id} exists already with another description; choose another run_id")
 
     def append(
-        self, run_id: str, page: Page | None, *, expected: int, close: bool = False, digest: str = ""
+        self, run_id: str, page: Page | None, *, expected: int, close: bool = False, digest: str = "", before: str = ""
     ) -> tuple[int, int]:
         """Store one page of items; returns how many the run has now, and how many of them workers have taken.
 
-        Beside `close`, `digest` is what a repetition of the whole input is told by (`pages.InputDigest`).
+        Other input than what the run holds is told by `digest` and `before`, where they are given: the
+        `pages.InputDigest` of all items with this page and without it.
 
         Raises
         ------
+        InvalidInput
+            The run holds other items before this page.
         RunStateError
             The run was cancelled, its input is closed, or it holds another page there.
         LedgerFull
@@ -128,10 +131,12 @@ class Ledger:
         n, items, keyed = (page.stop - page.start, page.items, page.keys) if page else (0, b"", b"")
         weights = (page.weights, page.alone) if page and page.weights else ()
         answer, submitted, taken = self.connection.call(
-            "append", keys.of_run(run_id), expected, n, items, keyed, int(close), digest, *weights
+            "append", keys.of_run(run_id), expected, n, items, keyed, int(close), digest, before, *weights
         )
         if answer == b"norun":
             raise _not_found(run_id)
+        if answer == b"differs":
+            raise InvalidInput(f"run {run_id} holds other items before item {expected:,}")
         if answer != b"ok":
             raise RunStateError(
                 f"run {run_id} takes no more items: {answer.decode()} at {submitted} items (expected {expected})"
@@ -155,7 +160,7 @@ class Ledger:
         ]
         said = (
             p.claim_id, p.start, p.stop, int(p.last), int(p.split), repr(p.item_s) if p.item_s > 0 else "", p.row,
-            p.output, p.pause, len(p.failed), *failed,
+            p.output, p.pause, int(p.unless_ok), len(p.failed), *failed,
         )  # fmt: skip
         if ask is not None:
             try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from typing import Any
@@ -73,11 +74,38 @@ def make_pages(items: Iterable[Any], *, start: int = 0, key: Any = None, max_ite
     return draw_pages(draw_from(items), start=start, key=key, max_item_bytes=max_item_bytes)
 
 
-def draw_from(items: Iterable[Any], cuts: Mapping[int, int] | None = None) -> Draw:
-    """Draw full pages from an iterable; where `cuts` names the start of one, all up to the stop that it has there."""
-    stream, known = iter(items), cuts or {}
+class Cuts:
+    """Where the pages of an input that a run holds already are cut, so that what is given again can be compared.
+
+    Parameters
+    ----------
+    stops : sequence of int
+        Known ones, ascending; the last is how many items the run holds.
+    whole : bool
+        They are all of them: no page was deleted.
+    """
+
+    def __init__(self, stops: Sequence[int] = (), *, whole: bool = True) -> None:
+        self._stops = stops
+        self._whole = whole
+
+    def count(self, start: int, most: int) -> int | None:
+        """How many items from `start` on go into one page, None behind what the run holds.
+
+        No page goes across a known cut. One that is not known to be a page of the run has `most` items at most.
+        """
+        at = bisect_right(self._stops, start)
+        if at == len(self._stops):
+            return None
+        count = self._stops[at] - start
+        return count if self._whole else min(count, most)
+
+
+def draw_from(items: Iterable[Any], cuts: Cuts | None = None) -> Draw:
+    """Draw full pages from an iterable, cut as `cuts` says."""
+    stream, known = iter(items), cuts or Cuts()
     most = PAGE_SCALARS if isinstance(items, Sequence) else PAGE_ITEMS
-    return lambda at: list(islice(stream, known.get(at, at + most) - at))
+    return lambda at: list(islice(stream, known.count(at, most) or most))
 
 
 def draw_pages(draw: Draw, *, start: int = 0, key: Any = None, max_item_bytes: int) -> Iterator[Page]:

@@ -190,7 +190,7 @@ class Reader:
         return items, page_keys or b"", weights or b""
 
     def page_starts(self) -> list[int]:
-        """Where each page of the run begins, ascending; also of those that are not stored any more."""
+        """Where each page that the run holds begins, ascending."""
         return [int(start) for start in self._command("ZRANGE", "page_index", 0, -1)]
 
     def released(self, start: int) -> bool:

@@ -303,13 +303,14 @@ class BatchLoop:
         output = b""
         if part.output is not None and part.n_ok:
             output = pack_output(batch.ok_ranges(part), part.output)
+        pause = next((f for f in part.failures if f.pause), None)
         item_s = part.stats.service_s / part.stop if part.stop and part.last else 0.0
         # of a batch to be halved nothing is settled
         stop = part.start if part.bisect else part.stop
         return Progress(
             claim.claim_id, offset + part.start, offset + stop, part.last, part.bisect, item_s,
             tally.row(part) if part.last else b"", output, failed,
-            next((f.reason(batch.indexes[f.position]) for f in part.failures if f.pause), ""),
+            pause.reason(batch.indexes[pause.position]) if pause else "", pause is not None and pause.unless_ok,
         )  # fmt: skip
 
 

@@ -19,34 +19,36 @@ local function create(K, A)
 end
 
 -- Whether the run holds what a call of append gives once more: another submission under the same id may have as many
--- items. A page whose items ended may be gone; then the digest of all input tells, at the end.
-local function holds(k, A, n, release)
+-- items. A page whose items ended may be gone; then the digest of all input tells.
+local function holds(k, A, n, release, digest)
   if n > 0 then
     local page = redis.call('HMGET', k.p, A[1], 'k' .. A[1])
     if page[1] and (page[1] ~= A[3] or (page[2] or '') ~= A[4]) or not page[1] and release ~= 1 then return false end
   end
-  return A[5] ~= '1' or A[6] == '' or (redis.call('HGET', k.h, 'digest') or A[6]) == A[6]
+  return A[6] == '' or (digest or A[6]) == A[6]
 end
 
--- append expected n page keys close digest [sums alone] -> {'ok' | 'conflict' | 'closed' | state, submitted, taken}
---   digest: of all items, beside close; empty when it is not known
+-- append expected n page keys close digest before [sums alone]
+-- -> {'ok' | 'conflict' | 'differs' | 'closed' | state, submitted, taken}
+--   digest, before: of all items with this page and without it; empty when they are not known
 --   sums: running sums of the weights of the items; alone: offsets of those that are ranges of their own
 local function append(K, A)
   local k = open_keys(K)
   local expected, n, close = tonumber(A[1]), tonumber(A[2]), A[5]
-  local v = redis.call('HMGET', k.h, 'state', 'weight_size')
-  local state, weights = v[1], v[2] ~= false
+  local v = redis.call('HMGET', k.h, 'state', 'weight_size', 'digest')
+  local state, weights, digest = v[1], v[2] ~= false, v[3]
   if not state then return { 'norun', 0, 0 } end
   local submitted, cursor, closed, release, ready = nums(k, 'submitted', 'cursor', 'closed', 'release', 'ready')
   local taken = weights and cursor - ready or cursor
   if submitted == expected + n and (n > 0 or closed == 1) and (close ~= '1' or closed == 1) then
-    return { holds(k, A, n, release) and 'ok' or 'conflict', submitted, taken }
+    return { holds(k, A, n, release, digest) and 'ok' or 'conflict', submitted, taken }
   end
   if state ~= 'running' and state ~= 'paused' then return { check_state(k, state), submitted, taken } end
   if closed == 1 then return { 'closed', submitted, taken } end
   if submitted ~= expected then return { 'conflict', submitted, taken } end
-  local ranges = n > 0 and weights and cut_page(expected, n, A[7] or '', A[8] or '')
-  if n > 0 and (weights and not ranges or not weights and A[7]) then return redis.error_reply('ERR append: bad weights') end
+  if A[7] ~= '' and digest and digest ~= A[7] then return { 'differs', submitted, taken } end
+  local ranges = n > 0 and weights and cut_page(expected, n, A[8] or '', A[9] or '')
+  if n > 0 and (weights and not ranges or not weights and A[8]) then return redis.error_reply('ERR append: bad weights') end
   if n > 0 then
     redis.call('HSET', k.p, A[1], A[3])
     if A[4] ~= '' then redis.call('HSET', k.p, 'k' .. A[1], A[4]) end
@@ -55,15 +57,16 @@ local function append(K, A)
     add(k, 'submitted', n)
     if ranges then
       k.weighted = true
-      redis.call('HSET', k.p, 'w' .. A[1], A[7])
+      redis.call('HSET', k.p, 'w' .. A[1], A[8])
       redis.call('HSET', k.h, 'cursor', string.format('%d', expected + n))
       for _, r in ipairs(ranges) do push_ready(k, r) end
       add(k, 'ready', n)
-      add_weight(k, sum_to(A[7], n))
+      add_weight(k, sum_to(A[8], n))
     end
   end
+  if A[6] ~= '' then redis.call('HSET', k.h, 'digest', A[6])
+  elseif n > 0 then redis.call('HDEL', k.h, 'digest') end
   if close == '1' then
-    if A[6] ~= '' then redis.call('HSET', k.h, 'digest', A[6]) end
     redis.call('HSET', k.h, 'closed', 1)
     settle(k)
   end

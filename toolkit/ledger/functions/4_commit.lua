@@ -17,7 +17,7 @@ local KINDS = { dead = true, retry = true, again = true }
 local function parse_failures(A, nfail, from, upto)
   local failed, previous = {}, from - 1
   for j = 0, nfail - 1 do
-    local at = 11 + 5 * j
+    local at = 12 + 5 * j
     local pos, kind, delay, category = tonumber(A[at]), A[at + 1], tonumber(A[at + 2]), A[at + 3]
     if not pos or pos <= previous or pos >= upto or not KINDS[kind] or not delay or not CODES[category] then return nil end
     previous = pos
@@ -51,14 +51,15 @@ local function account(k, c, from, upto, failed, release)
   end
 end
 
--- commit id from upto last split item_s row output pause nfail [position kind delay_ms category blob]* [claim arguments]
---   pause: reason to pause the run for, empty for none
+-- commit id from upto last split item_s row output pause unless_ok nfail [position kind delay_ms category blob]*
+--   [claim arguments]
+--   pause: reason to pause the run for, empty for none; with unless_ok 1 only where no item has ended well
 -- -> {'ok' | 'stale', state, left, {claim answer} | nil}
 local function commit(K, A)
   local k = open_keys(K)
   local id, from, upto, last, split = A[1], tonumber(A[2]), tonumber(A[3]), A[4] == '1', A[5] == '1'
-  local nfail = tonumber(A[10])
-  local next_claim = 11 + 5 * nfail
+  local nfail = tonumber(A[11])
+  local next_claim = 12 + 5 * nfail
   local stored = redis.call('HGET', k.c, id)
   local answer, head, fresh = 'stale', read_head(k), false
   if not head then return { 'stale', 'norun', 0 } end
@@ -84,7 +85,7 @@ local function commit(K, A)
       end
       redis.call('HSET', k.h, unpack(said))
       count_errors(k, upto - from, failed, head.breaker)
-      if A[9] ~= '' then pause(k, A[9]) end
+      if A[9] ~= '' and (A[10] ~= '1' or head.ok + good == 0) then pause(k, A[9]) end
       c.ok = c.ok + good
       if A[8] ~= '' then redis.call('RPUSH', k.o, A[8]) end
       c.off = upto

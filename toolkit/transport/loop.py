@@ -63,7 +63,7 @@ class RunContext:
     born : int
         `ledger.Stored.born`: all of this is of the run that was created then; 0 for whichever has the id.
     edition, generation : int
-        `Modules.edition` that its task was loaded from, and the run's generation that asked for that.
+        `Modules.edition` that its task was loaded from, and the latest generation of the run that it serves.
     """
 
     spec: RunSpec

@@ -193,23 +193,24 @@ class Servant:
         with self._lock:
             at = next((n for n, context in enumerate(self._contexts) if context.spec.run_id == run_id), None)
             context = None if at is None else self._contexts.pop(at)
-        generation = 0 if context is None else self._generation(context)
-        if context is None or generation > context.generation:
+        if context is not None and self._mended(context):
+            context = None
+        if context is None:
             with self._making:
-                context = self._make(run_id, generation)
+                context = self._make(run_id)
         with self._lock:
             self._used += 1
             self._most_used = max(self._most_used, self._used)
         return context
 
-    def _make(self, run_id: str, generation: int) -> RunContext:
+    def _make(self, run_id: str) -> RunContext:
         stored = self.ledger.stored(run_id)
         check_version(stored.spec)
         check_limits(stored.spec)
         task = self._task(stored.spec, stored.function)
         self._compare(stored.spec, task)
         context = make_context(stored.spec, task, stored.kwargs, host=self._host, node=self._node)
-        context.born, context.edition, context.generation = stored.born, self._modules.edition, generation
+        context.born, context.edition, context.generation = stored.born, self._modules.edition, stored.generation
         return context
 
     def _put_back(self, context: RunContext, ended: str) -> None:
@@ -224,12 +225,19 @@ class Servant:
                 self._contexts.append(context)
                 del self._contexts[: -_CONTEXTS_KEPT - self._most_used]
 
-    def _generation(self, context: RunContext) -> int:
-        """The run's generation, looked up where modules were edited: for a new one the code was mended, perhaps."""
-        edited = self._installation.allow_imports and (
-            context.edition != self._modules.edition or self._modules.edited()
-        )
-        return self.ledger.status(context.spec.run_id, context.spec).generation if edited else context.generation
+    def _mended(self, context: RunContext) -> bool:
+        """Whether a generation of the run begins here, and modules were edited since the last: mended for it, perhaps.
+
+        One that has begun goes on with what it has: hence each is noted, also where nothing was edited before it.
+        """
+        if not self._installation.allow_imports:
+            return False
+        generation = self.ledger.generation(context.spec.run_id)
+        begins, context.generation = generation > context.generation, generation
+        if not begins:
+            return False
+        with self._making:  # nobody else looks at the modules meanwhile, or imports some
+            return context.edition != self._modules.edition or self._modules.edited()
 
     def _task(self, spec: RunSpec, function: bytes) -> Task:
         installation = self._installation

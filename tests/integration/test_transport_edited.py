@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from celery import Celery
 
-from tests.integration.ledgers import new_run_id
+from tests.integration.ledgers import identity, new_run_id
 from toolkit import codec
 from toolkit._version import PROTOCOL, __version__
 from toolkit.execution import Modules
-from toolkit.ledger import Ledger, Page, Reader
+from toolkit.ledger import Ask, Claim, Ledger, Page, Progress, Reader, new_claim_id
 from toolkit.records import RunSpec
 from toolkit.settings import ServerAddress
 from toolkit.transport.servant import Installation, Servant
@@ -28,6 +31,13 @@ STEP = {step}
 def work(item):
     if item < 0:
         raise ValueError(item)
+    return item + STEP
+class Model:
+    def __init__(self):
+        import tk_models
+        tk_models.ALL.add(self)
+@tk.task(setup=Model)
+def modelled(item, model):
     return item + STEP
 """
 
@@ -48,6 +58,17 @@ def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Edit]:
 
     yield write
     sys.modules.pop("tk_between", None)
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> Iterator[weakref.WeakSet[object]]:
+    """What the setup of `modelled` returned and is still there, where no garbage is collected by chance."""
+    module, kept = ModuleType("tk_models"), weakref.WeakSet[object]()
+    vars(module)["ALL"] = kept
+    monkeypatch.setitem(sys.modules, "tk_models", module)
+    gc.disable()
+    yield kept
+    gc.enable()
 
 
 @pytest.fixture
@@ -130,3 +151,39 @@ def test_only_one_thread_at_a_time_looks_at_the_modules(
         servant.serve(spec.run_id, "t2", 0)
         assert len(looks) > before
     assert all(looks)
+
+
+def test_what_a_setup_returned_goes_with_the_edition_of_its_module(
+    ledger: Ledger, edit: Edit, worker: Callable[[], Servant], models: weakref.WeakSet[object]
+) -> None:
+    servant = worker()
+    for step in (10, 200, 3000):
+        edit(step)
+        spec = submit(ledger, [1, 2, 3], "modelled")
+        # for another worker the run ended with a batch of its own: to this one it is only empty
+        claim = ledger.claim(spec.run_id, Ask(new_claim_id(), identity(), 2))
+        assert isinstance(claim, Claim)
+        servant.serve(spec.run_id, "t", 0)
+        ledger.commit(spec.run_id, Progress(claim.claim_id, 0, 2, last=True))
+        assert (ledger.status(spec.run_id).state, results(ledger, spec)) == ("finished", {2: 3 + step})
+        assert len(models) == 1
+
+
+def test_what_a_run_keeps_of_an_older_edition_goes_when_it_ends(
+    ledger: Ledger, edit: Edit, worker: Callable[[], Servant], models: weakref.WeakSet[object]
+) -> None:
+    # Given a run that began before an edit, and one that began after it
+    servant = worker()
+    edit(10)
+    older = submit(ledger, [1, 2], "modelled", close=False)
+    servant.serve(older.run_id, "t1", 0)
+    edit(200)
+    newer = submit(ledger, [1, 2], "modelled")
+    servant.serve(newer.run_id, "t2", 0)
+    assert len(models) == 2
+    # When the first one ends, with the code that it began with
+    append(ledger, older, [3], 2, close=True)
+    servant.serve(older.run_id, "t3", 0)
+    assert results(ledger, older) == {0: 11, 1: 12, 2: 13}
+    # Then it leaves nothing behind
+    assert len(models) == 1

@@ -77,3 +77,15 @@ def test_what_is_kept_between_tickets_is_bounded(ledger: Ledger, address: Server
     ledger.append(spec.run_id, None, expected=4, close=True)
     servant.serve(spec.run_id, "t", 0)
     assert spec.run_id not in [context.spec.run_id for context in servant._contexts]
+
+
+def test_of_a_run_that_ends_here_nothing_is_kept(ledger: Ledger, address: ServerAddress) -> None:
+    app = Celery("ended", broker="memory://", set_as_current=False)
+    app.task(name="ended.same", shared=False)(same)
+    servant = Servant(Installation(app, address), "n@h")
+    spec = submit(ledger, "ended.same", 4, page=4, batch_size=2)
+    servant.registry.activate(spec)
+    servant.serve(spec.run_id, "t", 0)
+    assert ledger.status(spec.run_id).state is RunState.FINISHED
+    assert servant._contexts == []
+    assert servant.registry.active_runs(spec.queue) == []

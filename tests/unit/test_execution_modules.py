@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,6 +63,28 @@ def test_an_edit_that_may_have_come_after_the_import_counts(write: Write):
     later = modules._looked_at_ns + 1_000_000_000
     os.utime(path, ns=(later, later))  # nobody has looked in between
     assert modules.renew()
+
+
+def test_a_time_in_the_future_is_doubted_once_and_then_compared_like_any_other(write: Write):
+    # Given a module whose file is of tomorrow, as a file server's clock or an archive may leave it
+    path = write("tk_own_g.py", "X = 1\n")
+    tomorrow = time.time_ns() + 86_400_000_000_000
+    os.utime(path, ns=(tomorrow, tomorrow))
+    modules = Modules()
+    importlib.import_module("tk_own_g")
+    modules.look()
+    # When nobody edits it, then it is loaded anew once at most: it may have been edited between its import and the look
+    renewed = []
+    for _ in range(5):
+        renewed.append(modules.renew())
+        importlib.import_module("tk_own_g")
+        modules.look()
+    assert renewed == [True, False, False, False, False]
+    # When it is edited, and is of tomorrow again, then that counts
+    write("tk_own_g.py", "X = 22\n")
+    os.utime(path, ns=(tomorrow + 1, tomorrow + 1))
+    assert modules.renew()
+    assert importlib.import_module("tk_own_g").X == 22
 
 
 def test_a_file_that_is_gone_counts_once(write: Write):

@@ -8,6 +8,7 @@ import threading
 import weakref
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from toolkit.execution import States, dump_function, load_function, task
@@ -66,6 +67,41 @@ def test_a_state_goes_with_its_task():
     del made
     gc.collect()
     assert state() is None
+
+
+def test_a_state_that_refers_to_its_task_goes_with_it_too():
+    """As an object of a class of the task's module does."""
+    states, cell = States(), []
+
+    def setup() -> State:
+        state = State()
+        vars(state)["task"] = cell[0]
+        return state
+
+    cell.append(with_setup(setup))
+    state = weakref.ref(states.get(cell[0]))
+    cell.clear()
+    gc.collect()
+    assert state() is None
+
+
+def test_two_versions_of_a_modules_task_take_turns_and_older_ones_go():
+    states, versions = States(), [with_setup(State) for _ in range(3)]
+    first, second = states.get(versions[0]), states.get(versions[1])
+    for _ in range(3):
+        assert states.get(versions[1]) is second
+        assert states.get(versions[0]) is first
+    third = states.get(versions[2])
+    assert states.get(versions[0]) is first  # used last, so the second one went
+    assert states.get(versions[2]) is third
+    assert states.get(versions[1]) is not second
+
+
+def test_what_a_setup_returned_is_not_shipped_with_its_task():
+    made = with_setup(threading.Lock)
+    with States().get(made):
+        copied = cloudpickle.loads(cloudpickle.dumps(made))
+    assert States().get(copied).acquire(blocking=False)
 
 
 def ship(n: int) -> Any:

@@ -40,6 +40,7 @@ class Modules:
         self.edition = 0
         self._known = set(sys.modules)
         self._stamps: dict[str, tuple[str, Stamp]] = {}
+        self._doubted: dict[str, Stamp] = {}
         self._looked_at_ns = time.time_ns()
 
     def look(self) -> None:
@@ -49,11 +50,21 @@ class Modules:
             module = sys.modules.get(name)
             path = own_file(name, module) if isinstance(module, ModuleType) else None
             if path is not None:
-                stamp = _stamp(path)
-                # Edited since the last look: perhaps after it was loaded.
-                self._stamps[name] = (path, _NEVER if stamp[0] > self._looked_at_ns else stamp)
+                self._stamps[name] = (path, self._stamp_loaded(path))
         self._known.update(sys.modules)
         self._looked_at_ns = now_ns
+
+    def _stamp_loaded(self, path: str) -> Stamp:
+        """The stamp of what was loaded from a file; one that no file has where it may have been edited meanwhile.
+
+        Doubted only once: what is loaded anew and finds the same stamp was loaded from what has it. A time in the
+        future, of a file server's clock or an archive, would be doubted for ever.
+        """
+        stamp = _stamp(path)
+        if stamp[0] <= self._looked_at_ns or self._doubted.get(path) == stamp:
+            return stamp
+        self._doubted[path] = stamp
+        return _NEVER
 
     def edited(self) -> bool:
         """Whether the file of one of the user's modules has been edited since that was loaded."""

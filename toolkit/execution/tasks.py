@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, overload
+from typing import Any, Final, overload
 
 from toolkit.errors import InvalidInput, UnknownTask
 from toolkit.execution.versions import path_of, source_digest
 from toolkit.records import Retry, check_name
+
+STATES: Final = "_toolkit_states"
+"""Where a task holds what its setup returned (`States`): both go together, also where one refers to the other."""
 
 # --------------------------------------------------------------------------- the marker
 
@@ -101,7 +104,7 @@ class Task:
         if self.importable:
             return _import_task, (self.path,)
         # State apart from the constructor: a function may refer to its own task, and is half built at that time.
-        return object.__new__, (Task,), dict(self.__dict__)
+        return object.__new__, (Task,), {name: value for name, value in vars(self).items() if name != STATES}
 
 
 @overload

@@ -44,12 +44,15 @@ class Stored:
     born : int
         When it was created, milliseconds since the epoch by the server's clock: tells it from another run that has had
         its id.
+    generation : int
+        How often dead letters of it were sent back to work.
     """
 
     spec: RunSpec
     function: bytes
     kwargs: bytes
     born: int
+    generation: int
 
 
 class Ledger:
@@ -304,13 +307,24 @@ class Ledger:
         ------
         RunNotFound, LedgerCorrupt
         """
-        fields = ("spec", "created_at", *(("function", "kwargs") if arguments else ()))
-        data, created_at, *encoded = self.connection.command("HMGET", keys.of(run_id, "head"), *fields)
+        fields = ("spec", "created_at", "generation", *(("function", "kwargs") if arguments else ()))
+        data, created_at, generation, *encoded = self.connection.command("HMGET", keys.of(run_id, "head"), *fields)
         spec = _parse_spec(run_id, data)
-        if created_at is None or not created_at.isdigit():
-            raise LedgerCorrupt(f"run {run_id}: field created_at of key head does not parse: {created_at!r:.50}")
+        born, nth = _parse_count(run_id, "created_at", created_at), _parse_count(run_id, "generation", generation)
         function, kwargs = (value or b"" for value in encoded or (b"", b""))
-        return Stored(spec, function, kwargs, int(created_at))
+        return Stored(spec, function, kwargs, born, nth)
+
+    def generation(self, run_id: str) -> int:
+        """How often dead letters of a run were sent back to work.
+
+        Raises
+        ------
+        RunNotFound, LedgerCorrupt
+        """
+        found = self.connection.command("HGET", keys.of(run_id, "head"), "generation")
+        if found is None:
+            raise _not_found(run_id)
+        return _parse_count(run_id, "generation", found)
 
     def input_digest(self, run_id: str) -> str:
         """What `append` was told of all items when it closed the input; empty where it was told nothing."""
@@ -337,6 +351,12 @@ def _parse_spec(run_id: str, data: bytes | None) -> RunSpec:
     if spec.run_id != run_id:
         raise LedgerCorrupt(f"run {run_id}: field spec of key head describes another run, {spec.run_id!r:.100}")
     return spec
+
+
+def _parse_count(run_id: str, field: str, value: bytes | None) -> int:
+    if value is None or not value.isdigit():
+        raise LedgerCorrupt(f"run {run_id}: field {field} of key head does not parse: {value!r:.50}")
+    return int(value)
 
 
 def _parse_claim(claim_id: bytes, a: Any) -> Claim | NoClaim:

@@ -42,6 +42,9 @@ SLICE_S = 0.25
 """How long a ticket works before it looks whether another run waits."""
 
 
+_FINAL = ("finished", "cancelled")
+
+
 @dataclass(slots=True)
 class RunContext:
     """What a worker process keeps about a run between batches.
@@ -63,7 +66,7 @@ class RunContext:
     born : int
         `ledger.Stored.born`: all of this is of the run that was created then; 0 for whichever has the id.
     edition, generation : int
-        `Modules.edition` that its task was loaded from, and the run's generation that asked for that.
+        `Modules.edition` that its task was loaded from, and the latest generation of the run that it serves.
     """
 
     spec: RunSpec
@@ -176,6 +179,8 @@ class BatchLoop:
                 ):
                     committed, ask = self._batch(answer)
                 answer = committed.claim
+                if committed.state in _FINAL and not (isinstance(answer, NoClaim) and answer.reason == "other"):
+                    return NoClaim(committed.state, committed.left)  # this batch was the last
                 if answer is None:
                     return NoClaim("yield" if committed.state == "running" else committed.state, committed.left)
         except LedgerCorrupt as error:

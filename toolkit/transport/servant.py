@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +39,7 @@ from toolkit.transport.tickets import new_ticket_id, publish
 logger = logging.getLogger(__name__)
 
 _CONTEXTS_KEPT = 8  # of a process that serves one ticket at a time; as many more as it ever served at once
+_OVER = ("finished", "cancelled", "norun")
 _REBIRTHS = 3  # how often a ticket begins anew since its run was replaced meanwhile
 MAX_HOPS = 20
 """How many nodes may decline a ticket before it is dropped; a sweeper then sends a fresh one."""
@@ -99,6 +102,7 @@ class Servant:
         self._lock = threading.Lock()
         self._making = threading.Lock()  # tasks are found, and their modules imported, one at a time
         self._modules = Modules()
+        self._left_old = False  # whether something of modules that were edited since waits for the garbage collector
         self._full = False  # whether the server's lack of memory was logged
         self._interrupter = Interrupter(installation.marker)
 
@@ -114,6 +118,8 @@ class Servant:
                 self._serve(run_id, ticket_id, hop, slot)
         except TransportError as error:
             self._decline(run_id, ticket_id, hop, error)
+        finally:
+            self._collect()
 
     def _serve(self, run_id: str, ticket_id: str, hop: int, slot: int) -> None:
         for _ in range(_REBIRTHS):
@@ -157,8 +163,9 @@ class Servant:
             logger.exception("run %s: the ledger failed, its lease will return what was claimed", run_id)
             return "failed"
         self._full = ended.reason == "full"
-        if ended.reason in ("finished", "cancelled", "norun"):
-            self.registry.deactivate(context.spec.queue, run_id)
+        if ended.reason in _OVER:
+            with suppress(LedgerError):  # a sweep does it too
+                self.registry.deactivate(context.spec.queue, run_id)
         elif ended.reason == "yield" and ended.left > 0:
             self._spawn(context.spec, new_ticket_id(), leaving=True)
         return ended.reason
@@ -193,30 +200,32 @@ class Servant:
         with self._lock:
             at = next((n for n, context in enumerate(self._contexts) if context.spec.run_id == run_id), None)
             context = None if at is None else self._contexts.pop(at)
-        generation = 0 if context is None else self._generation(context)
-        if context is None or generation > context.generation:
+        if context is not None and self._mended(context):
+            context = None  # before its successor is made: what its task's setup returned makes room
+        if context is None:
             with self._making:
-                context = self._make(run_id, generation)
+                context = self._make(run_id)
         with self._lock:
             self._used += 1
             self._most_used = max(self._most_used, self._used)
         return context
 
-    def _make(self, run_id: str, generation: int) -> RunContext:
+    def _make(self, run_id: str) -> RunContext:
         stored = self.ledger.stored(run_id)
         check_version(stored.spec)
         check_limits(stored.spec)
         task = self._task(stored.spec, stored.function)
         self._compare(stored.spec, task)
         context = make_context(stored.spec, task, stored.kwargs, host=self._host, node=self._node)
-        context.born, context.edition, context.generation = stored.born, self._modules.edition, generation
+        context.born, context.edition, context.generation = stored.born, self._modules.edition, stored.generation
         return context
 
     def _put_back(self, context: RunContext, ended: str) -> None:
         run_id = context.spec.run_id
         with self._lock:
             self._used -= 1
-            if ended in ("finished", "cancelled", "norun"):
+            if ended in _OVER:
+                self._left_old |= context.edition != self._modules.edition
                 self._contexts = [c for c in self._contexts if c.spec.run_id != run_id]
             elif ended == "other":  # the run was deleted, and its id given to another one
                 self._contexts = [c for c in self._contexts if (c.spec.run_id, c.born) != (run_id, context.born)]
@@ -224,12 +233,19 @@ class Servant:
                 self._contexts.append(context)
                 del self._contexts[: -_CONTEXTS_KEPT - self._most_used]
 
-    def _generation(self, context: RunContext) -> int:
-        """The run's generation, looked up where modules were edited: for a new one the code was mended, perhaps."""
-        edited = self._installation.allow_imports and (
-            context.edition != self._modules.edition or self._modules.edited()
-        )
-        return self.ledger.status(context.spec.run_id, context.spec).generation if edited else context.generation
+    def _mended(self, context: RunContext) -> bool:
+        """Whether a generation of the run begins here, and modules were edited since the last: mended for it, perhaps.
+
+        One that has begun goes on with what it has: hence each is noted, also where nothing was edited before it.
+        """
+        if not self._installation.allow_imports:
+            return False
+        generation = self.ledger.generation(context.spec.run_id)
+        begins, context.generation = generation > context.generation, generation
+        if not begins:
+            return False
+        with self._making:  # nobody else looks at the modules meanwhile, or imports some
+            return context.edition != self._modules.edition or self._modules.edited()
 
     def _task(self, spec: RunSpec, function: bytes) -> Task:
         installation = self._installation
@@ -237,10 +253,33 @@ class Servant:
             return self._load(spec, function)
         if self._modules.renew():
             logger.warning("run %s: modules were edited, they are imported anew", spec.run_id)
+            self._left_old = True
+        self._forget_ended()
         try:
             return self._load(spec, function)
         finally:
             self._modules.look()
+
+    def _forget_ended(self) -> None:
+        """Let go of what was loaded from modules that were edited since, where its run has ended.
+
+        Module, task and function refer to each other, so that a model which a setup returned would stay until a full
+        garbage collection, one with each edit; these come rarely.
+        """
+        with self._lock:
+            idle = [context for context in self._contexts if context.edition != self._modules.edition]
+        ended = {id(context) for context in idle if not self.registry.goes_on(context.spec.run_id)}
+        if ended:
+            with self._lock:
+                self._contexts = [context for context in self._contexts if id(context) not in ended]
+            self._left_old = True
+        idle.clear()
+        self._collect()
+
+    def _collect(self) -> None:
+        if self._left_old:
+            self._left_old = False
+            gc.collect()
 
     def _compare(self, spec: RunSpec, task: Task) -> None:
         """Say so where the run gets other code than it was submitted with: here is what the files hold now."""

@@ -1,0 +1,189 @@
+"""Modules that are edited between the tickets of a worker: who gets the new code, and what is left of the old."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from celery import Celery
+
+from tests.integration.ledgers import identity, new_run_id
+from toolkit import codec
+from toolkit._version import PROTOCOL, __version__
+from toolkit.execution import Modules
+from toolkit.ledger import Ask, Claim, Ledger, Page, Progress, Reader, new_claim_id
+from toolkit.records import RunSpec
+from toolkit.settings import ServerAddress
+from toolkit.transport.servant import Installation, Servant
+
+Edit = Callable[[int], None]
+SOURCE = """
+import toolkit as tk
+STEP = {step}
+@tk.task
+def work(item):
+    if item < 0:
+        raise ValueError(item)
+    return item + STEP
+class Model:
+    def __init__(self):
+        import tk_models
+        tk_models.ALL.add(self)
+@tk.task(setup=Model)
+def modelled(item, model):
+    return item + STEP
+"""
+
+
+@pytest.fixture
+def ledger(address: ServerAddress) -> Iterator[Ledger]:
+    with closing(Ledger(address)) as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Edit]:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(step: int) -> None:
+        (tmp_path / "tk_between.py").write_text(SOURCE.format(step=step))
+
+    yield write
+    sys.modules.pop("tk_between", None)
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> Iterator[weakref.WeakSet[object]]:
+    """What the setup of `modelled` returned and is still there, where no garbage is collected by chance."""
+    module, kept = ModuleType("tk_models"), weakref.WeakSet[object]()
+    vars(module)["ALL"] = kept
+    monkeypatch.setitem(sys.modules, "tk_models", module)
+    gc.disable()
+    yield kept
+    gc.enable()
+
+
+@pytest.fixture
+def worker(address: ServerAddress) -> Callable[[], Servant]:
+    """Start a worker that has loaded nothing; one at a time, since they share this process."""
+
+    def start() -> Servant:
+        sys.modules.pop("tk_between", None)
+        importlib.invalidate_caches()
+        app = Celery("edited", broker="memory://", set_as_current=False)
+        return Servant(Installation(app, address, allow_imports=True), "n@h")
+
+    return start
+
+
+def submit(ledger: Ledger, items: list[int], task: str = "work", *, close: bool = True) -> RunSpec:
+    run_id, path = new_run_id(), f"tk_between:{task}"
+    spec = RunSpec(run_id, path, path=path, queue=run_id, toolkit_version=__version__, protocol=PROTOCOL)
+    ledger.create(spec, batch_size=2, auto=False, max_workers=0)
+    append(ledger, spec, items, 0, close=close)
+    return spec
+
+
+def append(ledger: Ledger, spec: RunSpec, items: list[int], at: int, *, close: bool = False) -> None:
+    ledger.append(spec.run_id, Page(at, at + len(items), codec.encode_page(items)), expected=at, close=close)
+
+
+def results(ledger: Ledger, spec: RunSpec) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for ranges, values in Reader(ledger.connection, spec.run_id).outputs():
+        found.update(zip((i for a, b in ranges for i in range(a, b)), values, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_generation_that_has_begun_goes_on_with_its_code(
+    ledger: Ledger, edit: Edit, worker: Callable[[], Servant], restarted: bool
+) -> None:
+    # Given a run whose dead letters were sent back to work, and a worker that is on them: one that knew the run before,
+    # or that meets it only now
+    edit(10)
+    servant = worker()
+    spec = submit(ledger, [1, -1], close=False)
+    servant.serve(spec.run_id, "t1", 0)
+    assert ledger.retry_dead(spec.run_id, [1]) == 1
+    servant = worker() if restarted else servant
+    servant.serve(spec.run_id, "t2", 0)
+    assert ledger.status(spec.run_id).generation == 1
+    # When its module is edited, then the generation goes on with what it has
+    edit(1000)
+    append(ledger, spec, [2, 3], 2)
+    servant.serve(spec.run_id, "t3", 0)
+    assert results(ledger, spec) == {0: 11, 2: 12, 3: 13}
+    # And the next one begins with the edited code
+    assert ledger.retry_dead(spec.run_id, [1]) == 1
+    append(ledger, spec, [4], 4, close=True)
+    servant.serve(spec.run_id, "t4", 0)
+    assert results(ledger, spec)[4] == 1004
+
+
+def test_only_one_thread_at_a_time_looks_at_the_modules(
+    ledger: Ledger, edit: Edit, worker: Callable[[], Servant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look goes through what another thread's import may change at that moment."""
+    edit(10)
+    servant = worker()
+    looks = []
+
+    class Watched(Modules):
+        def look(self) -> None:
+            looks.append(servant._making.locked())
+            super().look()
+
+    monkeypatch.setattr(servant, "_modules", Watched())
+    spec = submit(ledger, [1, -1], close=False)
+    servant.serve(spec.run_id, "t1", 0)
+    for _ in range(2):
+        ledger.retry_dead(spec.run_id, [1])
+        before = len(looks)
+        servant.serve(spec.run_id, "t2", 0)
+        assert len(looks) > before
+    assert all(looks)
+
+
+def test_what_a_setup_returned_goes_with_the_edition_of_its_module(
+    ledger: Ledger, edit: Edit, worker: Callable[[], Servant], models: weakref.WeakSet[object]
+) -> None:
+    servant = worker()
+    for step in (10, 200, 3000):
+        edit(step)
+        spec = submit(ledger, [1, 2, 3], "modelled")
+        # for another worker the run ended with a batch of its own: to this one it is only empty
+        claim = ledger.claim(spec.run_id, Ask(new_claim_id(), identity(), 2))
+        assert isinstance(claim, Claim)
+        servant.serve(spec.run_id, "t", 0)
+        ledger.commit(spec.run_id, Progress(claim.claim_id, 0, 2, last=True))
+        assert (ledger.status(spec.run_id).state, results(ledger, spec)) == ("finished", {2: 3 + step})
+        assert len(models) == 1
+
+
+def test_what_a_run_keeps_of_an_older_edition_goes_when_it_ends(
+    ledger: Ledger, edit: Edit, worker: Callable[[], Servant], models: weakref.WeakSet[object]
+) -> None:
+    # Given a run that began before an edit, and one that began after it
+    servant = worker()
+    edit(10)
+    older = submit(ledger, [1, 2], "modelled", close=False)
+    servant.serve(older.run_id, "t1", 0)
+    edit(200)
+    newer = submit(ledger, [1, 2], "modelled")
+    servant.serve(newer.run_id, "t2", 0)
+    assert len(models) == 2
+    # When the first one ends, with the code that it began with
+    append(ledger, older, [3], 2, close=True)
+    servant.serve(older.run_id, "t3", 0)
+    assert results(ledger, older) == {0: 11, 1: 12, 2: 13}
+    # Then it leaves nothing behind
+    assert len(models) == 1

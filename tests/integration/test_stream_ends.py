@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
+import weakref
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -93,3 +96,31 @@ def test_an_error_that_was_raised_is_not_said_again(server: Server, capsys: pyte
             run.wait(60, progress=False)
     finish_at_exit()
     assert "ended early" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_client_whose_stream_has_ended_is_not_kept(server: Server, closed: bool) -> None:
+    def submit() -> tuple[weakref.ref[Client], weakref.ref[Any], object]:
+        client, function = connect(server), partial(shop.double)
+        run = client.map(shop.double, iter([1, 2]), key=function)
+        run.cancel()
+        if closed:
+            client.close()
+        return weakref.ref(client), weakref.ref(function), run._input
+
+    client, function, kept = submit()
+    gc.collect()
+    assert client() is None
+    assert function() is None
+    assert kept is not None
+
+
+def test_a_failed_stream_keeps_no_client_that_is_closed(server: Server) -> None:
+    def submit() -> weakref.ref[Client]:
+        with connect(server) as client:
+            failed_untold(client)
+        return weakref.ref(client)
+
+    client = submit()
+    gc.collect()
+    assert client() is None

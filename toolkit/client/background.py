@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
@@ -29,6 +30,14 @@ Write = Callable[[Source, Callable[[], None]], None]
 
 _pending: Final[set[Submitting]] = set()
 """Those of this process whose input still comes, or whose error nobody was told."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Over:
+    """What is kept of a `Submission` that has ended: it holds its client, and handles of runs outlive that."""
+
+    submitted: int
+    failed: bool
 
 
 class Submitting:
@@ -53,8 +62,8 @@ class Submitting:
     ) -> None:
         self.run_id = run_id
         self._source = Source(items, f"toolkit-draw-{run_id}")
-        self._submission = submission
-        self._write = write
+        self._submission: Submission | _Over = submission
+        self._way: tuple[Submission, Write] | None = submission, write  # until it ends
         self._over = over
         self._error: BaseException | None = None
         self._untold = False
@@ -147,19 +156,27 @@ class Submitting:
             return False
 
     def _work(self) -> None:
+        assert self._way is not None
+        submission, write = self._way
         try:
-            self._write(self._source, self._begun.set)
+            write(self._source, self._begun.set)
         except Stopped:
             pass
         except BaseException as error:  # noqa: BLE001 - raised by whoever waits for the run
-            if not self._submission.cancelled:
+            if not submission.cancelled:
                 self._error, self._untold = error, True
         finally:
             self._source.stop()
+            self._submission = _Over(submission.submitted, submission.failed)
+            self._way, self._over = None, _ended
             if not self._untold:
                 _pending.discard(self)
             self._ended.set()
             self._begun.set()
+
+
+def _ended() -> bool:
+    return True
 
 
 def finish_all(submissions: Iterable[Submitting], *, wait: bool = True) -> None:

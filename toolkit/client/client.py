@@ -433,6 +433,7 @@ class Client(History):
         if self._cluster is not None:
             self._cluster.close()
         self._closed = True
+        self._inputs.clear()
         self._detached.set()
         self._ledger.close()
         self._app.close()

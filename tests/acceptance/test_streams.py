@@ -237,14 +237,16 @@ def test_an_interrupted_slow_stream_goes_on_by_its_id_whatever_its_pages_were(
 
 SCRIPT = """
 import sys, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from toolkit import Client, LocalCluster
 sys.path.insert(0, sys.argv[1])
 from tests.acceptance import shop
 def slowly():
-    for i in range(int(sys.argv[4])):
-        time.sleep(0.1)
-        yield i
+    with ThreadPoolExecutor(1) as pool:
+        for i in range(int(sys.argv[4])):
+            time.sleep(0.1)
+            yield pool.submit(int, i).result()
 client = Client(cluster=LocalCluster(state_dir=Path(sys.argv[2])))
 run = client.map(shop.double, slowly(), run_id=sys.argv[3])
 print("submitted", flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
@@ -20,6 +21,7 @@ from tests.integration.ledgers import Run
 from toolkit.errors import LedgerFull
 from toolkit.ledger import Claim, Connection, FailedItem, Ledger, Registry, keys
 from toolkit.settings import ServerAddress
+from toolkit.transport import node as node_module
 from toolkit.transport.node import Keeper
 from toolkit.transport.servant import Installation
 
@@ -30,15 +32,15 @@ WORKERS = 2
 class Node:
     """The main process of a node with two workers, beside runs on an empty server of its own."""
 
-    def __init__(self, address: ServerAddress, broker_url: str, stack: ExitStack) -> None:
+    def __init__(self, address: ServerAddress, broker_url: str, stack: ExitStack, name: str = "n1@host") -> None:
         self.ledger = Ledger(address)
         self.registry = Registry(self.ledger.connection)
         self.app = Celery("shop", broker=broker_url, set_as_current=False)
         self.installation = Installation(self.app, address)
         self.needed: list[bool] = []
-        self.keeper = Keeper(self.installation, "n1@host", lambda: (WORKERS, (QUEUE,)), self.needed.append)
+        self.keeper = Keeper(self.installation, name, lambda: (WORKERS, (QUEUE,)), self.needed.append)
         stack.callback(self.ledger.close)
-        stack.callback(until, lambda: not threads(), "its threads end")
+        stack.callback(until, lambda: not self.threads(), "its threads end")
         stack.callback(self.keeper.stop)
 
     def run(self, items: int = 8, **options: Any) -> Run:
@@ -61,13 +63,12 @@ class Node:
         """Note a batch as a worker does that begins it."""
         self.installation.marker.begin(slot, run.run_id, claim.claim_id, 0, self.ledger.stored(run.run_id).born)
 
+    def threads(self) -> list[threading.Thread]:
+        """Those that the keeper started and that have not ended."""
+        return [t for t in (self.keeper._thread, self.keeper._postbox._thread) if t.is_alive()]
+
     def command(self, *args: Any) -> Any:
         return self.ledger.connection.command(*args)
-
-
-def threads() -> list[threading.Thread]:
-    """Those of a node's main process."""
-    return [t for t in threading.enumerate() if t.name in ("toolkit-keeper", "toolkit-postbox")]
 
 
 def lease(run: Run, claim: Claim) -> float:
@@ -101,7 +102,9 @@ def ledger_server() -> Iterator[Server]:
 def start(ledger_server: Server) -> Iterator[Callable[..., Node]]:
     """Return what makes a node, which begins with `keeper.start()`."""
     with ExitStack() as stack:
-        yield lambda broker_url="redis+socket:///nowhere.sock": Node(ledger_server.address, broker_url, stack)
+        yield lambda broker_url="redis+socket:///nowhere.sock", **options: Node(
+            ledger_server.address, broker_url, stack, **options
+        )
 
 
 def url_of(broker: Server) -> str:
@@ -151,6 +154,31 @@ def test_a_connection_that_the_broker_closed_is_made_anew(
 def arrived(client: Any) -> int:
     """Tickets at the broker."""
     return int(sum(client.llen(key) for key in client.scan_iter(f"{QUEUE}*", _type="list")))
+
+
+def test_where_the_sweeper_reaches_no_broker_another_node_takes_its_place(
+    start: Callable[..., Node], broker: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "_REPORT_TICKS", 1)  # all at ten times the speed
+    monkeypatch.setattr(node_module, "_SWEEPER_LEASE_S", 1.0)
+    cut_off, well = start(), start(url_of(broker), name="n2@host")
+    cut_off.keeper.start()
+    until(lambda: cut_off.command("GET", keys.SWEEPER) == b"n1@host", "the node that is cut off is the sweeper")
+    well.keeper.start()
+    until(lambda: len(well.registry.nodes()) == 2, "the other one is there")
+    cut_off.keeper._postbox._away = True  # as the first ticket that it cannot send tells it, after seconds
+    until(lambda: cut_off.command("GET", keys.SWEEPER) == b"n2@host", "the other one takes its place")
+    cut_off.run()
+    with well.app.connection_for_read() as connection:
+        client = connection.default_channel.client
+        until(lambda: arrived(client) > 0, "tickets arrive")
+
+
+def test_a_broker_that_takes_a_ticket_for_long_counts_as_away(start: Callable[..., Node]) -> None:
+    postbox = start().keeper._postbox
+    assert not postbox.away
+    postbox._began = time.monotonic() - 60
+    assert postbox.away
 
 
 def test_runs_are_swept_beside_one_whose_tickets_no_broker_takes(start: Callable[..., Node]) -> None:

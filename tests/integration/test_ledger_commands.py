@@ -442,6 +442,8 @@ def test_nodes_report_and_are_forgotten(ledger: Ledger) -> None:
     assert mine() == [node]
     node = report(registry.now() - 60)
     assert (mine(), mine(alive_only=False)) == ([], [node])
+    node = report(registry.now() + 60)  # it died before the server's clock was set back
+    assert (mine(), mine(alive_only=False)) == ([], [node])
     report(registry.now() - 7200)
     assert mine(alive_only=False) == []
     assert ledger.connection.command("HEXISTS", keys.NODES, name) == 1  # who only looks deletes nothing
@@ -462,3 +464,26 @@ def test_one_sweeper_at_a_time(ledger: Ledger) -> None:
     ledger.connection.command("DEL", keys.SWEEPER)
     assert registry.elect_sweeper("b", 60.0)
     ledger.connection.command("DEL", keys.SWEEPER)
+
+
+def test_a_sweeper_that_died_before_the_clock_was_set_back_is_followed(ledger: Ledger) -> None:
+    # given one whose lease ends, by the clock as it is now, in an hour
+    registry = Registry(ledger.connection)
+    ledger.connection.command("DEL", keys.SWEEPER)
+    assert registry.elect_sweeper("a", 60.0)
+    ledger.connection.command("PEXPIRE", keys.SWEEPER, 3_660_000)
+    # when others stand, then one of them is elected
+    assert registry.elect_sweeper("b", 60.0)
+    assert 0 < ledger.connection.command("PTTL", keys.SWEEPER) <= 60_000
+    assert [registry.elect_sweeper(name, 60.0) for name in ("a", "b")] == [False, True]
+    ledger.connection.command("DEL", keys.SWEEPER)
+
+
+def test_a_run_that_is_gone_leaves_the_lists_though_the_clock_was_set_back(ledger: Ledger) -> None:
+    registry, run = Registry(ledger.connection), Run(ledger, create=False)
+    registry.add_run(run.spec)
+    indexed(ledger, -3600, run.run_id)
+    registry.deactivate(run.spec.queue, run.run_id)
+    registry.forget_runs([run.run_id])
+    assert run.run_id not in registry.run_ids()
+    assert run.run_id not in [run_id for run_id, _ in registry.active_runs(run.spec.queue)]

@@ -226,6 +226,19 @@ def test_a_clock_set_back_lets_retries_and_tickets_wait_no_longer(ledger: Ledger
     run.check()
 
 
+def test_a_clock_set_back_moves_all_of_very_many_retries(ledger: Ledger) -> None:
+    run, n = Run(ledger, 8), 12_345
+    later = int(run.status().at * 1000) + 3_000_000
+    run.command("ZADD", "delayed", *(x for i in range(n) for x in (later + i // 3, f"retry {i}")))
+    run.last_swept(-1000)
+    run.sweep()
+    flat = run.command("ZRANGE", "delayed", 0, -1, "WITHSCORES")
+    due = dict(flat) if isinstance(flat[0], list | tuple) else dict(zip(flat[::2], flat[1::2], strict=True))
+    by = {later + i // 3 - int(float(due[f"retry {i}".encode()])) for i in range(n)}
+    assert len(by) == 1
+    assert 900_000 < by.pop() <= 1_000_000
+
+
 def test_a_break_in_the_servers_time_ends_the_contact() -> None:
     contact = Contact().heard(1000.0)
     assert contact == Contact(1000.0, 1000.0)

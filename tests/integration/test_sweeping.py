@@ -16,7 +16,7 @@ from toolkit.client import Run as Handle
 from toolkit.ledger import Contact, FailedItem, Ledger, Registry, keys
 from toolkit.records import NodeInfo, RunSpec
 from toolkit.settings import ServerAddress, url_with_password
-from toolkit.transport import make_app
+from toolkit.transport import make_app, sweeping
 from toolkit.transport.sweeping import Sweeper
 
 QUEUE = "shelves"
@@ -110,6 +110,25 @@ def test_the_lists_are_compared_a_few_runs_at_a_time(deployment: Deployment) -> 
     assert 0 < len(deployment.listed()) < 30
     deployment.sweep()
     assert set(deployment.listed()) == runs
+
+
+def test_a_run_that_came_lately_is_compared_before_a_thousand_old_ones(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "_COMPARE_S", 0.0)  # a look with each sweep
+    now, old = deployment.registry.now(), deployment.run()
+    deployment.command("ZADD", keys.RUNS, now - 1500, old.run_id)
+    deployment.command("ZADD", keys.RUNS, *(x for i in range(1000) for x in (now - 1000 - i, f"old-{i:04d}")))
+    deployment.command("DEL", keys.active(QUEUE))
+    deployment.sweep()
+    late = deployment.run()
+    deployment.command("DEL", keys.active(QUEUE))
+    deployment.sweep()
+    assert deployment.listed() == [late.run_id]
+    # and the old ones are compared as well, meanwhile
+    for _ in range(30):
+        deployment.sweep()
+    assert set(deployment.listed()) == {late.run_id, old.run_id}
 
 
 def test_a_client_that_dies_amid_a_retry_leaves_a_run_that_is_swept(deployment: Deployment) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import replace
 from functools import partial
@@ -24,7 +23,7 @@ from toolkit.client.arguments import (
     make_spec_limits,
     new_run_id,
 )
-from toolkit.client.background import Submitting, finish_all, finish_at_exit
+from toolkit.client.background import Submitting, finish_all
 from toolkit.client.describe import Deployment, Described, describe, say_if_edited, ship
 from toolkit.client.doctor import Finding, examine
 from toolkit.client.drawing import Source
@@ -119,8 +118,7 @@ class Client(History):
         )  # fmt: skip
         self._archive_path = env.archive or (self._cluster.state_dir / "archive" if self._cluster else None)
         self._submitted = self._closed = False
-        self._inputs: list[Submitting] = []  # streams that are being submitted
-        weakref.finalize(self, finish_at_exit, self._inputs)
+        self._inputs: list[Submitting] = []  # streams that are being submitted, or whose error nobody was told
         self._detached = threading.Event()
         self._ledger.connection.check_server()
         if self._cluster is not None:
@@ -289,7 +287,7 @@ class Client(History):
             write(items, lambda: None)
             return
         made = Submitting(run.run_id, items, submission, write, lambda: run.status().state.final)
-        self._inputs[:] = [*(before for before in self._inputs if before.alive), made]
+        self._inputs[:] = [*(before for before in self._inputs if before.pending), made]
         run.attach_input(made)
         made.begin()
 
@@ -420,7 +418,8 @@ class Client(History):
         """Close connections and release the LocalCluster; runs go on.
 
         Streams whose items still come are waited for, and stderr says so; an interrupt, or an error that leaves a
-        ``with`` block, stops them, to be gone on with by `map` and their ``run_id``.
+        ``with`` block, stops them, to be gone on with by `map` and their ``run_id``. An error of a stream that nobody
+        waited for is said there, too.
 
         Runs of a LocalCluster that have ended are archived first, see `archive`; then those that ended more than
         ``settings.retention_s`` ago are deleted on its server.
@@ -434,6 +433,7 @@ class Client(History):
         if self._cluster is not None:
             self._cluster.close()
         self._closed = True
+        self._inputs.clear()
         self._detached.set()
         self._ledger.close()
         self._app.close()

@@ -23,7 +23,7 @@ _READ = (
     "strlen type xlen xrange xread xrevrange zcard zcount zrange zrangebyscore zrevrange zrevrangebyscore zscore"
 )
 _WRITE = (
-    "append del fcall hdel hincrby hset lpop lpush ltrim persist pexpire rpush sadd set unlink xadd zadd zrem "
+    "append del fcall hdel hincrby hset lpop lpush ltrim persist pexpire pttl rpush sadd set unlink xadd zadd zrem "
     "zremrangebyrank zremrangebyscore"
 )
 _OPERATE = (

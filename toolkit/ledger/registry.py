@@ -16,7 +16,7 @@ from toolkit.ledger.connection import Connection
 from toolkit.records import PRIORITIES, NodeInfo, RunSpec, check_name, check_run_id, one_line
 
 NODE_ALIVE_S = 6.0
-"""A node that did not report for so long counts as gone."""
+"""A node whose report is older counts as gone; so does one whose report is that far ahead, of a clock set back."""
 _NODE_FORGET_S = 3600.0
 _COMING_S = 60.0
 _FINAL = (b"finished", b"cancelled")
@@ -90,9 +90,9 @@ class Registry:
         return state is not None and state not in _FINAL
 
     def _may_come(self, run_id: str) -> bool:
-        """Whether a run without data may be about to be created."""
+        """Whether a run without data may be about to be created; not what lies far ahead of a clock set back."""
         indexed_at = self._connection.command("ZSCORE", keys.RUNS, run_id)
-        return indexed_at is not None and self.now() - float(indexed_at) < _COMING_S
+        return indexed_at is not None and abs(self.now() - float(indexed_at)) < _COMING_S
 
     def queues(self) -> list[str]:
         """Queues that ever carried a ticket."""
@@ -164,7 +164,7 @@ class Registry:
             except (ToolkitError, TypeError, ValueError) as error:
                 self._tell(keys.NODES, name, error)
                 continue
-            age = now - node.seen_at
+            age = abs(now - node.seen_at)
             if age > _NODE_FORGET_S and forget:
                 self._connection.command("HDEL", keys.NODES, name)
             elif age <= NODE_ALIVE_S or (not alive_only and age <= _NODE_FORGET_S):

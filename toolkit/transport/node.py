@@ -32,6 +32,7 @@ from toolkit.ledger.registry import NODE_ALIVE_S
 from toolkit.records import NodeInfo, RunSpec
 from toolkit.transport import tracing
 from toolkit.transport.app import task_names
+from toolkit.transport.electing import Candidacy
 from toolkit.transport.limits import Limits, OutOfMemory, Warden, place
 from toolkit.transport.marker import Work
 from toolkit.transport.neighbours import Neighbours, alive
@@ -92,6 +93,8 @@ class Keeper:
         self._neighbours = Neighbours(self._ledger, self._registry, self._place)
         self._postbox = Postbox(installation.app, self._ledger)
         self._sweeper = Sweeper(self._ledger, self._registry, self._spec, self._known, self._postbox.put)
+        self._candidacy = Candidacy()
+        self._others = False
         self._started_at = 0.0
         self._contact = Contact()
         self._due = math.inf
@@ -252,8 +255,10 @@ class Keeper:
         self._neighbours.meet(nodes)
         workers, queues = self._describe()
         known = dict.fromkeys(queues, workers)
+        self._others = False
         for node in nodes:
-            if node.node != self._node and node.protocol == PROTOCOL and now - node.seen_at <= NODE_ALIVE_S:
+            if node.node != self._node and node.protocol == PROTOCOL and abs(now - node.seen_at) <= NODE_ALIVE_S:
+                self._others = True
                 for queue in node.queues:
                     known[queue] = known.get(queue, 0) + node.workers
         self._known.clear()
@@ -276,9 +281,12 @@ class Keeper:
 
     def _sweep(self) -> None:
         self._due = math.inf
+        if not self._candidacy.stands(self._postbox.away and self._others, time.monotonic()):
+            return
         failed: LedgerError | None = None
         try:
             elected = self._registry.elect_sweeper(self._node, _SWEEPER_LEASE_S)
+            self._candidacy.took(elected, time.monotonic())
         except LedgerUnavailable:
             raise
         except LedgerError as error:

@@ -7,7 +7,9 @@ broker may wait for ever where the application sets no time limit.
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from typing import Any
 
 from celery import Celery
@@ -20,6 +22,7 @@ from toolkit.transport.tickets import count_lacking, publish
 logger = logging.getLogger(__name__)
 
 _MOST_RUNS = 1000
+_SLOW_S = 5.0
 _TIMEOUTS = {"socket_timeout": 10.0, "socket_connect_timeout": 4.0, "socket_keepalive": True}
 _REDIS = ("redis", "rediss", "redis+socket", "sentinel")
 
@@ -46,6 +49,7 @@ class Postbox:
         self._changed = threading.Condition()
         self._stopped = False
         self._away = False
+        self._began = math.inf
         self._broker: Any = None
         self._thread = threading.Thread(target=self._run, name="toolkit-postbox", daemon=True)
 
@@ -58,6 +62,11 @@ class Postbox:
         with self._changed:
             self._stopped = True
             self._changed.notify()
+
+    @property
+    def away(self) -> bool:
+        """Whether the broker took no tickets when they were last sent, or has not for some seconds now."""
+        return self._away or time.monotonic() - self._began > _SLOW_S
 
     def put(self, spec: RunSpec, n: int) -> None:
         """Publish `n` tickets of a run soon, in place of those of it that were not published yet."""
@@ -74,6 +83,7 @@ class Postbox:
                     return
                 spec, n = self._lacking.pop(next(iter(self._lacking)))
             try:
+                self._began = time.monotonic()
                 self._send(spec, n)
                 if self._away:
                     logger.warning("the broker takes tickets again")
@@ -88,6 +98,8 @@ class Postbox:
             except Exception:
                 self._hang_up()
                 logger.exception("run %s: tickets were not sent, a sweep will ask for them again", spec.run_id)
+            finally:
+                self._began = math.inf
 
     def _send(self, spec: RunSpec, n: int) -> None:
         ticket_ids = count_lacking(self._ledger, spec, n)

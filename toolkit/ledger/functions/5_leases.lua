@@ -122,13 +122,20 @@ local function leases_tell(k, t, last, gap, since, seen)
   return since <= math.max(last, t - num(k, 'lease_ms'))
 end
 
+local SET_BACK = 500000       -- retries moved with a clock that was set back: a second of the server's time
+local SET_BACK_PART = 1000
+
 -- The server's clock was set back by about `by`: retries are due that much earlier by it, or they would wait so much
--- longer. At most 10,000 of them, the first ones due.
+-- longer. At most SET_BACK of them, the first ones due; they stay the first ones, so parts of them do as well.
 local function set_back(k, by, expiry)
   -- a ticket that expires later than any sent now was sent before, and nobody can tell when: it counts as lost
   redis.call('ZREMRANGEBYSCORE', k.t, string.format('(%d', now_ms(k) + expiry), '+inf')
-  local later = redis.call('ZRANGE', k.d, 0, 9999, 'WITHSCORES')
-  for j = 1, #later, 2 do redis.call('ZADD', k.d, tonumber(later[j + 1]) - by, later[j]) end
+  for at = 0, SET_BACK - 1, SET_BACK_PART do
+    local later, moved = redis.call('ZRANGE', k.d, at, at + SET_BACK_PART - 1, 'WITHSCORES'), {}
+    if #later == 0 then return end
+    for j = 1, #later, 2 do moved[j], moved[j + 1] = tonumber(later[j + 1]) - by, later[j] end
+    redis.call('ZADD', k.d, unpack(moved))
+  end
 end
 
 -- sweep grace_ms known_workers idle_workers ticket_expiry_ms since seen dead_worker...

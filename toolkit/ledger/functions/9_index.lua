@@ -10,9 +10,11 @@ end
 
 -- elect name lease_ms -> 1 | 0
 --   KEYS tk:sweeper:P. Whether `name` is the sweeper for so long; it stays the one as long as it calls in time.
+--   A lease that ends later than any does that is given now is of a clock that was set back since: it holds nobody off, or
+--   a sweeper that died then would have no follower for as long as the step.
 local function elect(K, A)
   local holder = redis.call('GET', K[1])
-  if holder and holder ~= A[1] then return 0 end
+  if holder and holder ~= A[1] and redis.call('PTTL', K[1]) <= tonumber(A[2]) then return 0 end
   redis.call('SET', K[1], A[1], 'PX', A[2])
   return 1
 end

@@ -13,15 +13,20 @@ a setting differs from its neighbours each time it is measured (`nugget`): 41 ta
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from scipy.stats import norm, qmc
+from scipy.linalg.lapack import dpotrf, dpotri
+from scipy.special import ndtr, ndtri
+from scipy.stats import qmc
 
 from toolkit.tuning.regress.rows import Array, Cells, Index, Mask
 from toolkit.tuning.regress.structure import Roles, Structure
 
 FIRST, LATER = 5, 6  # binary logarithms of how many hyper-parameters each sample has
 _ROUNDS = 2  # samples after the first
+_CACHED = 32_768  # numbers at a time
+_FEW = 24  # cells up to which one call for all members costs less than one for each
 _NEGLIGIBLE = 0.02  # members this much lighter than the heaviest are dropped
 
 # Medians and standard deviations of logarithms: all are shares of a runtime, lengths are in e-foldings of a feature.
@@ -75,8 +80,15 @@ class Space:
 
     def draw(self, power: int, seed: int) -> Array:
         """Standard normal vectors, evenly spread, shape (2**power, dimensions)."""
-        uniform = qmc.Sobol(self.dimensions, seed=np.random.default_rng([seed, power])).random_base2(power)
-        return np.asarray(norm.ppf(np.clip(uniform, 1e-4, 1 - 1e-4)))
+        return _evenly(self.dimensions, power, seed)
+
+
+@lru_cache(maxsize=64)  # to draw takes longer than to fit a handful of cells
+def _evenly(dimensions: int, power: int, seed: int) -> Array:
+    uniform = qmc.Sobol(dimensions, seed=np.random.default_rng([seed, power])).random_base2(power)
+    drawn: Array = ndtri(np.clip(uniform, 1e-4, 1 - 1e-4))
+    drawn.flags.writeable = False
+    return drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +110,7 @@ class Hyper:
         def scaled(prior: tuple[float, float], column: Array) -> Array:
             return np.asarray(np.exp(prior[0] + prior[1] * column))
 
-        joint = norm.cdf(z[:, 2 * k + 3]) if k > 1 else np.ones(len(z))
+        joint = ndtr(z[:, 2 * k + 3]) if k > 1 else np.ones(len(z))
         return cls(
             scaled(_LENGTH, z[:, :k]), z[:, k : 2 * k] > 0, joint, scaled(_AMPLITUDE, z[:, 2 * k]),
             scaled(_NUGGET, z[:, 2 * k + 1]), scaled(space.noise, z[:, 2 * k + 2]),
@@ -110,19 +122,27 @@ class Hyper:
         Exponential along rough features, Matérn 5/2 along others. A part of each is the product over the features, the
         rest the mean: effects that depend on each other and effects that do not.
         """
-        if not len(apart):
-            return np.ones((len(self.joint), *apart.shape[1:]))
-        product: Array = np.ones(())
-        total: Array = np.zeros(())
+        out = np.ones((len(self.joint), *apart.shape[1:]))
         smooth = ~self.rough
         rate = np.where(smooth, np.sqrt(5.0), 1.0) / self.length
-        for k, distance in enumerate(apart):
-            far = distance * rate[:, k, None, None]
-            each = np.exp(-far)
-            each *= 1 + smooth[:, k, None, None] * (far + far * far / 3)
-            product, total = product * each, total + each
-        joint = self.joint[:, None, None]
-        return np.asarray(joint * product + (1 - joint) * total / len(apart))
+        # So many members at a time that what is between stays in the processor's cache.
+        step = max(1, _CACHED // max(apart[:1].size, 1))
+        for start in range(0, len(out) if len(apart) else 0, step):
+            some = slice(start, start + step)
+            product, total, joint = out[some], np.zeros_like(out[some]), self.joint[some, None, None]
+            for k, distance in enumerate(apart):
+                far = distance * rate[some, k, None, None]
+                each = np.exp(-far)
+                soft = smooth[some, k]
+                if soft.any():
+                    bent = far[soft]
+                    each[soft] *= 1 + bent * (1 + bent / 3)
+                product *= each
+                total += each
+            product *= joint
+            total *= (1 - joint) / len(apart)
+            product += total
+        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +196,43 @@ def fit_members(z: Array, cells: Cells, structure: Structure, space: Space) -> M
     hyper = Hyper.of(z, space)
     residual = cells.t - structure.log_mean(cells.x)
     features, basis = space.features(cells.x), structure.basis(cells.x)
-    covariance = hyper.kernel(distances(features, features)) * hyper.amplitude[:, None, None] ** 2
+    covariance = _between(hyper, features) * hyper.amplitude[:, None, None] ** 2
     covariance += basis @ basis.T
     own = np.arange(len(residual))
     covariance[:, own, own] += hyper.nugget[:, None] ** 2 + hyper.noise[:, None] ** 2 * cells.doubt / cells.n + 1e-10
-    inverse: Array = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
+    inverse = _inverse(covariance)
     alpha = inverse @ residual
     return Members(z, *_left_out(inverse, alpha, cells))
+
+
+def _between(hyper: Hyper, features: Array) -> Array:
+    """Correlations of cells with each other, shape (members, cells, cells): each pair of them is asked once."""
+    count = len(features)
+    if count <= _FEW:
+        return hyper.kernel(distances(features, features))
+    first, second = np.triu_indices(count)
+    pairs = hyper.kernel(np.abs(features[first] - features[second]).T[:, None, :])[:, 0]
+    out = np.empty((len(pairs), count, count))
+    out[:, first, second] = pairs
+    out[:, second, first] = pairs
+    return out
+
+
+def _inverse(covariance: Array) -> Array:
+    """Inverses of positive definite matrices, by Cholesky's factors where that is faster than all at once."""
+    count = covariance.shape[1]
+    if count <= _FEW:
+        return np.asarray(np.linalg.inv(covariance), dtype=np.float64)
+    out = np.empty_like(covariance)
+    for matrix, result in zip(covariance, out, strict=True):
+        factor, failed = dpotrf(matrix, lower=0, clean=1)
+        if failed:  # by rounding alone: the diagonal was raised
+            result[:] = np.linalg.inv(matrix)
+            continue
+        upper = dpotri(factor, lower=0)[0]
+        np.add(upper, upper.T, out=result)
+        np.fill_diagonal(result, upper.diagonal())
+    return out
 
 
 def _left_out(inverse: Array, alpha: Array, cells: Cells) -> tuple[Array, Array, Array, Array, Array]:
@@ -218,8 +268,9 @@ def sample(first: Members, cells: Cells, structure: Structure, space: Space, see
 
 def importance(members: Members, drawn_from: list[tuple[Array, Array, int]]) -> Array:
     """Logarithms of weights: density over that of the mixture of normal distributions that members were drawn from."""
-    shares = [np.log(n / len(members.z)) + norm.logpdf(members.z, m, sd).sum(axis=1) for m, sd, n in drawn_from]
-    return np.asarray(members.score + norm.logpdf(members.z).sum(axis=1) - np.logaddexp.reduce(shares))
+    z = members.z
+    shares = [np.log(n / len(z)) - np.log(s).sum() - 0.5 * (((z - m) / s) ** 2).sum(axis=1) for m, s, n in drawn_from]
+    return np.asarray(members.score - 0.5 * (z**2).sum(axis=1) - np.logaddexp.reduce(shares))
 
 
 def _toward(members: Members, weights: Array) -> tuple[Array, Array]:

@@ -1,10 +1,16 @@
-"""Gaussian processes on what the structure leaves: many of them, weighted by how they predict what is left out.
+"""Gaussian processes on what the structure leaves: many of them, weighted by how they predict.
 
 With a handful of cells no hyper-parameter can be told to be right, so they are averaged, not chosen: a first sample is
 drawn from their prior, later ones around the best so far, all weighted by importance (Cappé et al., *Population Monte
 Carlo*, J. Comput. Graph. Stat. 13, 2004) against the mixture of what they were drawn from (Veach and Guibas, SIGGRAPH
 1995; Owen and Zhou, J. Am. Stat. Assoc. 95, 2000). Left-out predictions follow in closed form (Rasmussen and Williams,
 *Gaussian Processes for Machine Learning*, 2006, section 5.4.2).
+
+The weight of a member is the geometric mean of two densities. The marginal likelihood says how well each cell is
+predicted from any number of the others, on average (Fong and Holmes, *On the marginal likelihood and cross-validation*,
+Biometrika 107, 2020); the left-out one, how well from all others, as new settings will be. With few cells the second
+alone makes members heavy that happen to pass by them, and intervals too narrow; the first alone knows less of what is
+asked. Groups of cells share what no member knows of: there the weight is how well each is predicted from all others.
 
 A measurement deviates from a smooth curve for two reasons. Repeats of one setting differ from each other (`noise`), and
 a setting differs from its neighbours each time it is measured (`nugget`): 41 tasks on 40 workers take two rounds.
@@ -24,7 +30,7 @@ from toolkit.tuning.regress.rows import Array, Cells, Index, Mask
 from toolkit.tuning.regress.structure import Roles, Structure
 
 FIRST, LATER = 5, 6  # binary logarithms of how many hyper-parameters each sample has
-_ROUNDS = 2  # samples after the first
+ROUNDS = 2  # samples after the first
 _CACHED = 32_768  # numbers at a time
 _FEW = 24  # cells up to which one call for all members costs less than one for each
 _NEGLIGIBLE = 0.02  # members this much lighter than the heaviest are dropped
@@ -154,7 +160,7 @@ class Members:
     z : ndarray of shape (members, dimensions)
         Hyper-parameters as standard normal vectors.
     score : ndarray of shape (members,)
-        Logarithm of the density of what was left out.
+        Logarithm of the density by which members are weighed.
     alpha : ndarray of shape (members, cells)
         Dual coefficients.
     inverse : ndarray of shape (members, cells, cells)
@@ -200,9 +206,12 @@ def fit_members(z: Array, cells: Cells, structure: Structure, space: Space) -> M
     covariance += basis @ basis.T
     own = np.arange(len(residual))
     covariance[:, own, own] += hyper.nugget[:, None] ** 2 + hyper.noise[:, None] ** 2 * cells.doubt / cells.n + 1e-10
-    inverse = _inverse(covariance)
+    inverse, volume = _inverse(covariance)
     alpha = inverse @ residual
-    return Members(z, *_left_out(inverse, alpha, cells))
+    score, left_out, variance = _left_out(inverse, alpha, cells)
+    if cells.single:
+        score = 0.5 * score - 0.25 * (alpha @ residual + volume)
+    return Members(z, score, alpha, inverse, left_out, variance)
 
 
 def _between(hyper: Hyper, features: Array) -> Array:
@@ -218,29 +227,33 @@ def _between(hyper: Hyper, features: Array) -> Array:
     return out
 
 
-def _inverse(covariance: Array) -> Array:
-    """Inverses of positive definite matrices, by Cholesky's factors where that is faster than all at once."""
+def _inverse(covariance: Array) -> tuple[Array, Array]:
+    """Inverses of positive definite matrices and logarithms of their determinants.
+
+    By Cholesky's factors one by one, where that is faster than all at once.
+    """
     count = covariance.shape[1]
     if count <= _FEW:
-        return np.asarray(np.linalg.inv(covariance), dtype=np.float64)
-    out = np.empty_like(covariance)
-    for matrix, result in zip(covariance, out, strict=True):
+        return np.asarray(np.linalg.inv(covariance)), np.asarray(np.linalg.slogdet(covariance)[1])
+    out, volume = np.empty_like(covariance), np.empty(len(covariance))
+    for member, (matrix, result) in enumerate(zip(covariance, out, strict=True)):
         factor, failed = dpotrf(matrix, lower=0, clean=1)
         if failed:  # by rounding alone: the diagonal was raised
-            result[:] = np.linalg.inv(matrix)
+            result[:], volume[member] = np.linalg.inv(matrix), np.linalg.slogdet(matrix)[1]
             continue
         upper = dpotri(factor, lower=0)[0]
         np.add(upper, upper.T, out=result)
         np.fill_diagonal(result, upper.diagonal())
-    return out
+        volume[member] = 2 * np.log(factor.diagonal()).sum()
+    return out, volume
 
 
-def _left_out(inverse: Array, alpha: Array, cells: Cells) -> tuple[Array, Array, Array, Array, Array]:
+def _left_out(inverse: Array, alpha: Array, cells: Cells) -> tuple[Array, Array, Array]:
+    """Logarithm of the density of the groups left out, and of each cell what is then missed and its variance."""
     if cells.single:
         diagonal = np.einsum("mii->mi", inverse)
         left_out, variance = alpha / diagonal, 1 / diagonal
-        score = 0.5 * (np.log(diagonal) - left_out * alpha).sum(axis=1)
-        return score, alpha, inverse, left_out, variance
+        return 0.5 * (np.log(diagonal) - left_out * alpha).sum(axis=1), left_out, variance
     left_out, variance, score = np.empty_like(alpha), np.empty_like(alpha), np.zeros(len(alpha))
     for group in np.unique(cells.group):
         own = np.flatnonzero(cells.group == group)
@@ -249,14 +262,16 @@ def _left_out(inverse: Array, alpha: Array, cells: Cells) -> tuple[Array, Array,
         left_out[:, own] = np.einsum("mij,mj->mi", spread, alpha[:, own])
         variance[:, own] = np.einsum("mii->mi", spread)
         score += 0.5 * (np.linalg.slogdet(block)[1] - (left_out[:, own] * alpha[:, own]).sum(axis=1))
-    return score, alpha, inverse, left_out, variance
+    return score, left_out, variance
 
 
-def sample(first: Members, cells: Cells, structure: Structure, space: Space, seed: int) -> tuple[Members, Array]:
+def sample(
+    first: Members, cells: Cells, structure: Structure, space: Space, seed: int, rounds: int = ROUNDS
+) -> tuple[Members, Array]:
     """Add members near the best so far; returns the ones that matter and logarithms of their weights."""
     members = first
     drawn_from = [(np.zeros(space.dimensions), np.ones(space.dimensions), len(first.z))]
-    for more in range(_ROUNDS):
+    for more in range(rounds):
         mean, sd = _toward(members, importance(members, drawn_from))
         z = mean + sd * space.draw(LATER, seed + more)
         members = members.joined(fit_members(z, cells, structure, space))

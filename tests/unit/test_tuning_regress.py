@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from tests.evaluation import bell, common, pollux, small
 from toolkit.tuning.regress.mixture import exceeding, fit_mixture, thin
-from toolkit.tuning.regress.process import Members, Space, fit_members, importance
+from toolkit.tuning.regress.process import Hyper, Members, Space, fit_members, importance
 from toolkit.tuning.regress.rows import Cells, condense, nearest_other, places, repeated, stray
 from toolkit.tuning.regress.structure import Roles, fit_sum, powers, structures, term_names, terms
 
@@ -56,6 +57,13 @@ def test_too_many_settings_are_merged_with_their_neighbours() -> None:
     assert 30 < place.max() + 1 <= 300
     cells = condense(x, x[:, 0], place)
     assert np.abs(cells.x[place] - x).max() < 0.4
+
+
+def test_cells_are_merged_no_more_than_they_must_be() -> None:
+    x = np.log(np.column_stack([np.repeat(np.arange(1.0, 31.0), 20), np.tile(np.arange(1.0, 21.0), 30)]))
+    assert len(np.unique(places(x, most=600))) == 600
+    assert len(np.unique(places(np.tile(x, (20, 1)), most=600))) == 600
+    assert 150 < len(np.unique(places(x, most=599))) <= 599
 
 
 def test_noise_of_merged_cells_is_not_their_slope() -> None:
@@ -112,16 +120,38 @@ def test_a_sum_times_a_power_is_found_again() -> None:
     np.testing.assert_allclose(found.log_mean(x), t, atol=0.03)
 
 
-def test_the_basis_is_the_derivative_by_the_logarithms_of_the_coefficients() -> None:
-    found = fit_sum(made(3), ROLES, ())
+@pytest.mark.parametrize("overlap", [1.0, 2.0])
+def test_the_basis_is_the_derivative_by_the_logarithms_of_the_coefficients(overlap: float) -> None:
+    found = fit_sum(made(3), ROLES, (), overlap)
     x = made(4).x
     used = np.flatnonzero(found.coefficients > 0)
     basis = found.basis(x)
     for column, k in enumerate(used):
         more = found.coefficients.copy()
         more[k] *= 1 + 1e-6
-        moved = type(found)(ROLES, (), more, found.centre, found.exponents, found.floor)
+        moved = replace(found, coefficients=more)
         np.testing.assert_allclose((moved.log_mean(x) - found.log_mean(x)) / 1e-6, basis[:, column], atol=1e-4)
+
+
+def test_what_hides_other_work_is_found_again() -> None:
+    # Given computing that hides half of the talking, which starts with the second machine.
+    rng = np.random.default_rng(20)
+    x = np.column_stack([rng.integers(1, 17, 60), rng.choice([8.0, 16, 32, 64], 60), rng.choice([1.0, 2, 4], 60)])
+    talking = np.where(x[:, 2] > 1, 4.0, 0.0)
+    x, t = np.log(x), np.log(np.hypot(0.1 * x[:, 1], talking))
+    together, apart = (fit_sum(condense(x, t, places(x)), ROLES, (), overlap) for overlap in (2.0, 1.0))
+    np.testing.assert_allclose(together.log_mean(x), t, atol=0.02)
+    assert np.abs(apart.log_mean(x) - t).max() > 0.1
+    named = dict(zip((name for name, _ in term_names(ROLES)), together.coefficients, strict=True))
+    assert (named["n_items"], named["speed>1"]) == (pytest.approx(0.1, rel=0.05), pytest.approx(4.0, rel=0.05))
+
+
+def test_a_step_that_all_are_beyond_is_no_term() -> None:
+    cells = made(21, 30)
+    beyond = replace(cells, x=cells.x + np.log([2.0, 1.0, 2.0]))
+    names = [name for name, _ in term_names(ROLES)]
+    found = fit_sum(beyond, ROLES, ()).coefficients
+    assert found[names.index("workers>1")] == found[names.index("speed>1")] == 0
 
 
 def test_powers_start_from_their_prior() -> None:
@@ -133,9 +163,9 @@ def test_powers_start_from_their_prior() -> None:
 # --------------------------------------------------------------------------- process and mixture
 
 
-@pytest.mark.parametrize("grouped", [False, True])
-def test_what_is_left_out_is_predicted_as_if_it_had_never_been_there(grouped: bool) -> None:
-    cells = made(6)
+@pytest.mark.parametrize(("grouped", "n"), [(False, 14), (True, 14), (False, 60)])
+def test_what_is_left_out_is_predicted_as_if_it_had_never_been_there(grouped: bool, n: int) -> None:
+    cells = made(6, n)
     if grouped:
         group = np.arange(len(cells.t)) // 3
         cells = Cells(cells.x, cells.t, cells.n, group, cells.squares, cells.deviations)
@@ -227,6 +257,26 @@ def test_members_from_all_samples_are_weighed_as_if_drawn_from_the_prior() -> No
     weights = np.exp(importance(Members(z, none, none, none, none, none), drawn_from))
     assert weights.mean() == pytest.approx(1.0, abs=0.05)
     assert (weights @ z / weights.sum()) == pytest.approx(np.zeros(k), abs=0.1)
+
+
+@pytest.mark.parametrize("n", [14, 60])
+def test_the_covariance_of_cells_is_the_kernel_of_each_pair(n: int) -> None:
+    cells = made(17, n)
+    structure, space = structures(cells, ROLES)[0], Space.of(cells, ROLES)
+    z = space.draw(2, 1)
+    hyper, features, basis = Hyper.of(z, space), space.features(cells.x), structure.basis(cells.x)
+    # The kernel as it is written in books, one member at a time.
+    for member, inverse in enumerate(fit_members(z, cells, structure, space).inverse):
+        each = []
+        for k, apart in enumerate(np.abs(features.T[:, :, None] - features.T[:, None, :])):
+            far = apart / hyper.length[member, k]
+            smooth = (1 + np.sqrt(5) * far + 5 / 3 * far**2) * np.exp(-np.sqrt(5) * far)
+            each.append(np.exp(-far) if hyper.rough[member, k] else smooth)
+        joint = hyper.joint[member]
+        kernel = joint * np.prod(each, axis=0) + (1 - joint) * np.mean(each, axis=0)
+        own = hyper.nugget[member] ** 2 + hyper.noise[member] ** 2 * cells.doubt / cells.n
+        covariance = kernel * hyper.amplitude[member] ** 2 + basis @ basis.T + np.diag(own)
+        np.testing.assert_allclose(inverse @ covariance, np.eye(len(cells.t)), atol=1e-4)
 
 
 def test_the_extremes_stay_when_cells_are_thinned() -> None:

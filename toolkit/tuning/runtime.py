@@ -57,8 +57,8 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
     """Predicts a runtime or service time from who shares the work, how much there is, and other positive features.
 
     Sums of non-negative scale-out terms and products of powers give the structure, which is what predictions
-    far from the data rest on. Gaussian processes correct it near the data. All are weighted by how they predict groups
-    of rows that were left out; repeats of one setting are always left out together.
+    far from the data rest on. Gaussian processes correct it near the data. All are weighted by how well they predict
+    some of the settings from others, or, where groups are given, each group from the others.
 
     Parameters
     ----------
@@ -243,7 +243,7 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
         return stay
 
     def _unexplained(self, cells: Cells) -> Mask:
-        mixture = fit_mixture(cells, self._roles, self.random_state)
+        mixture = fit_mixture(cells, self._roles, self.random_state, rounds=0)
         typical = 1.4826 * float(np.median(np.abs(mixture.left_out)))
         return np.asarray(np.abs(mixture.left_out) > max(_FAR, _SIGMAS * min(typical, 0.5)))
 

@@ -3,7 +3,7 @@
 ==============  ============================================================================================
 `rows`          what was given, checked: unusable rows flagged, like rows condensed to cells
 `structure`     non-negative sums of scale-out terms, and products of powers: what extrapolates
-`process`       Gaussian processes on what the structure leaves, many of them, weighted by left-out groups
+`process`       Gaussian processes on what the structure leaves, many of them, weighted by how they predict
 `mixture`       both together, as a prediction and its spread
 ==============  ============================================================================================
 

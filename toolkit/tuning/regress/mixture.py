@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from toolkit.tuning.regress.process import FIRST, Hyper, Members, Space, distances, fit_members, sample
+from toolkit.tuning.regress.process import FIRST, ROUNDS, Hyper, Members, Space, distances, fit_members, sample
 from toolkit.tuning.regress.rows import Array, Cells, Index
 from toolkit.tuning.regress.structure import Powers, Roles, Sum, structures
 
 _SEARCHED = 100  # cells on which members are weighted; with more cells, the best of them are fitted again to all
 _REFITTED = 2  # members that are then fitted again
-_COST = 0.5  # of a coefficient without prior, in logarithms of a weight: it was fitted to what is then left out
+_COST = 1.0  # of a coefficient without prior, in logarithms of a weight, as Akaike's: it was fitted to what is weighed
 _HOPELESS = 0.03  # structures that weigh less after the first sample get no more
 _MOST_MEMBERS = 32  # the heaviest: each prediction asks all of them
 _BEYOND_SD = 0.4  # exponent by which a feature of unknown meaning may go on beyond what was measured
@@ -31,25 +32,16 @@ _Drawn = tuple[Powers | Sum, Members, Array]
 class Part:
     """One structure, and the members on it with their weights in the mixture.
 
-    `hyper`, `features` and `basis` are those of the members and of the cells, kept because each prediction needs them.
+    `basis` is that of the cells, kept because each prediction needs it.
     """
 
     structure: Powers | Sum
     members: Members
     weights: Array
-    hyper: Hyper
-    features: Array
     basis: Array
 
-    @classmethod
-    def of(cls, structure: Powers | Sum, members: Members, weights: Array, cells: Cells, space: Space) -> Part:
-        """Part for members that were fitted to the cells."""
-        return cls(
-            structure, members, weights, Hyper.of(members.z, space), space.features(cells.x), structure.basis(cells.x)
-        )
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Mixture:
     """What was learnt.
 
@@ -73,6 +65,21 @@ class Mixture:
     left_out: Array
     left_out_sd: Array
 
+    @cached_property
+    def hyper(self) -> Hyper:
+        """Hyper-parameters of all members, part after part."""
+        return Hyper.of(np.concatenate([part.members.z for part in self.parts]), self.space)
+
+    @cached_property
+    def weights(self) -> Array:
+        """Weights of all members, part after part."""
+        return np.concatenate([part.weights for part in self.parts])
+
+    @cached_property
+    def features(self) -> Array:
+        """Coordinates of the cells."""
+        return self.space.features(self.cells.x)
+
     def held(self, x: Array) -> Array:
         """Features as structures see them: those of unknown meaning stay at the ends of what was measured.
 
@@ -90,8 +97,8 @@ class Mixture:
         out, held = np.zeros(len(x)), self.held(x)
         for part in self.parts:
             out += part.weights.sum() * part.structure.log_mean(held)
-            for rows, cross, _ in self._covariances(part, x):
-                out[rows] += part.weights @ (cross @ part.members.alpha[:, :, None])[:, :, 0]
+        for rows, part, _, cross, _ in self._covariances(x, held):
+            out[rows] += part.weights @ (cross @ part.members.alpha[:, :, None])[:, :, 0]
         return out
 
     def structure_mean(self, x: Array) -> Array:
@@ -124,26 +131,22 @@ class Mixture:
 
     def moments(self, x: Array) -> tuple[Array, Array]:
         """Expected logarithm and its standard deviation, each of shape (n_rows,)."""
-        means, variances, held = [], [], self.held(x)
-        for part in self.parts:
-            mean = np.tile(part.structure.log_mean(held), (len(part.weights), 1))
-            variance = np.empty_like(mean)
-            for rows, cross, before in self._covariances(part, x):
-                mean[:, rows] += (cross @ part.members.alpha[:, :, None])[:, :, 0]
-                explained = ((cross @ part.members.inverse) * cross).sum(axis=2)
-                variance[:, rows] = np.maximum(before - explained, 0.0)
-            means.append(mean)
-            variances.append(variance)
-        stacked, weights = np.concatenate(means), np.concatenate([part.weights for part in self.parts])
-        expected = weights @ stacked
-        return expected, np.asarray(np.sqrt(weights @ (np.concatenate(variances) + (stacked - expected) ** 2)))
+        held, count = self.held(x), len(self.weights)
+        mean, variance = np.empty((count, len(x))), np.empty((count, len(x)))
+        for rows, part, members, cross, before in self._covariances(x, held):
+            level = part.structure.log_mean(held[rows])
+            mean[members, rows] = level + (cross @ part.members.alpha[:, :, None])[:, :, 0]
+            explained = ((cross @ part.members.inverse) * cross).sum(axis=2)
+            variance[members, rows] = np.maximum(before - explained, 0.0)
+        expected = self.weights @ mean
+        return expected, np.asarray(np.sqrt(self.weights @ (variance + (mean - expected) ** 2)))
 
     def noise(self, x: Array) -> Array:
         """Standard deviation of a single measurement around its expectation, shape (n_rows,).
 
         Repeats near a setting count most.
         """
-        typical = sum(float(p.weights @ p.hyper.noise**2) for p in self.parts)
+        typical = float(self.weights @ self.hyper.noise**2)
         free = self.cells.n - 1
         if free.sum() < 2:
             return np.full(len(x), np.sqrt(typical))
@@ -165,7 +168,7 @@ class Mixture:
         measurement is the quantile of what repeats differ by. With too few for a quantile, a t distribution's stands
         in its place.
         """
-        model = _quantile(np.sort(np.abs(self.left_out) / self.left_out_sd), coverage)
+        model = self._optimism * _quantile(np.sort(np.abs(self.left_out) / self.left_out_sd), coverage)
         free = float((self.cells.n - 1).sum())
         if len(self.cells.deviations) >= _MANY:
             single = float(np.quantile(self.cells.deviations, coverage))
@@ -175,26 +178,42 @@ class Mixture:
             single = model
         return np.asarray(np.hypot(model * self.spread(x), single * self.noise(x)))
 
-    def _covariances(self, part: Part, x: Array) -> Iterator[tuple[slice, Array, Array]]:
-        """For rows at a time: their covariance with the cells, for each member, and their own before any data."""
-        hyper = part.hyper
+    @property
+    def _optimism(self) -> float:
+        """By how much errors of new settings exceed the left-out ones: coefficients were fitted to all settings.
+
+        As the standard deviation of residuals of a regression, with the degrees of freedom that are left.
+        """
+        groups = len(np.unique(self.cells.group))
+        fitted = 1 + sum(float(part.weights.sum()) * part.structure.used for part in self.parts)
+        return float(np.sqrt(groups / max(groups - fitted, groups / 2)))
+
+    def _covariances(self, x: Array, held: Array) -> Iterator[tuple[slice, Part, slice, Array, Array]]:
+        """For rows at a time and each part: its members, their covariance with the cells, their own before any data."""
+        hyper = self.hyper
         amplitude, nugget = hyper.amplitude[:, None, None] ** 2, hyper.nugget**2
         for start in range(0, len(x), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            held = self.held(x[rows])
-            own, beyond = part.structure.basis(held), _BEYOND_SD**2 * ((x[rows] - held) ** 2).sum(axis=1)
-            cross = (
-                hyper.kernel(distances(self.space.features(x[rows]), part.features)) * amplitude + own @ part.basis.T
-            )
+            beyond = _BEYOND_SD**2 * ((x[rows] - held[rows]) ** 2).sum(axis=1)
+            # The kernel knows no structure: it is asked once for the members of all parts.
+            between = hyper.kernel(distances(self.space.features(x[rows]), self.features)) * amplitude
             if self.space.shared:
                 pairs = zip(x[rows].T, self.cells.x.T, strict=True)
                 same = np.logical_and.reduce([asked[:, None] == known for asked, known in pairs])
-                cross[:, same] += nugget[:, None]
-            yield rows, cross, amplitude[:, :, 0] + nugget[:, None] + (own**2).sum(axis=1) + beyond
+                between[:, same] += nugget[:, None]
+            before = amplitude[:, :, 0] + nugget[:, None] + beyond
+            end = 0
+            for part in self.parts:
+                members = slice(end, end + len(part.weights))
+                own, end = part.structure.basis(held[rows]), members.stop
+                yield rows, part, members, between[members] + own @ part.basis.T, before[members] + (own**2).sum(axis=1)
 
 
-def fit_mixture(cells: Cells, roles: Roles, seed: int) -> Mixture:
-    """Fit structures to cells, and processes to what they leave; weigh all by what was left out."""
+def fit_mixture(cells: Cells, roles: Roles, seed: int, rounds: int = ROUNDS) -> Mixture:
+    """Fit structures to cells, and processes to what they leave; weigh all by how they predict.
+
+    Fewer rounds of sampling are enough to see what is off by a large factor.
+    """
     space = Space.of(cells, roles)
     some = thin(cells, _SEARCHED, np.random.default_rng(seed))
     searched = cells.taken(some) if len(some) < len(cells.t) else cells
@@ -205,13 +224,13 @@ def fit_mixture(cells: Cells, roles: Roles, seed: int) -> Mixture:
     kept = np.flatnonzero(heard > np.logaddexp.reduce(heard) + np.log(_HOPELESS))
     drawn = []
     for i in kept:
-        members, weights = sample(firsts[i], searched, found[i], space, seed)
+        members, weights = sample(firsts[i], searched, found[i], space, seed, rounds)
         drawn.append((found[i], members, weights - _COST * found[i].used))
     parts = []
     for structure, members, weights in _heaviest(drawn, _MOST_MEMBERS if searched is cells else _REFITTED):
         # The search used some of many cells: what is left of it is fitted again to all of them.
         fitted = members if searched is cells else fit_members(members.z, cells, structure, space)
-        parts.append(Part.of(structure, fitted, weights, cells, space))
+        parts.append(Part(structure, fitted, weights, structure.basis(cells.x)))
     left_out = sum((p.weights @ p.members.left_out for p in parts), np.zeros(len(cells.t)))
     second = sum(
         (p.weights @ (p.members.variance + (p.members.left_out - left_out) ** 2) for p in parts), np.zeros(len(cells.t))

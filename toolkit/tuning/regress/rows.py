@@ -17,6 +17,7 @@ _SIGMAS = 8.0
 _FREEDOM = 4.0  # how many repeats the noise of other cells counts for
 _MOST_DEVIATIONS = 4096
 _MOST_BINS = 4_000_000
+_TRIED = 4096  # rows that already show that a step merges too few
 _SAME = 1e-10  # rounding of a mean of equal logarithms
 _DIGITS = 5  # measurements with fewer significant digits agree by chance
 
@@ -90,8 +91,12 @@ def repeated(x: Array, y: Array) -> Mask:
 
     Only where the target has enough digits: what a coarse clock measures agrees by chance.
     """
-    _, first = np.unique(_hashes(np.column_stack([x, y])), return_index=True)
-    copy = np.ones(len(y), dtype=bool)
+    codes = _hashes(np.column_stack([x, y]))
+    copy = np.zeros(len(y), dtype=bool)
+    if _distinct(codes) == len(codes):  # sorted alone is far cheaper than sorted with positions
+        return copy
+    _, first = np.unique(codes, return_index=True)
+    copy[:] = True
     copy[first] = False
     rows = np.flatnonzero(copy)
     digits = y[rows] / 10.0 ** (np.floor(np.log10(y[rows])) - (_DIGITS - 2))
@@ -123,13 +128,17 @@ def stray(place: Index, t: Array) -> Mask:
 
 def places(x: Array, most: int = MOST_CELLS) -> Index:
     """Cell of each row: rows of equal features share one; with too many, rows whose features nearly agree."""
-    place = _codes(x)
+    if _distinct(_hashes(x)) <= most:
+        return _codes(x)
     low = x.min(axis=0)
     spread = np.maximum(x.max(axis=0) - low, 1e-12)
-    step = 1 / 64
-    while place.max() >= most:
+    some, step = x[:: max(len(x) // _TRIED, 1)], 1 / 64
+
+    def merged(rows: Array) -> Index:
         # Steps are shares of each feature's range, so that no feature is merged away before the others.
-        place = _ranked(np.floor((x - low) / (spread * step) + 0.5).astype(np.int64))
+        return _ranked(np.floor((rows - low) / (spread * step) + 0.5).astype(np.int64))
+
+    while merged(some).max() >= most or (place := merged(x)).max() >= most:
         step *= 1.4
     return place
 
@@ -202,6 +211,11 @@ def numbered(place: Index) -> Index:
     """Cells numbered from 0 without gaps, for small numbers."""
     used = np.bincount(place) > 0
     return np.asarray((np.cumsum(used) - 1)[place], dtype=np.int64)
+
+
+def _distinct(codes: NDArray[np.uint64]) -> int:
+    ordered = np.sort(codes)
+    return int((ordered[1:] != ordered[:-1]).sum()) + min(len(codes), 1)
 
 
 def _codes(x: Array) -> Index:

@@ -36,7 +36,7 @@ def measure(name: str, seeds: Sequence[int], parts: Sequence[str]) -> Found:
         "regret": lambda: measures.regrets(case, seeds, truth, grid),
         "deadline": lambda: measures.deadlines(case, seeds, truth, grid),
         "error": lambda: measures.held_out(case, seeds),
-        "probing": lambda: measures.no_history(case, seeds, best)["probing"],
+        "probing": lambda: measures.no_history(case, seeds, grid)["probing"],
         "tapered": lambda: measures.tapering(case, truth, grid, seeds)["tapered"],
         "bad": lambda: bad_rows(case, seeds, truth, best),
     }
@@ -145,7 +145,7 @@ def show_error(results: list[Found], _short: bool) -> None:
 
 
 def show_probing(results: list[Found], _short: bool) -> None:
-    """No history at all: regret of a run that probes and is re-planned."""
+    """No history at all: regret of a run that finds its batch size by itself."""
     head("no history", ("mean", "max"))
     for found in results:
         row(found["name"], [_mean(found["probing"]), max(found["probing"])])

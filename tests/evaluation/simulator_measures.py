@@ -23,8 +23,8 @@ from tests.evaluation.simulator_cases import (
     tapered,
     trapezoid,
 )
-from toolkit.tuning import Recommender, replan, simulate_makespans, simulate_runs
-from toolkit.tuning.engine import play
+from tests.evaluation.simulator_online import Automatic
+from toolkit.tuning import Recommender, simulate_makespans, simulate_runs
 from toolkit.tuning.memory import fit_memory
 from toolkit.tuning.simulate import Luck, Workload
 
@@ -115,34 +115,14 @@ def _error(model: Recommender, work: Workload, n_items: int, size: int, workers:
     return abs(float(model.predict(asked)[0]) / float(true) - 1)
 
 
-def no_history(case: Case, seeds: Sequence[int], best: float) -> Numbers:
-    """Probes of growing size at the head of the run, then what `replan` says, tapered as the ledger does."""
+def no_history(case: Case, seeds: Sequence[int], grid: dict[tuple[int, int], float]) -> Numbers:
+    """An automatic run of a task that was never run, against the best static setting under the same luck."""
+    work, best = replace(case.work, warm_s=0.0), min(grid, key=grid.__getitem__)
     out: Numbers = {"probing": []}
-    work = replace(case.work, warm_s=0.0)
     for seed in seeds:
-        luck = Luck(work, case.n_items, [9_000 + seed])
-        head: list[int] = []
-        for size in (1, 4, 16, 64):
-            if sum(head) + size * case.most <= max(4 * case.most, 0.08 * case.n_items):
-                head += [size] * case.most
-        left = case.n_items - sum(head)
-        if left < 0:
-            head, left = [1] * case.n_items, 0
-        batches = luck.batches(np.array([*head, left] if left else head, dtype=np.int64))
-        done = play(batches, work.rules(case.most))
-        known = slice(0, len(head))
-        first = np.isnan(done.idle_s[0, known])
-        rows = list(
-            zip(
-                head, done.end_s[0, known] - done.start_s[0, known], done.active[0, known], done.idle_s[0, known], first,  # noqa: E501 - a table
-                strict=True,
-            )
-        )  # fmt: skip
-        plan = replan(rows, remaining=max(1, left), workers=case.most)
-        size = plan.batch_size if plan else max(1, -(-left // (8 * case.most)))
-        rest = tapered(left, size, max(1, size // 4), case.most) if left else []
-        took = simulate_makespans(work, case.n_items, [([*head, *rest], case.most)], seeds=[9_000 + seed])[0, 0]
-        out["probing"].append(float(took) / best - 1)
+        took = Automatic(Luck(work, case.n_items, [9_000 + seed]), case.most).makespan_s()
+        static = simulate_makespans(work, case.n_items, [best], seeds=[9_000 + seed])[0, 0]
+        out["probing"].append(took / float(static) - 1)
     return out
 
 

@@ -49,16 +49,7 @@ def test_left_out_runs_are_predicted(task: str, metrics: pd.DataFrame, runs: pd.
     assert low < advice.makespan_s < high
 
 
-@pytest.mark.parametrize(
-    "task",
-    [
-        "find_mentions",
-        pytest.param(
-            "classify_paragraphs",
-            marks=pytest.mark.xfail(strict=True, reason="40 % wide since intervals cover heavy tails and few batches"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("task", ["find_mentions", "classify_paragraphs"])
 def test_intervals_are_narrow(task: str, metrics: pd.DataFrame, runs: pd.DataFrame) -> None:
     advice = Recommender().fit(metrics, runs=runs).recommend(task=f"toolkit.demo.tasks:{task}", n_items=PARAGRAPHS)
     low, high = advice.intervals["makespan_s"]

@@ -95,6 +95,14 @@ def test_time_goes_to_items(item: ItemCost, per_batch_s: float, n_items: int, bo
     assert world.overhead <= bound
 
 
+@pytest.mark.parametrize("per_batch_s", [2.0, 20.0])
+def test_a_fixed_cost_of_seconds_does_not_keep_batches_small(per_batch_s: float) -> None:
+    """Given batches that take long whatever they hold, when a few items more are tried, the fixed cost is found."""
+    world = World(constant(0.02), per_batch_s=per_batch_s, workers=8).run(4_000)
+    assert len(world.sizes) < 80
+    assert max(world.sizes[:16]) <= 10  # tried first: a fiftieth of a worker's part
+
+
 def test_heavy_tailed_items_are_not_taken_for_a_fixed_cost() -> None:
     """Given long items in the first small batches, when these say what the items took, no worker swallows the rest."""
     for seed in range(30):

@@ -140,6 +140,8 @@ def test_a_task_without_a_usable_row_is_kept_without_runs() -> None:
 
 
 def test_a_missing_column_is_named() -> None:
+    with pytest.raises(TuningError, match="list given: metric rows are a DataFrame"):
+        clean([1, 2])  # type: ignore[arg-type]
     with pytest.raises(TuningError, match="service_s"):
         clean(simulate_run(EXACT, 10, 5, 1).drop(columns="service_s"))
 

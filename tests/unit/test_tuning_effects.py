@@ -14,20 +14,20 @@ from toolkit.tuning.model import TaskModel
 from toolkit.tuning.simulate import simulate_makespan
 
 
-def runs_at(sizes: list[float], workers: list[float], extra: float = 0.0) -> Points:
+def runs_at(sizes: list[float], workers: list[float], luck: float = 0.0) -> Points:
     setting = np.log(np.array([sizes, workers], dtype=np.float64).T)
     n = len(setting)
-    return Points(np.ones((n, 1)), setting, np.arange(n, dtype=np.float64), np.full(n, extra))
+    return Points(np.ones((n, 1)), setting, np.arange(n, dtype=np.float64), np.zeros(n), np.full(n, luck))
 
 
-def effects_of(residual: list[float]) -> RunEffects:
+def effects_of(residual: list[float], luck: float = 0.0) -> RunEffects:
     n = len(residual)
-    points = runs_at([10.0 * 2 ** (i % 4) for i in range(n)], [1.0 + i % 2 for i in range(n)])
+    points = runs_at([10.0 * 2 ** (i % 4) for i in range(n)], [1.0 + i % 2 for i in range(n)], luck)
     return fit_effects(points, np.array(residual), np.array([[0.2**2]]))
 
 
-def width(effects: RunEffects) -> float:
-    low, high = effects.quantiles(runs_at([20.0], [2.0]), np.zeros(1), (0.05, 0.95))
+def width(effects: RunEffects, luck: float = 0.0) -> float:
+    low, high = effects.quantiles(runs_at([20.0], [2.0], luck), np.zeros(1), (0.05, 0.95))
     return float(high[0] - low[0])
 
 
@@ -51,7 +51,7 @@ def test_what_all_runs_are_off_by_is_expected_again() -> None:
 
 def test_later_runs_count_more_where_the_machine_drifts() -> None:
     drifting = effects_of([0.0] * 10 + [0.3] * 6)
-    order = Points(np.ones((1, 1)), np.log([[20.0, 2.0]]), np.array([16.0]), np.zeros(1))
+    order = Points(np.ones((1, 1)), np.log([[20.0, 2.0]]), np.array([16.0]), np.zeros(1), np.zeros(1))
     assert drifting.shift(order)[0] > 0.2
     assert drifting.drift_sd > 0.05
 
@@ -60,6 +60,18 @@ def test_one_disturbed_run_moves_little() -> None:
     disturbed = effects_of([0.0, 0.01, -0.01, 0.0, 0.5, 0.01, 0.0, -0.01, 0.0, 0.01])
     assert abs(disturbed.shift(runs_at([80.0], [2.0]))[0]) < 0.05
     assert width(disturbed) < 0.35
+
+
+def test_runs_tell_how_much_of_the_luck_there_is() -> None:
+    # Given: batches vary so that runs that draw anew would differ by 15 %.
+    rng = np.random.default_rng(1)
+    luck = 0.15**2
+    alike, drawn, heavy = (effects_of((sd * rng.standard_normal(12)).tolist(), luck) for sd in (0.01, 0.15, 0.3))
+    # Then: runs of the same items are told from those of new ones, and these from heavy tails.
+    assert width(alike, luck) < 0.3
+    assert 0.35 < width(drawn, luck) < 0.75
+    assert width(heavy, luck) > 0.75
+    assert alike.noise_sd < 0.03
 
 
 def test_a_run_is_predicted_from_the_others_only() -> None:

@@ -51,7 +51,8 @@ def test_a_real_run_teaches_too() -> None:
         )
     plan = replan(rows, remaining=10_000, workers=2)
     assert plan is not None
-    assert plan.batch_size == 160  # as far as four times the largest batch seen
+    # As far as a batch that takes four times as long as the longest seen.
+    assert 160 <= plan.batch_size <= 4 * 40 + 3 * 20 + 3
     assert "20" in plan.reasons[0]
 
 

@@ -16,6 +16,7 @@ from toolkit.tuning.model import TaskModel
 from toolkit.tuning.rivals import Rivals
 from toolkit.tuning.selection import Structure
 from toolkit.tuning.structure import Costs
+from toolkit.tuning.variation import Variation
 from toolkit.tuning.wildness import wildness
 
 LEVELS = (0.05, 0.95)
@@ -24,7 +25,7 @@ LEVELS = (0.05, 0.95)
 def points(sizes: list[float], apart: Array | None = None) -> Points:
     n = len(sizes)
     setting = np.stack([np.log(sizes), np.zeros(n)], axis=1)
-    return Points(np.ones((n, 1)), setting, np.arange(n, dtype=np.float64), np.zeros(n), apart)
+    return Points(np.ones((n, 1)), setting, np.arange(n, dtype=np.float64), np.zeros(n), np.zeros(n), apart)
 
 
 def effects(apart: Array | None = None, belief: Array | None = None, batch_sd: float = 0.1) -> RunEffects:
@@ -101,7 +102,7 @@ def cells_of(work: Workload, size: int, n_items: int) -> tuple[Cells, Array]:
 
 def test_sums_of_heavy_tailed_items_vary_more_than_the_usual_batch_shows() -> None:
     calm, predicted = cells_of(Workload(per_item_s=0.01, item_sigma=0.3), 5, 3_000)
-    variance = (0.02**2, 0.3**2)
+    variance = Variation(0.02**2, 0.3**2)
     assert wildness(calm, predicted, variance) == pytest.approx(1.0, abs=0.2)
     heavy = replace(calm, variance=calm.variance * 6.0)
     assert wildness(heavy, predicted, variance) == pytest.approx(6.0, rel=0.2)
@@ -109,7 +110,7 @@ def test_sums_of_heavy_tailed_items_vary_more_than_the_usual_batch_shows() -> No
 
 def test_a_handful_of_batches_tells_little() -> None:
     few, predicted = cells_of(Workload(per_item_s=0.01, item_sigma=0.3), 5, 20)
-    assert wildness(few, predicted, (0.02**2, 0.3**2)) > 1.1
+    assert wildness(few, predicted, Variation(0.02**2, 0.3**2)) > 1.1
 
 
 def test_runs_are_thought_to_differ_where_batches_do() -> None:
@@ -133,3 +134,22 @@ def test_the_interval_grows_with_the_distance_from_what_was_measured() -> None:
     assert wide[1] < 1.5 * wide[0]
     assert wide[1] < wide[2] < wide[3]
     assert wide[3] > 3.0 * wide[1]
+
+
+def test_what_the_largest_batches_denied_before_they_may_deny_again() -> None:
+    # Given: batches cost the same up to 16 items, and more from there on: the small ones alone promised otherwise.
+    bent = Workload(name="bent", per_item_s=2e-3, per_batch_s=0.05, free_items=16.0)
+    settings = [(2, 1), (8, 2), (60, 2), (4, 2), (8, 1), (60, 1)]
+    even = replace(bent, name="even", free_items=0.0)
+    surprised, confirmed = (
+        Recommender().fit(simulate_runs(work, 1_000, settings)).models_[work.name].beyond_size[1]
+        for work in (bent, even)
+    )
+    assert confirmed < 0.06
+    assert surprised > 2.0 * confirmed
+
+
+def test_sizes_that_are_alike_say_nothing_of_larger_ones() -> None:
+    work = Workload(per_item_s=2e-3, per_batch_s=0.05)
+    found = Recommender().fit(simulate_runs(work, 500, [(20, 1), (24, 2), (20, 2)])).models_[work.name]
+    assert found.beyond_size == (0.15, 0.15)

@@ -12,7 +12,8 @@ from toolkit.tuning.learning import fit_task
 from toolkit.tuning.model import Options, TaskModel
 from toolkit.tuning.nonneg import solve_nonneg, weighted_nonneg
 from toolkit.tuning.simulate import Workload, simulate_runs
-from toolkit.tuning.structure import contention_basis, fit_variance
+from toolkit.tuning.structure import Costs, contention_basis
+from toolkit.tuning.variation import Variation, fit_variation
 
 DESIGN = [(10, 1), (100, 2), (10, 4), (100, 8), (30, 6), (30, 1), (200, 4), (10, 8)]
 
@@ -108,9 +109,37 @@ def test_variation_of_items_averages_out_and_that_of_batches_does_not() -> None:
         concat_metrics([simulate_runs(work, n, [(size, 2)], seed=seed) for size, n in settings.items()])
         for seed in range(4)
     ]
-    batch, item = np.median([fit_variance(clean(frame)["demo.task"].cells) for frame in runs], axis=0)
+    found = [fit_variation(clean(frame)["demo.task"].cells) for frame in runs]
+    batch, item = np.median([(one.batch, one.item) for one in found], axis=0)
     assert batch == pytest.approx(0.01, rel=0.5)
     assert item == pytest.approx(np.e - 1, rel=0.4)
+
+
+@pytest.mark.parametrize("fixed_s", [0.0, 0.5])
+def test_the_fixed_cost_of_a_batch_does_not_vary(fixed_s: float) -> None:
+    # Given: equal parts of items that vary much, with and without a fixed cost as of ten items.
+    work = Workload(per_item_s=0.05, per_batch_s=fixed_s, item_kind="exponential")
+    frame = simulate_runs(work, 3_000, [(1, 2), (4, 2), (16, 2), (64, 2)])
+    cells = clean(frame)["demo.task"].cells
+    costs = Costs("none", np.array([[fixed_s, 0.05, 0.0, 0.0]]), np.zeros((1, 0)), np.zeros((1, 2)))
+    # When the split of the costs is known, then all of the variation is found to be the items'.
+    found = fit_variation(cells, costs)
+    assert found.item == pytest.approx(1.0, rel=0.25)
+    assert found.batch < 0.01
+    size = np.array([1.0, 16.0])
+    share = 0.05 * size / (fixed_s + 0.05 * size)
+    np.testing.assert_allclose(found.of(size), share**2 / size, rtol=0.3)
+
+
+def test_a_split_of_costs_that_variances_deny_is_not_used() -> None:
+    frame = simulate_runs(Workload(per_item_s=0.05, item_kind="exponential"), 3_000, [(1, 2), (4, 2), (16, 2), (64, 2)])
+    wrong = Costs("none", np.array([[5.0, 0.05, 0.0, 0.0]]), np.zeros((1, 0)), np.zeros((1, 2)))
+    assert fit_variation(clean(frame)["demo.task"].cells, wrong).fixed == 0.0
+
+
+def test_items_that_cost_nothing_vary_nothing() -> None:
+    assert Variation(0.01, 1.0, fixed=20.0, free=8.0).of(np.array([8.0]))[0] == pytest.approx(0.01)
+    assert Variation(0.0, 1.0, fixed=20.0, free=8.0).of(np.array([28.0]))[0] == pytest.approx(20.0 / 40.0**2)
 
 
 def test_uncertainty_shrinks_with_runs() -> None:

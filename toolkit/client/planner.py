@@ -16,7 +16,7 @@ from toolkit.records import FLAG_CUT_OFF, FLAG_FIRST, METRIC_NAMES, METRIC_ROW, 
 logger = logging.getLogger(__name__)
 
 MAX_REPLANS = 3
-_PERIOD_S = 0.3
+PERIOD_S = 0.3
 _WATCH_S = 2.0  # between two looks at a run that is not planned any more
 _MOST_ROWS = 2_000
 _HISTORY_RUNS = 3
@@ -140,7 +140,7 @@ class Planner(threading.Thread):
     def run(self) -> None:
         """Plan, often enough, and watch until the run ends or is gone, or the client is closed."""
         planned, current = 0, 0
-        while not self._closed.wait(_PERIOD_S if planned < self._most else _WATCH_S):
+        while not self._closed.wait(PERIOD_S if planned < self._most else _WATCH_S):
             try:
                 status = self._ledger.status(self._spec.run_id, self._spec)
                 if status.state.final:
@@ -150,7 +150,7 @@ class Planner(threading.Thread):
                     planned = self._most
                     continue
                 size = self._plan(status.remaining + status.ready, max(1, status.known_workers), status.max_workers)
-                if size is None or _close(size.batch_size, current):
+                if size is None or close(size.batch_size, current):
                     continue
                 detail = "re-planned: " + "; ".join(size.reasons)
                 self._ledger.update(self._spec.run_id, batch_size=size.batch_size, detail=detail)
@@ -177,6 +177,6 @@ class Planner(threading.Thread):
         return plan if plan is not None and plan.confident else None
 
 
-def _close(a: int, b: int) -> bool:
+def close(a: int, b: int) -> bool:
     """Within a fifth of each other: not worth an update."""
     return b > 0 and abs(a - b) <= 0.2 * b

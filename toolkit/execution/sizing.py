@@ -52,6 +52,8 @@ class Limits:
         Share of a batch that the gap before it should take: toward it, a batch is made longer than `target_s`.
     patient_s : float
         Longest batch that a gap alone may ask for.
+    other_size : float
+        Share of a worker's part of the run that a batch may hold to tell the cost of a batch from that of an item.
     """
 
     target_s: float = 0.15
@@ -63,6 +65,7 @@ class Limits:
     shares: int = 4
     gap_share: float = 0.005
     patient_s: float = 0.5
+    other_size: float = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +296,9 @@ class Controller:
         if self._first is None:
             return Proposal(self._least, self._least)
         items, service_s = self._first
-        want = items * self._factor(service_s)
+        # It may have carried imports, or a fixed cost: a larger one tells, as long as it is a small part of the run.
+        other = min(self._limits.growth * items, self._limits.other_size * remaining / workers)
+        want = max(items * self._factor(service_s), other)
         return self._bounded(want, 1.0, remaining, workers)
 
     def _factor(self, service_s: float) -> float:
@@ -325,8 +330,10 @@ class Controller:
         # Where a fixed cost asks for long batches, the end is left to tapering: half as many batches, half the cost.
         share = remaining / ((limits.shares if by_overhead <= by_duration else limits.shares / 2) * workers)
         one_size = self._fixed is None and self._largest < 1.5 * self._smallest
-        if one_size and self._alpha + self._beta * 2 * self._largest < 2 * limits.max_s:
-            want = max(want, 2.0 * self._largest)  # one size only cannot tell fixed cost from item cost: try another
+        if one_size:  # one size only cannot tell fixed cost from item cost: try another, however long a batch takes
+            if self._alpha + self._beta * 2 * self._largest < 2 * limits.max_s:
+                want = max(want, 2.0 * self._largest)
+            want = max(want, min(limits.growth * self._largest, limits.other_size * remaining / workers))
         want = min(want, max(float(limits.growth * self._largest), float(last_batch)))
         want = max(float(self._least), self._trials.bounded(want, self.per_batch_s, self._beta, remaining / workers))
         floor = limits.floor_s / self._beta

@@ -7,6 +7,7 @@ What happens to a metric frame, one file each:
 `structure`         seconds of a batch as a function of its size and of the busy workers (`nonneg` solves it)
 `schedule`          from batches to the makespan of a run: closed form and Monte Carlo
 `selection`         which structure the data support: contention, shared resource, threshold; `hosts` how fast each is
+`variation`         how much batches vary, and of it what is their items'
 `effects`           how runs differ from the structure, and so how sure it is; `sensitivity` of its coefficients
 `rivals`            what other structures say that are about as probable; `wildness` what heavy tails add
 `model`             all of it for one task; `learning` fits it and predicts left-out runs, `baseline` must be beaten

@@ -65,8 +65,11 @@ def clean(frame: pd.DataFrame, processes: Mapping[str, Collection[str]] | None =
     Raises
     ------
     TuningError
-        A required column is missing.
+        `frame` is no DataFrame, or a required column is missing.
     """
+    if not hasattr(frame, "columns"):
+        what = f"{type(frame).__name__} given"
+        raise TuningError(f"{what}: metric rows are a DataFrame, pass what run.metrics() or client.metrics() returns")
     missing = [name for name in REQUIRED if name not in frame.columns]
     if missing:
         raise TuningError(f"no column {', '.join(missing)}; pass what run.metrics() or client.metrics() returns")

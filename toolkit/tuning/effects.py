@@ -2,9 +2,12 @@
 
 The logarithm of a run's makespan is what the structure says, plus what its coefficients are wrong by, plus a smooth
 deviation over settings (what no structure has), plus a drift of the machine from run to run, plus what equal runs
-differ by::
+differ by, plus the luck of its items and of how it ends::
 
-    log measured - log predicted = J d + f(setting) + g(order) + e
+    log measured - log predicted = J d + f(setting) + g(order) + e + s l
+
+How large `l` is, the variation of batches within runs tells, if each draws anew. Runs of the same items, which take the
+same time again, have less of it (``s < 1``), and heavy tails more.
 
 All are normal, so this is a Gaussian process with a linear part (universal kriging; Rasmussen and Williams, *Gaussian
 Processes for Machine Learning*, 2006, ch. 2.7). How large each part is follows from the runs: sizes are averaged over a
@@ -24,14 +27,15 @@ from numpy.typing import NDArray
 from toolkit.tuning.history import Array
 
 _NOISE = np.array([0.008, 0.014, 0.022, 0.033, 0.05, 0.075, 0.12, 0.2, 0.35])
-_NOISE_USUAL, _NOISE_SPREAD = (0.012, 0.05), 1.0  # lognormal belief of what equal runs differ by, its median from, to
-_NOISE_SHARE = 0.35  # median, of what batches differ by: what shakes batches shakes runs
-_SMOOTH = {0.0: 0.5, 0.03: 0.25, 0.07: 0.17, 0.15: 0.08}  # sizes of the deviation over settings, and beliefs in them
-_DRIFT = {0.0: 0.6, 0.04: 0.24, 0.1: 0.1, 0.25: 0.06}
+_NOISE_USUAL, _NOISE_SPREAD = (0.005, 0.08), 1.0  # lognormal belief of what equal runs differ by, its median from, to
+_NOISE_SHARE = 0.5  # median, of what batches differ by: what shakes batches shakes runs
+_SMOOTH = {0.0: 0.75, 0.03: 0.15, 0.07: 0.07, 0.15: 0.03}  # sizes of the deviation over settings, and beliefs in them
+_DRIFT = {0.0: 0.85, 0.04: 0.09, 0.1: 0.04, 0.25: 0.02}
+_LUCK = {0.1: 0.35, 0.3: 0.25, 1.0: 0.35, 3.0: 0.05}  # factors of the variance by luck, and beliefs in them
 _LENGTH = np.array([1.5, 0.7])  # of the deviation, in log batch size and log workers
 _MEMORY = 5.0  # runs after which a drift is mostly forgotten
 _FAR = 3.0  # standard deviations from which a run counts as disturbed
-_KEPT = 24  # likely sizes that are used for left-out runs
+_KEPT = 32  # sizes that stand for all, in proportion to how likely they are
 _MOST_SHIFT = 0.7
 _HALVINGS = 16  # of where a quantile may be: to a thousandth of a percent of a makespan
 
@@ -49,7 +53,9 @@ class Points:
     order : ndarray of shape (n,)
         Position in time, in runs.
     extra : ndarray of shape (n,)
-        Variance that is known beforehand, from items that are drawn anew and from what disturbed the run.
+        Variance that is known beforehand, such as from what disturbed the run.
+    luck : ndarray of shape (n,)
+        Variance by items that are drawn anew and by how a run ends, if batches are independent of each other.
     apart : ndarray of shape (n_structures, n), optional
         Logarithm of what other structures say over what the chosen one says, which is the first; None for no others.
     """
@@ -58,12 +64,15 @@ class Points:
     setting: Array
     order: Array
     extra: Array
+    luck: Array
     apart: Array | None = None
 
     def take(self, index: NDArray[np.int64]) -> Points:
         """The points at `index`."""
         apart = None if self.apart is None else self.apart[:, index]
-        return Points(self.jacobian[index], self.setting[index], self.order[index], self.extra[index], apart)
+        return Points(
+            self.jacobian[index], self.setting[index], self.order[index], self.extra[index], self.luck[index], apart
+        )
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,8 @@ class RunEffects:
         Logarithm of measured over predicted makespan.
     prior : ndarray of shape (n_coefficients, n_coefficients)
         Covariance of the coefficients' errors, from within runs.
-    sizes : ndarray of shape (n_sizes, 3)
-        Standard deviations: over settings, of the drift, of equal runs.
+    sizes : ndarray of shape (n_sizes, 4)
+        Standard deviations over settings, of the drift, of equal runs; and the factor of the variance by luck.
     weights : ndarray of shape (n_sizes,)
         How likely each is.
     belief : ndarray of shape (n_structures,)
@@ -130,8 +139,8 @@ class RunEffects:
     def _given(self, points: Points) -> tuple[Array, Array]:
         """Means and variances of new runs, each of shape (n_sizes * n_structures, n_points)."""
         own = np.einsum("ij,jk,ik->i", points.jacobian, self.prior, points.jacobian)
-        smooth, drift, noise = np.square(self.sizes).T
-        variance = own[None, :] + (smooth + drift + noise)[:, None] + points.extra[None, :]
+        smooth, drift, _, _ = np.square(self.sizes).T
+        variance = own[None, :] + (smooth + drift)[:, None] + _single(points, self.sizes)
         cross = self._cross(points)
         if len(self.residual):
             variance = np.maximum(variance - (self._precision @ cross * cross).sum(axis=1), 1e-8)
@@ -142,7 +151,7 @@ class RunEffects:
         """Inverse covariance of the runs, of shape (n_sizes, n_runs, n_runs): a slider asks again and again."""
         system = _covariance(self.runs, self.runs, self.prior, self.sizes)
         at = np.arange(len(self.residual))
-        system[:, at, at] += np.square(self.sizes[:, 2])[:, None] + self.runs.extra
+        system[:, at, at] += _single(self.runs, self.sizes)
         return np.asarray(np.linalg.inv(system))
 
     def contrast(self, points: Points) -> tuple[Array, Array]:
@@ -171,7 +180,8 @@ class RunEffects:
     def quantiles(self, points: Points, further: Array, levels: tuple[float, ...]) -> list[Array]:
         """Quantiles of log measured over predicted makespan; `further` is the variance by the luck of one run."""
         mean, variance = self._given(points)
-        sd = np.sqrt(variance + further[None, :])
+        by_luck = np.repeat(self.sizes[:, 3], len(self.belief))[:, None] * further
+        sd = np.sqrt(variance + by_luck)
         return [_quantile(self.mix, mean, sd, level) for level in levels]
 
     def draws(self, count: int, seed: int) -> Array:
@@ -194,7 +204,7 @@ class RunEffects:
         if not n:
             return np.zeros(len(self.prior)), self.prior
         system = _covariance(self.runs, self.runs, self.prior, self.sizes[k : k + 1])[0]
-        system[np.arange(n), np.arange(n)] += self.sizes[k, 2] ** 2 + self.runs.extra
+        system[np.arange(n), np.arange(n)] += _single(self.runs, self.sizes[k : k + 1])[0]
         cross = self.runs.jacobian @ self.prior
         solved = np.linalg.solve(system, cross)
         return solved.T @ self.residual, self.prior - solved.T @ cross
@@ -233,18 +243,17 @@ def fit_effects(
     """
     structures = np.ones(1) if belief is None else belief
     usual = float(np.clip(_NOISE_SHARE * batch_sd, *_NOISE_USUAL))
-    sizes = np.array([(a, t, s) for a in _SMOOTH for t in _DRIFT for s in _NOISE])
-    likely = np.array([_SMOOTH[a] * _DRIFT[t] for a, t, _ in sizes.tolist()])
+    sizes = np.array([(a, t, s, v) for a in _SMOOTH for t in _DRIFT for s in _NOISE for v in _LUCK])
+    likely = np.array([_SMOOTH[a] * _DRIFT[t] * _LUCK[v] for a, t, _, v in sizes.tolist()])
     likely *= np.exp(-0.5 * np.square(np.log(sizes[:, 2] / usual) / _NOISE_SPREAD))
     weights = likely / likely.sum()
     n = len(residual)
     if not n:
         return RunEffects(runs, residual, prior, sizes, weights, structures)
     common = _covariance(runs, runs, prior, sizes)
-    extra = runs.extra
     for attempt in range(2):
         system = common.copy()
-        system[:, np.arange(n), np.arange(n)] += np.square(sizes[:, 2])[:, None] + extra
+        system[:, np.arange(n), np.arange(n)] += _single(runs, sizes)
         inverse = np.linalg.inv(system)
         solved = inverse @ residual
         log = np.log(likely) - 0.5 * np.linalg.slogdet(system)[1] - 0.5 * solved @ residual
@@ -255,10 +264,14 @@ def fit_effects(
         # How far each run is from what the others say, in standard deviations.
         off = weights @ (np.abs(solved) / np.sqrt(inverse[:, np.arange(n), np.arange(n)]))
         noise = float(np.sqrt(weights @ np.square(sizes[:, 2])))
-        extra = extra + np.where(off > _FAR, np.square(noise * (off / _FAR) * 2.0), 0.0)
-    kept = np.sort(np.argsort(-weights, kind="stable")[:_KEPT])
-    runs = replace(runs, extra=extra)
-    return RunEffects(runs, residual, prior, sizes[kept], weights[kept] / weights[kept].sum(), structures)
+        disturbed = np.where(off > _FAR, np.square(noise * (off / _FAR) * 2.0), 0.0)
+        runs = replace(runs, extra=runs.extra + disturbed)
+    # Evenly spaced in what is believed, so that what is less likely, and wider, is kept in its share.
+    order = np.argsort(np.square(sizes[:, :3]).sum(axis=1) + sizes[:, 3] * np.median(runs.luck), kind="stable")
+    spaced = (np.arange(_KEPT) + 0.5) / _KEPT
+    place = np.minimum(np.searchsorted(np.cumsum(weights[order]), spaced), len(order) - 1)
+    kept, times = np.unique(order[place], return_counts=True)
+    return RunEffects(runs, residual, prior, sizes[kept], times / _KEPT, structures)
 
 
 def leave_out(effects: RunEffects, index: int, residual: Array) -> tuple[float, float]:
@@ -274,6 +287,11 @@ def leave_out(effects: RunEffects, index: int, residual: Array) -> tuple[float, 
     return float(np.clip(middle, -_MOST_SHIFT, _MOST_SHIFT)), float(np.sqrt(spread))
 
 
+def _single(points: Points, sizes: Array) -> Array:
+    """Variance of runs that they share with no other, of shape (n_sizes, n_points)."""
+    return np.asarray(np.square(sizes[:, 2])[:, None] + points.extra + sizes[:, 3, None] * points.luck)
+
+
 def _covariance(a: Points, b: Points, prior: Array, sizes: Array) -> Array:
     """Covariance of two sets of runs without what equal runs differ by, of shape (n_sizes, n_a, n_b)."""
     apart = (a.setting[:, None, :] - b.setting[None, :, :]) / _LENGTH
@@ -282,5 +300,5 @@ def _covariance(a: Points, b: Points, prior: Array, sizes: Array) -> Array:
         away = np.abs(a.order[:, None] - b.order[None, :])
     drift = np.exp(-away / _MEMORY)
     linear = a.jacobian @ prior @ b.jacobian.T
-    first, second, _ = np.square(sizes).T
+    first, second, _, _ = np.square(sizes).T
     return np.asarray(linear[None] + first[:, None, None] * smooth + second[:, None, None] * drift)

@@ -8,6 +8,7 @@ Analysis*, ch. 11).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,8 +101,15 @@ class _State:
     token: Array
 
 
-def play(batches: Batches, rules: Rules) -> Played:
-    """Run all rows to their end."""
+Cut = Callable[[int, float, Played], int]
+"""Called with a worker that asks for a batch, when, and what happened so far; returns how many batches there are."""
+
+
+def play(batches: Batches, rules: Rules, cut: Cut | None = None) -> Played:
+    """Run all rows to their end.
+
+    With `cut` there is one run, whose batches are made as they are asked for: it writes the next one into `batches`.
+    """
     n_runs, n_batches = batches.items.shape
     width = len(rules.speed)
     count = (batches.items > 0).sum(axis=1)
@@ -137,6 +145,8 @@ def play(batches: Batches, rules: Rules) -> Played:
             _end(state, out, batches, rules, done, worker[done])
         come = np.flatnonzero(~ends & going)
         if come.size:
+            if cut is not None:
+                count[0] = cut(int(asking[0]), float(state.now[0]), out)
             _claim(state, out, batches, rules, come, asking[come], count)
 
 

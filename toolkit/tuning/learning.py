@@ -23,13 +23,17 @@ from toolkit.tuning.rivals import Rivals
 from toolkit.tuning.schedule import Plans, simulate
 from toolkit.tuning.selection import Structure, choose, folds, log_evidence
 from toolkit.tuning.sensitivity import Sensitivity
-from toolkit.tuning.structure import Costs, cell_spread, fit_shared_sd, fit_variance
+from toolkit.tuning.structure import Costs, cell_spread, fit_shared_sd
+from toolkit.tuning.variation import fit_variation
 from toolkit.tuning.wildness import wildness
 
 BACKTESTED = 60  # latest runs that are predicted from the others
 _GAP_PRIOR_S = 1e-3
 _AT_WORK = 0.5  # share of a processor from which work is thought to compute, not to wait
 _DISTURBED = 0.05
+_BEYOND_SD = 0.15  # for each e-fold beyond the measured sizes, where the sizes are too like to try it
+_BEYOND_BELIEF = 0.1  # how much that counts, beside what a trial says
+_NEAR = 0.5  # log size within which runs are of the same size
 
 
 def fit_task(history: TaskHistory, options: Options) -> TaskModel:
@@ -51,20 +55,22 @@ def fit_task(history: TaskHistory, options: Options) -> TaskModel:
     if not len(cells) or not runs:
         raise ValueError(f"task {history.task!r} has no usable batch")
     everything = np.ones((1, len(cells)))
-    variance = fit_variance(cells)
-    spread = cell_spread(cells, variance)
-    structure = choose(cells, spread, variance)
+    variance = fit_variation(cells)
+    spread = cell_spread(cells, variance.means(cells))
+    structure = choose(cells, spread, variance.means(cells))
     first = structure
 
     def predict(like: Cells) -> Array:
         return np.asarray(first.fit(like, everything, spread).cell_s(like)[0])
 
     hosts, cells = fit_hosts(cells, runs, history.hosts, predict, spread)
-    fitted = predict(cells)
+    costs = first.fit(cells, everything, spread)
+    fitted = costs.cell_s(cells)[0]
     # Once more, now that it is known how much batches and runs vary.
-    variance = fit_variance(cells, fitted)
-    spread = cell_spread(cells, variance, fit_shared_sd(cells, fitted))
-    structure = choose(cells, spread, variance)
+    variance = fit_variation(cells, costs)
+    within = variance.means(cells)
+    spread = cell_spread(cells, within, fit_shared_sd(cells, fitted))
+    structure = choose(cells, spread, within)
     rest = Rest(np.zeros(3), variance, _stagger(history), _cold(history), hosts, wildness(cells, fitted, variance))
     trials = [
         _try(history, cells, one, spread, rest, options) for one in (structure, structure.rival) if one is not None
@@ -73,11 +79,12 @@ def fit_task(history: TaskHistory, options: Options) -> TaskModel:
     structure, costs, rest, sensitivity = best.structure, best.costs, best.rest, best.sensitivity
     rivals = Rivals.of(structure, costs, rest.gap)
     points = replace(best.points, apart=rivals.of_runs(cells, len(runs))[:, best.judged])
-    effects = fit_effects(points, best.residual, best.prior, rivals.belief, math.sqrt(variance[0]))
+    effects = fit_effects(points, best.residual, best.prior, rivals.belief, math.sqrt(variance.batch))
     draws = sensitivity.moved(effects.draws(options.draws, options.seed + 3))
     return TaskModel(
         history, options, costs, draws, structure, hosts, rest.gap, variance, rest.stagger_s, rest.cold, rest.wild,
         sensitivity, rivals, effects, _backtest(best, history, cells, spread, effects), check(history, draws),
+        _beyond(best, history, cells, spread, effects),
     )  # fmt: skip
 
 
@@ -113,8 +120,8 @@ def _try(
     residual = np.log([runs[i].makespan_s for i in judged]) - np.log(expected[:, 0])
     sensitivity = Sensitivity.of(costs, cells)
     points = _run_points(history, sensitivity.of_runs(cells, len(runs)), rest, judged)
-    points = replace(points, extra=points.extra + np.log(replayed / expected).var(axis=1))  # how a run ends is luck
-    within = (rest.variance[0] + rest.variance[1] / cells.items) / cells.n
+    points = replace(points, luck=points.luck + np.log(replayed / expected).var(axis=1))  # how a run ends is luck
+    within = rest.variance.means(cells)
     return _Trial(structure, costs, rest, judged, sensitivity, points, residual, sensitivity.prior(cells, within))
 
 
@@ -126,7 +133,8 @@ def _run_points(history: TaskHistory, jacobian: Array, rest: Rest, judged: list[
         jacobian=jacobian[judged],
         setting=np.log(np.array([(r.items / r.batches, r.workers) for r in runs], dtype=np.float64).reshape(-1, 2)),
         order=np.array(judged, dtype=np.float64),
-        extra=drawn + np.square(disturbance(runs)),
+        extra=np.square(disturbance(runs)),
+        luck=drawn,
     )
 
 
@@ -222,6 +230,33 @@ def _backtest(trial: _Trial, history: TaskHistory, cells: Cells, spread: Array, 
     predicted = measured * np.exp(-np.where(np.isfinite(error), error, trial.residual))
     baseline = np.array(baseline_errors([runs[i] for i in judged]))
     return Backtest(ids, predicted, measured, error, baseline, expected)
+
+
+def _beyond(
+    trial: _Trial, history: TaskHistory, cells: Cells, spread: Array, effects: RunEffects
+) -> tuple[float, float]:
+    """Standard deviation of log makespan for each e-fold below and above the measured sizes.
+
+    As if the runs with the smallest, or largest, sizes had not been seen: what they show beyond luck, beside a belief.
+    """
+    size = np.array([run.items / run.batches for run in history.runs])
+    found = []
+    for scale in (-np.log(size), np.log(size)):
+        gone = scale > scale.max() - _NEAR
+        far = np.flatnonzero(gone[trial.judged])
+        rest = scale[~gone]
+        if not len(far) or not len(rest) or np.ptp(rest) < _NEAR:
+            found.append(_BEYOND_SD)
+            continue
+        costs = trial.structure.fit(cells, np.where(gone[cells.run], 0.0, 1.0)[None, :], spread)
+        longer = np.log(_loads(costs, cells, len(size)) / _loads(trial.costs, cells, len(size)))[0, trial.judged]
+        off = trial.residual - longer
+        known = np.setdiff1d(np.arange(len(off)), far)
+        off = off[far] - (off[known].mean() if len(known) else 0.0)
+        chance = effects.runs.luck[far] + effects.runs.extra[far] + effects.noise_sd**2
+        excess = max(0.0, float((np.square(off) - chance).mean())) / (scale.max() - rest.max()) ** 2
+        found.append(math.sqrt((_BEYOND_BELIEF * _BEYOND_SD**2 + excess) / (_BEYOND_BELIEF + 1.0)))
+    return found[0], found[1]
 
 
 def _loads(costs: Costs, cells: Cells, n_runs: int) -> Array:

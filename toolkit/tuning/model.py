@@ -20,9 +20,10 @@ from toolkit.tuning.schedule import EqualTiming, Plans, Timing, analytic_s, simu
 from toolkit.tuning.selection import Structure
 from toolkit.tuning.sensitivity import Sensitivity
 from toolkit.tuning.structure import Costs
+from toolkit.tuning.variation import Variation
 
 _SESSION_SD, _SESSION_S = 0.025, 3_600.0
-_BEYOND_SIZE, _BEYOND_WORKERS = 0.15, 0.15  # standard deviation for each e-fold beyond what was measured
+_BEYOND_WORKERS = 0.15  # standard deviation for each e-fold beyond the workers that were measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,8 @@ class TaskModel:
         How fast hosts are.
     gap : ndarray of shape (3,)
         Dispatch gap of a batch in seconds: constant, per further worker, per item; see `gap_s`.
-    variance : (batch, item)
-        Relative variance of a batch of `b` items: ``batch + item / b``.
+    variance : Variation
+        How much batches vary.
     stagger_s : float
         Delay from one worker's first claim to the next one's.
     cold : float
@@ -116,6 +117,8 @@ class TaskModel:
         Predictions of left-out runs.
     checks : Checks
         What the data can tell apart.
+    beyond_size : (below, above)
+        Standard deviation for each e-fold beyond the sizes that were measured.
     """
 
     history: TaskHistory
@@ -125,7 +128,7 @@ class TaskModel:
     structure: Structure
     hosts: Hosts
     gap: Array
-    variance: tuple[float, float]
+    variance: Variation
     stagger_s: float
     cold: float
     wild: float
@@ -134,6 +137,7 @@ class TaskModel:
     effects: RunEffects
     backtest: Backtest
     checks: Checks
+    beyond_size: tuple[float, float]
 
     def makespans(self, n_items: NDArray[np.int64], batch_size: NDArray[np.int64], workers: NDArray[np.int64]) -> Array:
         """Simulated makespans of settings, arrays of one length.
@@ -155,7 +159,8 @@ class TaskModel:
             jacobian=self.sensitivity.of_settings(n_items, batch_size, workers, self.cold),
             setting=np.log(np.stack([batch_size, workers], axis=1).astype(np.float64)),
             order=np.full(len(n_items), float(len(self.history.runs))),
-            extra=luck(self, n_items, batch_size) + self.session_sd**2 + np.square(self.beyond(batch_size, workers)),
+            extra=self.session_sd**2 + np.square(self.beyond(batch_size, workers)),
+            luck=luck(self, n_items, batch_size),
             apart=self.rivals.of_settings(n_items, batch_size, workers, self.cold),
         )
 
@@ -164,7 +169,7 @@ class TaskModel:
         low, high = self.checks.sizes
         size = np.maximum(np.log(batch_size / high), np.log(low / batch_size))
         return np.asarray(
-            _BEYOND_SIZE * np.maximum(size, 0.0)
+            np.where(batch_size < low, *self.beyond_size) * np.maximum(size, 0.0)
             + _BEYOND_WORKERS * np.maximum(np.log(workers / max(self.checks.workers)), 0.0)
         )
 
@@ -195,7 +200,7 @@ class TaskModel:
             batch_s=seconds(size, all_busy) * uneven,
             final_s=seconds(size, final) * slowest,
             last_s=seconds(last, final) * slowest,
-            variance=(self.variance[0] + self.variance[1] / size)[None, :],
+            variance=self.variance.of(size)[None, :],
             begin_s=begin,
         )
         return analytic_s(n_items, batch_size, workers, timing)
@@ -216,7 +221,7 @@ class Rest:
     """What `timing_of` needs beside the costs, see `TaskModel`."""
 
     gap: Array
-    variance: tuple[float, float]
+    variance: Variation
     stagger_s: float
     cold: float
     hosts: Hosts
@@ -225,8 +230,7 @@ class Rest:
 
 def luck(rest: TaskModel | Rest, n_items: Array | NDArray[np.int64], size: Array | NDArray[np.int64]) -> Array:
     """Relative variance of what all batches of a run take together: its items and batches are drawn anew."""
-    batch, item = rest.variance
-    return np.asarray(rest.wild * (batch * size + item) / n_items)
+    return np.asarray(rest.wild * rest.variance.of(size) * size / n_items)
 
 
 def timing_of(plans: Plans, costs: Costs, rest: TaskModel | Rest, index: int = 0) -> Timing:
@@ -250,11 +254,10 @@ def timing_of(plans: Plans, costs: Costs, rest: TaskModel | Rest, index: int = 0
         return np.asarray(alone + gap_s(rest.gap, items, busy[:, None], full) / full)
 
     some = np.maximum(plans.tail, 1.0)
-    batch_var, item_var = rest.variance
     return Timing(
         body_s=work_s(plans.body_items),
         tail_s=np.where(plans.tail > 0, work_s(some), 0.0),
-        tail_var=batch_var + item_var / some,
+        tail_var=rest.variance.of(some),
         contention=contention,
         stagger_s=np.full(len(plans), rest.stagger_s),
         start_s=np.full(len(plans), one.base[0, 2] + rest.cold * one.base[0, 3]),

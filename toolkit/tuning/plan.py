@@ -24,7 +24,8 @@ _FEWEST_ROWS = 6
 _APART = 4.0  # sizes must differ by this factor to tell the cost of a batch from the cost of an item
 _PRECISE = 0.25  # relative standard error of a cost that still counts as known
 _SAME = 0.01  # plans closer than this are equally good
-_REACH = 4.0  # how far beyond the largest batch seen a plan may go
+_REACH = 4.0  # how far beyond the largest batch seen a plan may go, in items or, where a fixed cost rules, in seconds
+_FARTHEST = 16.0  # the same in items, whatever the seconds
 _HUBER = 2.5
 _GAP_SHARE = 0.005  # of a batch: toward it, longer batches are chosen than would do
 _PATIENT_S = 0.5  # as long as a batch may grow for that
@@ -116,7 +117,9 @@ def _fit(items: Array, service: Array, idle: Array) -> _Fit:
 def _plan(fit: _Fit, largest: float, remaining: int, workers: int) -> Plan:
     trials = Trials()  # a larger batch than any before is tried by all workers at once: what may it cost?
     trials.hear(largest, (fit.per_batch_s + fit.gap_s) / largest + fit.per_item_s)
-    reach = trials.bounded(math.ceil(largest * _REACH), fit.per_batch_s, fit.per_item_s, remaining / workers)
+    longer = _REACH * largest + (_REACH - 1.0) * fit.per_batch_s / max(fit.per_item_s, 1e-12)  # as many times as long
+    want = math.ceil(min(longer, _FARTHEST * largest))
+    reach = trials.bounded(want, fit.per_batch_s, fit.per_item_s, remaining / workers)
     most = max(1, min(remaining, math.floor(reach)))
     sizes = {round(b) for b in np.geomspace(1, most, 40)} | {b for b in equal_splits(remaining, workers) if b <= most}
     size: NDArray[np.int64] = np.array(sorted(sizes), dtype=np.int64)

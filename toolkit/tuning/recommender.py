@@ -96,7 +96,7 @@ class Recommender(Saved):
         Raises
         ------
         TuningError
-            A required column is missing.
+            `frame` is no DataFrame, or a required column is missing.
         """
         self.histories_ = clean(frame)
         return self._learn(runs)

@@ -78,7 +78,7 @@ def folds(n_runs: int) -> NDArray[np.int64]:
     return np.arange(n_runs, dtype=np.int64) % min(max(1, n_runs), _FOLDS)
 
 
-def choose(cells: Cells, spread: Array, variance: tuple[float, float]) -> Structure:
+def choose(cells: Cells, spread: Array, within: Array) -> Structure:
     """Return the most probable structure.
 
     Parameters
@@ -87,10 +87,10 @@ def choose(cells: Cells, spread: Array, variance: tuple[float, float]) -> Struct
         What was measured.
     spread : ndarray of shape (n_cells,)
         Relative variance of a cell's mean, with what its run shares.
-    variance : (batch, item)
-        Relative variance of a batch of `b` items: ``batch + item / b``.
+    within : ndarray of shape (n_cells,)
+        The same without what its run shares.
     """
-    judge = _Judge(cells, spread, (variance[0] + variance[1] / cells.items) / cells.n)
+    judge = _Judge(cells, spread, within)
     found = {kind: judge.evidence(kind) for kind in contention_kinds(cells)}
     best = max((kind for kind in found if kind != "serial"), key=found.__getitem__)
     free, value = _threshold(cells, judge, best, found[best])

@@ -42,8 +42,6 @@ SHARED_SD = 0.03  # relative error that the batches of a run share, before anyth
 _HUBER = 2.5
 _LEAST_S = 1e-12
 _COMPANY = 0.85  # share of the most busy workers of a run from which a batch had the usual company
-_WILD = 5.0  # a cell whose variance is more than this many times the fitted one is trusted less
-_ENOUGH = 30  # degrees of freedom within cells that suffice to know how batches vary
 _STEPS = 8  # iterations of a fit
 _ALTERNATING = 2  # of which these find a start
 _SHARP = 8.0  # exponent with which the two bounds of a shared resource are joined
@@ -239,8 +237,8 @@ def _fit_serial(cells: Cells, precision: Array, design: Array, present: list[int
     return Costs("serial", base, np.zeros((len(precision), 0)), both[:, width:])
 
 
-def cell_spread(cells: Cells, variance: tuple[float, float], shared_sd: float = SHARED_SD) -> Array:
-    """Relative variance of the cells' means: what more batches average out, and what a run shares.
+def cell_spread(cells: Cells, within: Array, shared_sd: float = SHARED_SD) -> Array:
+    """Relative variance of the cells' means: what more batches average out (`within`), and what a run shares.
 
     A run counts about once, however many batches and cells it has: a cell has the share of its time, and at least an
     equal share, so that a few small batches that probe are not lost.
@@ -248,7 +246,7 @@ def cell_spread(cells: Cells, variance: tuple[float, float], shared_sd: float = 
     spent = cells.n * cells.mean_s
     per_run = np.bincount(cells.run, weights=spent)[cells.run]
     share = np.maximum(spent / per_run, 1.0 / np.bincount(cells.run)[cells.run])
-    return np.asarray(shared_sd**2 / share + (variance[0] + variance[1] / cells.items) / cells.n)
+    return np.asarray(shared_sd**2 / share + within)
 
 
 def fit_shared_sd(cells: Cells, predicted: Array) -> float:
@@ -259,29 +257,3 @@ def fit_shared_sd(cells: Cells, predicted: Array) -> float:
     # From the median, because one run with a stuck batch is an outlier, and the others are as good as before.
     sd = 1.4826 * float(np.median(np.abs(errors)))
     return math.sqrt((2 * SHARED_SD**2 + len(errors) * sd**2) / (2 + len(errors)))
-
-
-def fit_variance(cells: Cells, predicted: Array | None = None) -> tuple[float, float]:
-    """Return the relative variance of a batch as ``batch + item / b``.
-
-    Items that vary independently contribute ``1 / b``; what a whole batch shares does not average out. Known from the
-    variance within cells, and, where cells hold too few batches, from how far their means are from `predicted`.
-    """
-    known = np.isfinite(cells.variance) & (cells.first == 0)
-    target, weight, items = cells.variance[known], cells.n[known] - 1.0, cells.items[known]
-    if weight.sum() < _ENOUGH and predicted is not None:
-        apart = cells.n * (cells.mean_s / predicted - 1.0) ** 2
-        used = (N_BASE - 1) / max(len(cells), N_BASE)  # what the fit itself took away
-        target = np.r_[target, apart / (1.0 - used)]
-        weight, items = np.r_[weight, np.ones(len(cells))], np.r_[items, cells.items]
-    if weight.sum() < 2:
-        return 0.1**2, 0.3**2
-    target = np.clip(target, 1e-6, 25.0)
-    design = np.stack([np.ones(len(items)), 1.0 / items], axis=1)
-    fitted = np.full(len(items), float(np.median(np.repeat(target, np.minimum(weight, 50).astype(np.int64) + 1))))
-    found = np.zeros((1, 2))
-    for _ in range(4):  # relative errors: a variance is known up to a factor; one wild cell is no variance
-        weights = weight * np.minimum(1.0, _WILD * (fitted + 1e-4) / target) / (fitted + 1e-4) ** 2
-        found = weighted_nonneg(design[None], target[None], weights[None], np.full((1, 2), 1e-9))
-        fitted = design @ found[0]
-    return float(found[0, 0]), float(found[0, 1])

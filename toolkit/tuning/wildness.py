@@ -6,15 +6,16 @@ import numpy as np
 
 from toolkit.tuning.history import Array, Cells
 from toolkit.tuning.structure import N_BASE
+from toolkit.tuning.variation import Variation
 
 _FEW = 30.0  # degrees of freedom within cells below which cells are compared with the structure too
 _MOST = 20.0
 
 
-def wildness(cells: Cells, predicted: Array, variance: tuple[float, float]) -> float:
+def wildness(cells: Cells, predicted: Array, variance: Variation) -> float:
     """Return the factor by which sums of batches vary more than `variance` says, at least 1.
 
-    `structure.fit_variance` trusts wild cells less, which suits the usual batch. Their sum has them all, so here each
+    `variation.fit_variation` trusts wild cells less, which suits the usual batch. Their sum has them all, so here each
     counts in full; and of a variance that few batches tell of, the next ones may show more: with `n` degrees of freedom
     a normal error is spread by ``n / (n - 2)``, the variance of Student's t.
 
@@ -24,10 +25,10 @@ def wildness(cells: Cells, predicted: Array, variance: tuple[float, float]) -> f
         What was measured.
     predicted : ndarray of shape (n_cells,)
         Seconds of a batch of each cell, by the structure.
-    variance : (batch, item)
-        Relative variance of a batch of `b` items: ``batch + item / b``.
+    variance : Variation
+        How much batches vary.
     """
-    usual = np.maximum(variance[0] + variance[1] / cells.items, 1e-8)
+    usual = np.maximum(variance.of(cells.items), 1e-8)
     known = np.isfinite(cells.variance) & (cells.first == 0)
     free = cells.n[known] - 1.0
     seen, count = float((free * cells.variance[known] / usual[known]).sum()), float(free.sum())

@@ -1,0 +1,83 @@
+"""A whole automatic run, played as the product plays it: controllers of workers, tapering, and the client's planner."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.client.planner import MAX_REPLANS, PERIOD_S, close
+from toolkit.execution.sizing import Controller, Proposal, taken
+from toolkit.tuning import replan
+from toolkit.tuning.engine import Batches, Played, play
+from toolkit.tuning.plan import Row
+from toolkit.tuning.simulate import Luck
+
+
+class Automatic:
+    """One run with ``batch_size="auto"`` of a task that was never run, its functions batched.
+
+    Parameters
+    ----------
+    luck : Luck
+        One seed.
+    workers : int
+        All that there are.
+    """
+
+    def __init__(self, luck: Luck, workers: int) -> None:
+        self._luck, self._workers = luck, workers
+        n = luck.n_items
+        self._batches = Batches(np.zeros((1, n)), np.zeros((1, n)), np.zeros((1, n)))
+        self._controllers = [Controller() for _ in range(workers)]
+        self._learned = [-1] * workers  # the last batch of each worker
+        self._sizes = np.zeros(n, dtype=np.int64)
+        self._count = 0
+        self._planned, self._plans, self._look_at = 0, 0, 0.0
+        self.left = n
+
+    def makespan_s(self) -> float:
+        """Play it to its end; seconds."""
+        rules = self._luck.workload.rules(self._workers)
+        done = play(self._batches, rules, self._cut)
+        return float(done.makespan_s(self._batches)[0]) + self._luck.workload.gap_s
+
+    def _cut(self, worker: int, now: float, done: Played) -> int:
+        """Cut the batch that `worker` asks for; returns how many there are."""
+        at = self._count
+        if not self.left:
+            return at
+        ended = np.flatnonzero(done.end_s[0, :at] <= now)
+        self._plan(now, done, ended)
+        proposal = self._propose(worker, done, ended)
+        size = int(taken(Proposal(self._planned or proposal.want, proposal.floor), self.left, self._workers))
+        self._sizes[at] = size
+        self._count, self.left, self._learned[worker] = at + 1, self.left - size, at
+        one = self._luck.batches(self._sizes[: at + 1])
+        for name in ("items", "work_s", "held_s"):
+            getattr(self._batches, name)[0, at] = getattr(one, name)[0, at]
+        return at + 1
+
+    def _propose(self, worker: int, done: Played, ended: NDArray[np.int64]) -> Proposal:
+        """What the worker wants, once it has learned from its last batch."""
+        latest = max(1, int(self._sizes[self._count - 1])) if self._count else 1
+        last = self._learned[worker]
+        if last < 0:
+            return Proposal(latest, 1)
+        controller, service = self._controllers[worker], done.end_s[0] - done.start_s[0]
+        controller.observe(int(self._sizes[last]), float(service[last]), float(done.idle_s[0, last]))
+        hint = float(service[ended].sum() / self._sizes[ended].sum()) if len(ended) else 0.0
+        return controller.propose(hint, latest, self.left, self._workers)
+
+    def _plan(self, now: float, done: Played, ended: NDArray[np.int64]) -> None:
+        """Plan anew as the client does, which looks every so often."""
+        if self._plans >= MAX_REPLANS or now < self._look_at or self.left < 4 * self._workers:
+            return
+        self._look_at = (math.floor(now / PERIOD_S) + 1) * PERIOD_S
+        items, active, idle = self._sizes[ended], done.active[0, ended], done.idle_s[0, ended]
+        service = done.end_s[0, ended] - done.start_s[0, ended]
+        rows: list[Row] = list(zip(items, service, active, idle, np.isnan(idle), strict=True))
+        plan = replan(rows, remaining=self.left, workers=self._workers)
+        if plan is not None and plan.confident and not close(plan.batch_size, self._planned):
+            self._planned, self._plans = plan.batch_size, self._plans + 1

@@ -9,6 +9,8 @@ import math
 from datetime import UTC, datetime
 from typing import Final
 
+from toolkit.records import words
+
 UNKNOWN: Final = "–"
 """What stands where a number is not known."""
 
@@ -57,7 +59,7 @@ def batch_size(value: float) -> str:
 
 def quantity(count_: int, singular: str, plural: str = "") -> str:
     """Return a count with its noun, for example ``1 worker`` or ``2 workers``."""
-    return f"{count(count_)} {singular if count_ == 1 else plural or singular + 's'}"
+    return words.quantity(count_, singular, plural)
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -325,7 +325,7 @@ def errors(found: Errors | str | None) -> str:
     more = len(found.lines) - len(body)
     rest = f"and {fmt.quantity(more, 'more kind')} of error. " if more else ""
     if found.read < found.dead:
-        rest += f"Counted in {fmt.count(found.read)} of {fmt.count(found.dead)} dead letters. "
+        rest += f"Counted in {fmt.count(found.read)} of {fmt.quantity(found.dead, 'dead letter')}. "
     hint = _note(
         f"{rest}All of them: <code>run.dead_letters()</code>; one under the debugger: <code>run.replay(index)</code>."
     )

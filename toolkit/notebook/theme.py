@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from toolkit.errors import InvalidInput
 from toolkit.notebook import escape
 from toolkit.notebook import format as fmt
 from toolkit.notebook.svg import inline_svg
@@ -123,6 +124,14 @@ class Display:
     height: ClassVar[float] = 3.4
     ax_: Axes
     figure_: Any
+
+    def __new__(cls, *values: Any, **_named: Any) -> Self:
+        """Refuse what the values are to be taken from in the place of the values, and say which method takes them."""
+        if values and any(hasattr(values[0], name) for name in ("columns", "metrics", "recommend", "grid")):
+            ways = [f"{cls.__name__}.{name}(...)" for name in dir(cls) if name.startswith("from_")]
+            given = type(values[0]).__name__
+            raise InvalidInput(f"{cls.__name__}({given}): a figure is made by {' or '.join(ways)}")
+        return super().__new__(cls)
 
     def finding(self) -> str:
         """Return what the figure shows, in one sentence without a full stop; it is the title."""

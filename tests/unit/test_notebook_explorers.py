@@ -235,6 +235,19 @@ def test_tuning_explorer_answers_what_its_controls_ask():
     assert f"batch_size={explorer.recommendation.batch_size}" in explorer.code.value
 
 
+def test_closed_sections_follow_when_the_controls_rest_and_open_ones_at_once():
+    explorer = explore(studied()[1], n_items=2000)
+    explorer.more.box.children[0].value = True  # the heading of what it would cost to be wrong
+    explorer._latest.join()
+    wrong, why = (explorer.leaves[name] for name in ("wrong", "why"))
+    before = wrong.value, why.value
+    explorer._answer_now(question(n_items=500, max_workers=1))
+    assert wrong.value == advice.wrong_html(explorer.answer) != before[0]
+    assert why.value == before[1] != advice.why_html(explorer.answer)
+    explorer._keep()
+    assert why.value == advice.why_html(explorer.answer)
+
+
 def test_risk_can_be_chosen_only_with_a_deadline():
     explorer = explore(studied()[1], n_items=2000)
     assert explorer.sliders["risk"].disabled

@@ -53,7 +53,7 @@ def table(lines: Sequence[RunLine], board: Board) -> str:
     body = [_run(line) for line in lines[:MOST]]
     more = len(lines) - len(body)
     rest = f"<div class=foot>and {fmt.quantity(more, 'more run')}: filter, or see <code>client.runs()</code></div>"
-    return leaves.rows(head, body, (0, 1, 2)) + (rest if more else "")
+    return f"<div class=gap>{leaves.rows(head, body, (0, 1, 2))}{rest if more else ''}</div>"
 
 
 def _run(line: RunLine) -> tuple[str, ...]:

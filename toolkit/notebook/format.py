@@ -6,6 +6,7 @@ Every function takes NaN and None and answers with `UNKNOWN`; none raises on a n
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 from typing import Final
 
@@ -43,6 +44,11 @@ def duration(seconds: float | None) -> str:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     hours = round(seconds / 3600)
     return f"{hours // 24} d {hours % 24} h"
+
+
+def limit(seconds: float) -> str:
+    """Return a duration that somebody chose, without zeros that say nothing: ``15 s``, ``1 min``, ``2 h 30 min``."""
+    return re.sub(r" 00? (?:s|min|h)$", "", re.sub(r"\.0+(?= s$)", "", duration(seconds)))
 
 
 def count(value: float | None) -> str:

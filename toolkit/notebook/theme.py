@@ -58,9 +58,8 @@ def new_axes(height: float) -> tuple[Figure, Axes]:
 
 def dress(axes: Axes, finding: str, x_label: str, y_label: str, grid: str = "y") -> None:
     """Give axes their title, which states the finding, their labels, and the common look."""
-    lines = textwrap.wrap(escape.plain(finding, 400), 76)
     axes.set_title(
-        "\n".join(escape.figure(line, 80) for line in lines),
+        "\n".join(escape.figure(line, 80) for line in _even_lines(escape.plain(finding, 400))),
         loc="left",
         fontsize=10.5,
         color=INK,
@@ -77,6 +76,13 @@ def dress(axes: Axes, finding: str, x_label: str, y_label: str, grid: str = "y")
     axes.set_axisbelow(True)
     if grid:
         axes.grid(visible=True, axis=grid, color=GRID, linewidth=0.6)  # type: ignore[arg-type]  # one of x, y, both
+
+
+def _even_lines(text: str, most: int = 76) -> list[str]:
+    """Break a title into as few lines as it needs, about equally long, so that no word stands alone on the last."""
+    lines = textwrap.wrap(text, most)
+    evenly = (textwrap.wrap(text, width) for width in range(max(1, len(text) // max(1, len(lines))), most))
+    return next((even for even in evenly if len(even) == len(lines)), lines)
 
 
 def log_ticks(axes: Axes, low: float, high: float, axis: str = "x") -> None:

@@ -45,7 +45,7 @@ demo: $(DEMO)
 	@$(BIN)/python -m toolkit.demo
 
 # Three processes share the tests, file by file, since those with workers and browsers mostly wait. The longest files come first.
-LONG := $(patsubst %,tests/acceptance/test_%.py,notebooks browser_explorers browser demo streams chaos cluster report limits client archive)
+LONG := $(patsubst %,tests/acceptance/test_%.py,notebooks browser demo streams chaos cluster report limits client archive)
 test: check
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(LONG) tests/acceptance tests/integration tests/unit
 

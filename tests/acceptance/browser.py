@@ -1,7 +1,8 @@
 """The recipe for journeys through a real JupyterLab in a real Chromium.
 
-A server on loopback with a random token and directories of its own, a fresh workspace for every notebook, and a handle
-that runs cells and looks at outputs. Nothing waits for a time: every wait is for something on the page.
+A server on loopback with a random token and directories of its own, a fresh workspace for every tab, and a handle
+that runs cells and looks at outputs. Nothing waits for a time: every wait is for something on the page. To load
+JupyterLab costs more processor time than most journeys, so a notebook is opened in the one that a tab shows already.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 import nbformat
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-START_S = 60.0
+START_S = 120.0
 WAIT_MS = 60_000
 expect.set_options(timeout=WAIT_MS)
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -97,6 +98,10 @@ def jupyter_lab(home: Path, extra_env: dict[str, str]) -> Iterator[Lab]:
     settings = home / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps({"windowingMode": "none"}))
+    # Each page would have Node.js asked whether the assets should be built anew.
+    pages = home / "config" / "labconfig" / "page_config.json"
+    pages.parent.mkdir(parents=True)
+    pages.write_text(json.dumps({"buildCheck": False, "buildAvailable": False}))
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
     env = {
         **os.environ,
@@ -108,7 +113,8 @@ def jupyter_lab(home: Path, extra_env: dict[str, str]) -> Iterator[Lab]:
     options = [
         "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0",
         f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.cache_files=True",
+        "--LabApp.extension_manager=readonly", "--KernelManager.shutdown_wait_time=60",
     ]  # fmt: skip
     with (home / "server.log").open("wb") as log:
         server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], stdout=log, stderr=log, env=env)
@@ -156,7 +162,7 @@ class NotebookPage:
     Parameters
     ----------
     page : playwright Page
-        A tab of its own.
+        A tab: empty, or one that shows a JupyterLab whose notebooks were closed.
     lab : Lab
         The server.
     name : str
@@ -166,10 +172,14 @@ class NotebookPage:
     def __init__(self, page: Page, lab: Lab, name: str) -> None:
         self.page, self.lab, self.name = page, lab, name
         self.problems: list[str] = []
+        self.left = False
         page.set_default_timeout(WAIT_MS)
-        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("pageerror", self._note)
         page.on("dialog", self._answer)
         self.open()
+
+    def _note(self, error: Any) -> None:
+        self.problems.append(str(error))
 
     def _answer(self, dialog: Any) -> None:
         if dialog.type != "beforeunload":
@@ -177,8 +187,13 @@ class NotebookPage:
         dialog.accept() if dialog.type == "beforeunload" else dialog.dismiss()
 
     def open(self) -> None:
-        """Open the notebook in a workspace of its own and wait until it is drawn."""
-        # A workspace that two notebooks share would open both.
+        """Open the notebook, in a workspace of the tab's own, and wait until it is drawn."""
+        if self.page.url.startswith(self.lab.url):
+            script = "(path) => window.jupyterapp.commands.execute('docmanager:open', { path }).then(() => null)"
+            self.page.evaluate(script, self.name)
+            self._ready()
+            return
+        # A workspace that two tabs share would open the notebooks of both.
         workspace = re.sub(r"\W", "-", self.name) + "-" + secrets.token_hex(4)
         query = f"?token={self.lab.token}"
         self.page.goto(f"{self.lab.url}lab/workspaces/{workspace}/tree/{self.name}{query}")
@@ -187,8 +202,10 @@ class NotebookPage:
     def _ready(self) -> None:
         self.page.wait_for_selector(".jp-NotebookPanel .jp-Notebook", state="attached")
         self.page.wait_for_function(
-            "() => window.jupyterapp?.shell.currentWidget?.context?.isReady"
-            " && window.jupyterapp.shell.currentWidget.content.widgets.every(cell => cell.isPlaceholder() === false)"
+            """(path) => { const panel = window.jupyterapp?.shell.currentWidget;
+                 return panel?.context?.isReady && panel.context.path === path
+                   && panel.content.widgets.every(cell => cell.isPlaceholder() === false); }""",
+            arg=self.name,
         )
 
     def reload(self) -> None:
@@ -257,6 +274,16 @@ class NotebookPage:
             ".then(() => null).catch(() => null)"
         )
 
+    def leave(self) -> None:
+        """Shut the kernel down and close the notebook, if it was not closed before; the tab is free for another one."""
+        if self.left:
+            return
+        self.left = True
+        self.shut_down()
+        self.page.evaluate("() => { window.jupyterapp.shell.currentWidget?.dispose(); return null; }")
+        self.page.remove_listener("pageerror", self._note)
+        self.page.remove_listener("dialog", self._answer)
+
     def close(self) -> None:
         """Shut the kernel down and close the tab, if it was not closed before."""
         if not self.page.is_closed():
@@ -264,4 +291,4 @@ class NotebookPage:
             self.page.close()
 
 
-__all__ = ["Browser", "Lab", "Locator", "NotebookPage", "chromium", "expect", "find_chromium", "jupyter_lab"]
+__all__ = ["Browser", "Lab", "Locator", "NotebookPage", "Page", "chromium", "expect", "find_chromium", "jupyter_lab"]

@@ -141,9 +141,9 @@ def test_the_command_archives_and_says_what(ended: Client, cluster: LocalCluster
     command = [sys.executable, "-m", "toolkit", "archive", str(tmp_path / "mine")]
     env = {"TOOLKIT_STATE_DIR": str(cluster.state_dir), "PATH": "", "PYTHONPATH": str(ROOT)}
     first = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
-    assert "1 runs, 4 metric rows and 1 dead letters written" in first.stdout
+    assert "1 run, 4 metric rows and 1 dead letter written" in first.stdout
     again = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
-    assert "0 runs, 0 metric rows and 0 dead letters written; 1 runs were there already" in again.stdout
+    assert "0 runs, 0 metric rows and 0 dead letters written; 1 run there already" in again.stdout
     assert len(pd.read_parquet(tmp_path / "mine" / "rows")) == 4
 
 

@@ -1,140 +1,97 @@
-"""Journeys through a real JupyterLab in a real Chromium: a real run on real workers, seen by its user.
-
-Items wait at a gate that the test opens, so every state lasts until it was looked at.
-"""
+"""Journeys through a real JupyterLab in a real Chromium: real runs on real workers, and the explorers."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+import re
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
-from toolkit.cluster import LocalCluster
-
 REQUIRED = os.environ.get("TOOLKIT_REQUIRE_BROWSER") == "1"
-RECIPE = "tests.acceptance.browser"  # needs Playwright
-browser_recipe = (
-    import_module(RECIPE) if REQUIRED else pytest.importorskip(RECIPE, reason="Playwright is not installed")
-)
-expect = browser_recipe.expect
-CHROMIUM = browser_recipe.find_chromium()
+SHARED = "tests.acceptance.journeys"  # needs Playwright
+journeys = import_module(SHARED) if REQUIRED else pytest.importorskip(SHARED, reason="Playwright is not installed")
+state_dir, lab, browser, tab = journeys.state_dir, journeys.lab, journeys.browser, journeys.tab
+gate, notebook = journeys.gate, journeys.notebook
+recipe, expect = journeys.recipe, journeys.recipe.expect
 pytestmark = [
     pytest.mark.skipif(
-        CHROMIUM is None and not REQUIRED, reason="no Chromium here (TOOLKIT_REQUIRE_BROWSER=1 fails instead)"
+        recipe.find_chromium() is None and not REQUIRED,
+        reason="no Chromium here (TOOLKIT_REQUIRE_BROWSER=1 fails instead)",
     ),
     pytest.mark.timeout(300),
 ]
 
-SETUP = """
-import threading
-from pathlib import Path
-import toolkit as tk
-from toolkit.settings import LedgerSettings
-gate = Path({gate!r})
-cluster = tk.LocalCluster(2)
-client = tk.Client(cluster=cluster, settings=LedgerSettings(retry_s=0.5))
-
-def step(i, gate=str(gate)):
-    import time
-    from pathlib import Path
-    while int(Path(gate).read_text() or 0) <= i:
-        time.sleep(0.01)
-    if i % 10 == 9:
-        raise ValueError("<img src=x onerror='window.pwned=1'> bad page")
-    return i
-"""
 NAME = "<img src=x onerror='window.pwned=1'>"
 START = f'run = client.map(step, range(40), batch_size=1, name="{NAME}")\nrun'
 BLOCK = "import time\nwhile not gate.with_suffix('.stop').exists():\n    time.sleep(0.01)"
 THREADS = "sum(t.name.startswith('toolkit-panel') for t in threading.enumerate())"
 
+CALL = re.compile(r"run = client\.map\(task, items, batch_size=\d+, max_workers=\d\)")
+IN_BATCHES = re.compile(r"workers? spent .* in batches")
+EXPLORERS = f"""
+from toolkit.notebook import explore
+from toolkit.tuning import Recommender, Workload, simulate_runs
+name = {NAME!r}
+workload = Workload(name="docs.classify", per_item_s=0.002, per_batch_s=0.03)
+frame = simulate_runs(workload, 500, [(1, 1), (10, 2), (100, 2), (10, 1), (100, 1), (40, 2)], seed=1)
+for column in ("task", "name", "host", "node", "worker", "code_version"):
+    frame[column] = frame[column].cat.rename_categories(lambda known: name + known)
+model = Recommender(draws=20, replicates=8).fit(frame)
+"""
 
-@pytest.fixture(scope="module")
-def state_dir() -> Iterator[Path]:
-    """Where the kernels' LocalCluster lives; short, because its socket's path must be."""
-    place = Path(tempfile.mkdtemp(prefix="tk-lab-"))
-    yield place
-    LocalCluster(state_dir=place).stop()
-    shutil.rmtree(place, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, state_dir: Path) -> Iterator[browser_recipe.Lab]:
-    """A JupyterLab whose kernels share one LocalCluster."""
-    home = tmp_path_factory.mktemp("lab")
-    with browser_recipe.jupyter_lab(home, {"TOOLKIT_STATE_DIR": str(state_dir)}) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[browser_recipe.Browser]:
-    """A Chromium."""
-    assert CHROMIUM is not None, "TOOLKIT_REQUIRE_BROWSER=1, and there is no Chromium"
-    with browser_recipe.chromium(CHROMIUM) as running:
-        yield running
+CONTROL = re.compile(r"- (button|checkbox|combobox|listbox|slider|spinbutton|tab|textbox)\b(.*)")
+FOCUSED = """(box) => { const at = document.activeElement; return box.contains(at) ? at.tagName : ''; }"""
 
 
-class Gate:
-    """How many items may pass."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.open(0)
-
-    def open(self, items: int) -> None:
-        """Let the first `items` items pass."""
-        self.path.write_text(str(items))
-
-    def end_blocking_cell(self) -> None:
-        """Let the cell that blocks the kernel end."""
-        self.path.with_suffix(".stop").touch()
+def named_controls(box: recipe.Locator) -> int:
+    """How many controls there are to use for who does not see; each must have a name."""
+    found = CONTROL.findall(box.aria_snapshot())
+    assert [role for role, rest in found if not rest.startswith(' "')] == []
+    return sum("[disabled]" not in rest for _, rest in found)
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    """A closed gate."""
-    return Gate(tmp_path / "gate")
+def reached_by_keyboard(box: recipe.Locator) -> int:
+    """How many controls the tabulator visits, from the first on."""
+    box.locator("select").first.focus()
+    visited = 0
+    while box.evaluate(FOCUSED):
+        visited += 1
+        box.page.keyboard.press("Tab")
+    return visited
 
 
-OpenNotebook = Callable[..., "browser_recipe.NotebookPage"]
+def place(tuning: recipe.Locator) -> float:
+    """Where the handle of the first slider is."""
+    return float(tuning.locator(".noUi-touch-area").first.bounding_box()["x"])
 
 
-@pytest.fixture
-def notebook(
-    lab: browser_recipe.Lab, browser: browser_recipe.Browser, gate: Gate, request: pytest.FixtureRequest
-) -> Iterator[OpenNotebook]:
-    """Open a notebook whose first cell is the setup, and run that; what waits at the gate passes at the end."""
-    opened = []
-
-    def open_(*cells: str) -> browser_recipe.NotebookPage:
-        name = f"{request.node.name}.ipynb"
-        lab.write(name, [SETUP.format(gate=str(gate.path)), *cells])
-        page = browser_recipe.NotebookPage(browser.new_page(viewport={"width": 1100, "height": 1400}), lab, name)
-        opened.append(page)
-        page.run(0)
-        return page
-
-    yield open_
-    gate.open(10**9)
-    gate.end_blocking_cell()
-    for page in opened:
-        page.close()
+def choose_next(control: recipe.Locator) -> None:
+    """Take the next of a control's choices, by keys: JupyterLab takes arrows for itself until the list is open."""
+    control.focus()
+    for key in ("Space", "ArrowDown", "Enter"):
+        control.page.keyboard.press(key)
 
 
-def reopened(page: browser_recipe.NotebookPage, browser: browser_recipe.Browser) -> browser_recipe.NotebookPage:
+def reopened(page: recipe.NotebookPage, browser: recipe.Browser) -> recipe.NotebookPage:
     """Save a notebook, shut its kernel down, and open it in a new tab."""
     page.save()
-    page.close()
-    return browser_recipe.NotebookPage(browser.new_page(), page.lab, page.name)
+    page.leave()
+    return recipe.NotebookPage(browser.new_page(), page.lab, page.name)
+
+
+def untrusted(page: recipe.NotebookPage) -> recipe.NotebookPage:
+    """Close a notebook that was saved, and open it as somebody else who got it."""
+    page.lab.copy_untrusted(page.name, f"copy-{page.name}")
+    page.leave()
+    copy = recipe.NotebookPage(page.page, page.lab, f"copy-{page.name}")
+    trusted = "() => window.jupyterapp.shell.currentWidget.model.cells.get(1).trusted"
+    assert copy.page.evaluate(trusted) is False
+    return copy
 
 
 def test_panel_lives_while_the_kernel_is_idle_busy_and_after_a_reload(
-    notebook: OpenNotebook, browser: browser_recipe.Browser, gate: Gate
+    notebook: journeys.OpenNotebook, browser: recipe.Browser, gate: journeys.Gate
 ):
     # Given a run that waits at the gate, shown twice
     page = notebook(START, "run", THREADS, BLOCK)
@@ -189,7 +146,7 @@ def test_panel_lives_while_the_kernel_is_idle_busy_and_after_a_reload(
     again.close()
 
 
-def test_open_section_stays_open_and_buttons_steer_the_run(notebook: OpenNotebook, gate: Gate):
+def test_open_section_stays_open_and_buttons_steer_the_run(notebook: journeys.OpenNotebook, gate: journeys.Gate):
     page = notebook(START)
     page.run(1)
     page.panel(1).get_by_text("Dead letters (0)").click()
@@ -214,7 +171,9 @@ def test_open_section_stays_open_and_buttons_steer_the_run(notebook: OpenNoteboo
     assert page.page.evaluate("() => window.pwned") is None
 
 
-def test_cancel_button_cancels_the_run_also_while_a_cell_awaits_it(notebook: OpenNotebook, gate: Gate):
+def test_cancel_button_cancels_the_run_also_while_a_cell_awaits_it(
+    notebook: journeys.OpenNotebook, gate: journeys.Gate
+):
     page = notebook(START, "run.status().state.value, run.status().skipped > 0", f"{START}.panel()\nawait run", START)
     page.run(1)
     gate.open(5)
@@ -244,7 +203,9 @@ def test_cancel_button_cancels_the_run_also_while_a_cell_awaits_it(notebook: Ope
     expect(page.output(4)).to_contain_text("running")
 
 
-def test_views_say_that_the_server_is_away_and_go_on_when_it_is_back(notebook: OpenNotebook, gate: Gate):
+def test_views_say_that_the_server_is_away_and_go_on_when_it_is_back(
+    notebook: journeys.OpenNotebook, gate: journeys.Gate
+):
     page = notebook(START, "cluster.stop()", "cluster.start()", "client.panel()")
     page.run(1)
     page.run(4)
@@ -274,9 +235,7 @@ def test_views_say_that_the_server_is_away_and_go_on_when_it_is_back(notebook: O
     assert page.page.evaluate("() => window.pwned") is None
 
 
-def test_finished_run_survives_saving_and_reopening_untrusted(
-    notebook: OpenNotebook, lab: browser_recipe.Lab, browser: browser_recipe.Browser, gate: Gate
-):
+def test_finished_run_survives_saving_and_reopening_untrusted(notebook: journeys.OpenNotebook, gate: journeys.Gate):
     # Given a finished run in a saved notebook
     page = notebook(START)
     page.run(1)
@@ -287,23 +246,74 @@ def test_finished_run_survives_saving_and_reopening_untrusted(
     assert all("widget" not in kind for output in page.saved().cells[1].outputs for kind in output.get("data", {}))
 
     # When someone else opens it
-    lab.copy_untrusted(page.name, f"copy-{page.name}")
-    copy = browser_recipe.NotebookPage(browser.new_page(), lab, f"copy-{page.name}")
-    trusted = copy.page.evaluate("() => window.jupyterapp.shell.currentWidget.model.cells.get(1).trusted")
+    copy = untrusted(page)
 
     # Then the summary is there, with the name and the errors as text, and nothing is broken
-    assert trusted is False
     for text in (NAME, "finished, 4 dead letters", "40 / 40 · 100 %", "ValueError", "bad page", "Workers"):
         expect(copy.output(1)).to_contain_text(text)
     expect(copy.page.get_by_text("model not found")).to_have_count(0)
     assert copy.page.evaluate("() => window.pwned") is None
     assert copy.problems == []
-    copy.close()
+    copy.leave()
 
 
-def test_progress_off_leaves_a_static_summary(notebook: OpenNotebook, gate: Gate):
+def test_progress_off_leaves_a_static_summary(notebook: journeys.OpenNotebook, gate: journeys.Gate):
     page = notebook("import os; os.environ['TOOLKIT_PROGRESS'] = '0'", START)
     page.run(1)
     page.run(2)
     expect(page.output(2)).to_contain_text("0 / 40 · 0 %")
     expect(page.panel(2)).to_have_count(0)
+
+
+def test_explorers_follow_their_controls_and_leave_something_to_read(
+    notebook: journeys.OpenNotebook, browser: recipe.Browser
+):
+    # Given both explorers over rows whose names are markup
+    page = notebook("tuning = explore(model, n_items=2_000)\ntuning", "explore(frame)", setup=EXPLORERS)
+    for cell in (1, 2):
+        page.run(cell)
+    tuning, metrics = (page.output(cell).locator(".tk-live") for cell in (1, 2))
+    expect(tuning.locator(".tk-answer")).to_contain_text("2,000 items in a predicted")
+    expect(metrics.locator("figure")).to_contain_text("Throughput of the run goes from")
+    for cell in (1, 2):
+        expect(page.output(cell).locator(".tk-static")).to_be_hidden()
+
+    # When a pointer moves the slider, its named choice and the answer follow; a key moves all three as well
+    items = tuning.get_by_label("Items", exact=True)
+    tuning.locator(".noUi-target").first.click(position={"x": 2, "y": 2})
+    expect(tuning.locator(".tk-answer")).to_contain_text("10 items in a predicted")
+    expect(items.locator("option:checked")).to_have_text("10")
+    start = place(tuning)
+    items.select_option(label="2,000")
+    items.focus()
+    choose_next(items)
+    expect(tuning.locator(".tk-answer")).to_contain_text("5,000 items in a predicted")
+    assert place(tuning) > start
+
+    # And a keyboard meets named controls alone
+    for explorer in (tuning, metrics):
+        assert reached_by_keyboard(explorer) == named_controls(explorer)
+    tuning.get_by_label("Objective", exact=True).select_option(label="least worker time")
+    expect(tuning.locator(".tk-answer")).to_contain_text("with 1 worker")
+    tuning.get_by_role("button", name="Show as code").click()
+    expect(tuning.get_by_label("Code", exact=True)).to_have_value(CALL)
+    metrics.get_by_label("Show", exact=True).select_option(label="timeline by worker, of the latest run")
+    expect(metrics.locator("figure")).to_contain_text("in batches")
+
+    # When the notebook is saved, and opened without its kernel, by the same user and by somebody else
+    expect(page.output(1).locator(".tk-static")).to_contain_text("5,000 items, least worker time")
+    expect(page.output(2).locator(".tk-static img")).to_have_attribute("alt", IN_BATCHES)
+    page.save()
+    assert (page.page.evaluate("() => window.pwned"), page.problems) == (None, [])
+    again, copy = reopened(page, browser), untrusted(page)
+    for other in (again, copy):
+        # Then the latest answer and figure are there, names are text, and no word of lost widgets
+        expect(other.output(1).locator(".tk-static")).to_be_visible()
+        for text in (NAME, "5,000 items, least worker time", "★", "client.map(task, items, batch_size="):
+            expect(other.output(1)).to_contain_text(text)
+        expect(other.output(2).get_by_alt_text(IN_BATCHES)).to_be_visible()
+        other.expect_no_lost_widget()
+        assert other.page.evaluate("() => window.pwned") is None
+        assert other.problems == []
+    copy.leave()
+    again.close()

@@ -243,7 +243,7 @@ def test_the_command_steers_a_run(client: Client, command: Callable[..., str], e
     assert "running" in command("resume", run.run_id)
     eventually(lambda: run._fresh().dead == 1)
     assert "Aborted" in command("drop-dead", run.run_id, code=1)
-    assert "1 dead letters dropped" in command("drop-dead", run.run_id, "--yes")
+    assert "1 dead letter dropped" in command("drop-dead", run.run_id, "--yes")
     assert "cancel" in command("cancel", run.run_id, "--terminate", "--grace", "20")
     run.wait(30)
     assert int(run._reader._command("HGET", "head", "terminate_at")) > 0

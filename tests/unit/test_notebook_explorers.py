@@ -89,7 +89,7 @@ def test_answer_says_whether_the_deadline_is_kept_within_the_risk():
     intervals = {"makespan_s": (8.0, 12.0), "cost_worker_s": (16.0, 24.0)}
     found = replace(studied()[2], makespan_s=10.0, intervals=intervals)
     kept = Reader(advice.answer_html(Answer(question(deadline_s=12.0), found))).text
-    assert "Chance to miss the deadline of 12.0 s: 5 % , within the risk" in kept
+    assert "Chance to miss the deadline of 12 s: 5 % , within the risk" in kept
     late = Reader(advice.answer_html(Answer(question(deadline_s=11.0), found))).text
     assert "more than the risk that you accept" in late
     assert "deadline" not in Reader(advice.answer_html(Answer(question(), found))).text
@@ -127,9 +127,24 @@ def test_mistakes_are_the_cells_around_the_recommended_one():
     assert advice.mistakes(replace(found, refused="why")) == ()
 
 
+def test_a_rule_of_thumb_with_workers_that_nobody_measured_is_told_as_a_guess():
+    found = studied()[2]
+    unseen = {"setting": "the rule", "batch_size": 5, "workers": 99, "makespan_s": found.makespan_s / 2}
+    guess = replace(found, baseline=unseen, saving=-1.0)
+    assert [m.extrapolated for m in advice.mistakes(guess) if m.what.startswith("the rule")] == [True]
+    assert "no better than the rule, whose 99 workers were never measured" in advice.answer_html(
+        Answer(question(), guess)
+    )
+    seen = replace(found, baseline={**unseen, "workers": 2}, saving=-1.0)
+    assert [m.extrapolated for m in advice.mistakes(seen) if m.what.startswith("the rule")] == [False]
+    assert "never measured" not in advice.answer_html(Answer(question(), seen))
+
+
 def test_how_sharp_the_choice_is_is_said_in_a_sentence():
     flat = (advice.Mistake("smaller batches: batch size 5 with 2 workers", 1.01, 0.01),)
     assert advice.mistake_finding(flat) == ("The choice is not a sharp one: no setting around it costs more than 1 %.")
+    least = (advice.Mistake("larger batches: batch size 20 with 2 workers", 1.0, 0.001),)
+    assert advice.mistake_finding(least) == "The choice is not a sharp one: no setting around it is noticeably slower."
     sharp = (*flat, advice.Mistake("fewer workers: batch size 10 with 1 worker", 1.9, 0.9))
     assert advice.mistake_finding(sharp) == (
         "It matters most to avoid fewer workers: batch size 10 with 1 worker: 90 % longer."
@@ -233,6 +248,19 @@ def test_tuning_explorer_answers_what_its_controls_ask():
     assert "500 items" in explorer.leaves["answer"].value
     explorer.button.click()
     assert f"batch_size={explorer.recommendation.batch_size}" in explorer.code.value
+
+
+def test_closed_sections_follow_when_the_controls_rest_and_open_ones_at_once():
+    explorer = explore(studied()[1], n_items=2000)
+    explorer.more.box.children[0].value = True  # the heading of what it would cost to be wrong
+    explorer._latest.join()
+    wrong, why = (explorer.leaves[name] for name in ("wrong", "why"))
+    before = wrong.value, why.value
+    explorer._answer_now(question(n_items=500, max_workers=1))
+    assert wrong.value == advice.wrong_html(explorer.answer) != before[0]
+    assert why.value == before[1] != advice.why_html(explorer.answer)
+    explorer._keep()
+    assert why.value == advice.why_html(explorer.answer)
 
 
 def test_risk_can_be_chosen_only_with_a_deadline():

@@ -11,10 +11,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from tests.unit.notebook_samples import EVERYTHING, HOSTILE, NOON, Reader, check_display, history, metrics
+from toolkit.errors import InvalidInput
 from toolkit.frames import METRICS, concat_metrics, empty
 from toolkit.notebook.heat import HeatGrid, colour, ink, thin
 from toolkit.notebook.measured import measured_runs, measured_settings
 from toolkit.notebook.plots import MakespanMap, PredictedVsMeasured, ThroughputPlot
+from toolkit.notebook.theme import dress, new_axes
 from toolkit.notebook.timeline import MAX_BARS, MAX_ROWS, TimeBreakdown, Timeline
 
 
@@ -49,6 +51,23 @@ def trials() -> pd.DataFrame:
             "low_s": [8.0, 15.0, 25.0], "high_s": [12.0, 25.0, 35.0], "measured_s": [11.0, 20.0, 60.0],
         }
     )  # fmt: skip
+
+
+def test_rows_in_the_place_of_values_are_refused_with_the_method_that_takes_them() -> None:
+    with pytest.raises(InvalidInput, match=r"Timeline\(DataFrame\): a figure is made by Timeline\.from_metrics\("):
+        Timeline(metrics(3))  # type: ignore[call-arg]
+    with pytest.raises(InvalidInput, match=r"MakespanMap\(DataFrame\): .*MakespanMap\.from_recommendation\("):
+        MakespanMap(history())
+
+
+def test_a_long_title_breaks_into_lines_of_about_one_length() -> None:
+    title = "Batch size 893 with 4 workers: 25.6 s; the slowest setting takes 67 times as long"
+    shown = new_axes(3.4)[1]
+    dress(shown, title, "", "")
+    lines = shown.get_title(loc="left").split("\n")
+    assert " ".join(lines) == title
+    assert len(lines) == 2
+    assert min(map(len, lines)) > 30
 
 
 def displays() -> list:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 
 import pytest
+from IPython.lib.pretty import pretty
 
-from tests.unit.notebook_samples import Reader
+from tests.unit.notebook_samples import Reader, studied
 from toolkit import notebook, renderers
 
 
@@ -43,3 +44,8 @@ def test_every_public_name_is_there_and_documented(name: str):
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         notebook.Nothing  # noqa: B018 - looking it up is the test
+
+
+def test_advice_is_written_in_words_where_no_html_is_shown():
+    advice = studied()[2]
+    assert pretty(advice) == str(advice)

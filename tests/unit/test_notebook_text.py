@@ -145,6 +145,14 @@ def test_percentages(value: float, text: str):
     assert fmt.percent(value) == text
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(1, "1 s"), (10, "10 s"), (2.5, "2.50 s"), (60, "1 min"), (90, "1 min 30 s"), (3600, "1 h"), (86400, "1 d")],
+)
+def test_limits_have_no_zeros_that_say_nothing(seconds: float, text: str):
+    assert fmt.limit(seconds) == text
+
+
 def test_sizes_counts_and_moments():
     assert fmt.size(123_456_789) == "118 MiB"
     assert fmt.quantity(1, "batch", "batches") == "1 batch"

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 from toolkit.archive import tables
 from toolkit.archive.places import LETTERS, ROWS, RUNS, Places, RunKey, Stored, span, state_part
 from toolkit.errors import LedgerCorrupt, RunNotFound
-from toolkit.records import DeadLetter, RunSpec, RunStatus, metric_row_bytes
+from toolkit.records import DeadLetter, RunSpec, RunStatus, metric_row_bytes, quantity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,12 +85,15 @@ class Archived:
     series_rows: int = 0
 
     def __str__(self) -> str:
-        written = f"{self.runs:,} runs, {self.rows:,} metric rows and {self.dead_letters:,} dead letters written"
-        parts = [f"{self.path}: {written}", f"{self.unchanged:,} runs were there already"]
+        written = (
+            f"{quantity(self.runs, 'run')}, {quantity(self.rows, 'metric row')} and "
+            f"{quantity(self.dead_letters, 'dead letter')} written"
+        )
+        parts = [f"{self.path}: {written}", f"{quantity(self.unchanged, 'run')} there already"]
         if self.series_rows:
-            parts.append(f"{self.series_rows:,} rows of instrumented tasks written")
+            parts.append(f"{quantity(self.series_rows, 'row')} of instrumented tasks written")
         if self.unfinished:
-            parts.append(f"{self.unfinished:,} have not ended")
+            parts.append(f"{self.unfinished:,} {'has' if self.unfinished == 1 else 'have'} not ended")
         parts += [f"{_which(run_id)} could not be read: {reason}" for run_id, reason in self.failed]
         return "; ".join(parts)
 

@@ -9,7 +9,7 @@ import click
 
 from toolkit.cli.output import inert, open_client, plain_errors, print_frame
 from toolkit.client.export import json_line
-from toolkit.records import CATEGORIES
+from toolkit.records import CATEGORIES, quantity
 
 _COLUMNS = ["run_id", "index", "category", "error_type", "message", "attempts", "worker"]
 _category = click.option("--category", type=click.Choice(CATEGORIES[1:]), help="Only those of one error category.")
@@ -61,7 +61,7 @@ def drop_dead(context: click.Context, run_id: str, category: str | None, yes: bo
     if not yes:
         of = f" of category {category}" if category else ""
         click.confirm(f"Forget the dead letters{of} of {run.run_id}, for good?", abort=True)
-    click.echo(f"{run.drop_dead(category=category):,} dead letters dropped")
+    click.echo(f"{quantity(run.drop_dead(category=category), 'dead letter')} dropped")
 
 
 @click.command("export-dead")
@@ -74,7 +74,7 @@ def drop_dead(context: click.Context, run_id: str, category: str | None, yes: bo
 def export_dead(context: click.Context, run_id: str, file: Path, category: str | None, overwrite: bool) -> None:
     """Write dead letters of a run into FILE: .jsonl keeps every value exactly, .csv is for spreadsheets."""
     n = open_client(context).get_run(run_id).export_dead(file, category=category, overwrite=overwrite)
-    click.echo(inert(f"{n:,} dead letters written to {file}"))
+    click.echo(inert(f"{quantity(n, 'dead letter')} written to {file}"))
 
 
 def add_to(group: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from toolkit._version import PROTOCOL, __version__
 from toolkit.errors import LedgerError, LedgerUnsafe, RunNotFound
 from toolkit.ledger import Ledger, Reader, Registry
-from toolkit.records import INLINE_QUEUE, NodeInfo, RunSpec, RunState, RunStatus
+from toolkit.records import INLINE_QUEUE, NodeInfo, RunSpec, RunState, RunStatus, quantity
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +106,8 @@ def _about_queue(queue: str, nodes: list[NodeInfo]) -> Iterator[Finding]:
 def _about_run(ledger: Ledger, spec: RunSpec, status: RunStatus, nodes: list[NodeInfo]) -> Iterator[Finding]:
     run = f"run {spec.run_id} ({spec.task})"
     if status.state.final:
-        yield Finding(
-            "ok", f"{run} is {status.state}: {status.ok} ok, {status.dead} dead letters, {status.skipped} skipped"
-        )
+        ended = f"{status.ok:,} ok, {quantity(status.dead, 'dead letter')}, {status.skipped:,} skipped"
+        yield Finding("ok", f"{run} is {status.state}: {ended}")
         return
     if spec.queue == INLINE_QUEUE:
         yield Finding(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.demo.design import Setting, Study
 from toolkit.errors import RunFailed
+from toolkit.records import quantity
 
 if TYPE_CHECKING:
     from toolkit.client import Client
@@ -77,7 +78,7 @@ def measure(client: Client, study: Study, setting: Setting, session: str) -> Mea
     if status.dead:
         first = run.dead_letters().iloc[0]
         raise RunFailed(
-            f"run {run.run_id} of {study.label} left {status.dead} dead letters, the first is item {first['index']}: "
-            f"{first['error_type']}: {first['message']}"
+            f"run {run.run_id} of {study.label} left {quantity(status.dead, 'dead letter')}, the first is item "
+            f"{first['index']}: {first['error_type']}: {first['message']}"
         )
     return Measured(study.label, setting, run.run_id, status.submitted, status.batches, status.elapsed_s)

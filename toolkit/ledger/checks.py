@@ -7,6 +7,7 @@ from typing import Any
 
 from toolkit.errors import LedgerCorrupt
 from toolkit.ledger.calls import Range
+from toolkit.records import quantity
 
 
 def check_structure(structure: dict[str, Any]) -> list[str]:
@@ -23,7 +24,7 @@ def check_structure(structure: dict[str, Any]) -> list[str]:
         if found != counter:
             problems.append(f"{name} holds {found} items, its counter says {counter}")
     if len(structure["dead"]) != dead:
-        problems.append(f"{len(structure['dead'])} dead letters, the counter says {dead}")
+        problems.append(f"{quantity(len(structure['dead']), 'dead letter')}, the counter says {dead}")
     if len(structure["claims"]) != structure["leases"]:
         problems.append(f"{len(structure['claims'])} claims and {structure['leases']} leases")
     remaining = submitted - cursor

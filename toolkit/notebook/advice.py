@@ -30,7 +30,7 @@ RISKS: Final = tuple((fmt.percent(risk), risk) for risk in (0.01, 0.02, 0.05, 0.
 DEADLINES: Final = (
     ("none", 0.0),
     *(
-        (fmt.duration(s), float(s))
+        (fmt.limit(s), float(s))
         for s in (1, 2, 3, 5, 7, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 900, 1200, 1800, 2700, 3600, 5400,
                   7200, 10800, 14400, 21600, 28800, 43200, 86400)
     ),
@@ -92,7 +92,7 @@ class Question:
         if self.max_worker_memory_bytes:
             parts.append(f"{fmt.size(self.max_worker_memory_bytes)} a worker")
         if self.deadline_s:
-            parts.append(f"within {fmt.duration(self.deadline_s)}, at a risk of {fmt.percent(self.risk)}")
+            parts.append(f"within {fmt.limit(self.deadline_s)}, at a risk of {fmt.percent(self.risk)}")
         return ", ".join(parts)
 
 
@@ -190,7 +190,8 @@ def mistakes(recommendation: Recommendation) -> tuple[Mistake, ...]:
     other = recommendation.baseline
     if {"setting", "batch_size", "workers", "makespan_s"} <= set(other):
         words = f"{other['setting']}: {setting(float(other['batch_size']), int(other['workers']))}"
-        found.append(_mistake(words, float(other["makespan_s"]), expected))
+        beyond = not any(cell[1] == other["workers"] and not cell[3] for cell in cells)
+        found.append(_mistake(words, float(other["makespan_s"]), expected, beyond))
     low, high = recommendation.intervals["makespan_s"]
     found.append(_mistake("the same setting, at the slow end of its interval", high, expected))
     found.append(_mistake("the same setting, at the fast end", low, expected))
@@ -217,10 +218,10 @@ def mistake_finding(found: tuple[Mistake, ...]) -> str:
     if not around:
         return ""
     worst = max(around, key=lambda m: m.change)
+    if worst.change < 0.005:
+        return "The choice is not a sharp one: no setting around it is noticeably slower."
     if worst.change < 0.05:
-        return (
-            f"The choice is not a sharp one: no setting around it costs more than {fmt.percent(max(worst.change, 0))}."
-        )
+        return f"The choice is not a sharp one: no setting around it costs more than {fmt.percent(worst.change)}."
     return f"It matters most to avoid {worst.what}: {fmt.percent(worst.change)} longer."
 
 
@@ -237,7 +238,7 @@ def answer_html(answer: Answer) -> str:
     if deadline_s and not found.refused:
         chance = max(chance_late(found, deadline_s), 1e-9)
         word = "within the risk" if chance <= 1.02 * answer.question.risk else "more than the risk that you accept"
-        words = f"Chance to miss the deadline of {fmt.duration(deadline_s)}: <b>{fmt.percent(chance)}</b>, {word}."
+        words = f"Chance to miss the deadline of {fmt.limit(deadline_s)}: <b>{fmt.percent(chance)}</b>, {word}."
         parts.append(f"<div>{words}</div>")
     finding = mistake_finding(mistakes(found))
     if finding:

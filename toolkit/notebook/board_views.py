@@ -53,7 +53,7 @@ def table(lines: Sequence[RunLine], board: Board) -> str:
     body = [_run(line) for line in lines[:MOST]]
     more = len(lines) - len(body)
     rest = f"<div class=foot>and {fmt.quantity(more, 'more run')}: filter, or see <code>client.runs()</code></div>"
-    return leaves.rows(head, body, (0, 1, 2)) + (rest if more else "")
+    return f"<div class=gap>{leaves.rows(head, body, (0, 1, 2))}{rest if more else ''}</div>"
 
 
 def _run(line: RunLine) -> tuple[str, ...]:
@@ -173,7 +173,7 @@ def line(board: Board) -> str:
     """Return the board as one line of plain text, not escaped."""
     waits = of.backlog(board)
     states = ", ".join(f"{n:,} {state}" for state, n in board.states.items()) or "no runs"
-    said = f"{states}; backlog {waits.items:,} items"
+    said = f"{states}; backlog {fmt.quantity(waits.items, 'item')}"
     if waits.items and waits.time_s is not None:
         said += f", about {fmt.duration(waits.time_s)}"
-    return f"{said}; {board.busy:,} of {board.workers:,} workers busy; {board.dead:,} dead letters"
+    return f"{said}; {board.busy:,} of {board.workers:,} workers busy; {fmt.quantity(board.dead, 'dead letter')}"

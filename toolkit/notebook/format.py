@@ -6,8 +6,11 @@ Every function takes NaN and None and answers with `UNKNOWN`; none raises on a n
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 from typing import Final
+
+from toolkit.records import words
 
 UNKNOWN: Final = "–"
 """What stands where a number is not known."""
@@ -43,6 +46,11 @@ def duration(seconds: float | None) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+def limit(seconds: float) -> str:
+    """Return a duration that somebody chose, without zeros that say nothing: ``15 s``, ``1 min``, ``2 h 30 min``."""
+    return re.sub(r" 00? (?:s|min|h)$", "", re.sub(r"\.0+(?= s$)", "", duration(seconds)))
+
+
 def count(value: float | None) -> str:
     """Return a whole number with separators, for example ``12,345``."""
     if value is None or not math.isfinite(value):
@@ -57,7 +65,7 @@ def batch_size(value: float) -> str:
 
 def quantity(count_: int, singular: str, plural: str = "") -> str:
     """Return a count with its noun, for example ``1 worker`` or ``2 workers``."""
-    return f"{count(count_)} {singular if count_ == 1 else plural or singular + 's'}"
+    return words.quantity(count_, singular, plural)
 
 
 def number(value: float | None, digits: int = 3) -> str:

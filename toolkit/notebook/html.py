@@ -126,7 +126,10 @@ def saving_text(recommendation: Recommendation) -> str:
         return ""
     other = recommendation.baseline.get("setting", "the baseline")
     if saving <= 0:
-        return f"no better than {other}"
+        workers = recommendation.baseline.get("workers", 0)
+        seen = recommendation.evidence.get("workers") or [0]
+        unseen = f", whose {fmt.quantity(workers, 'worker')} were never measured" if workers > max(seen) else ""
+        return f"no better than {other}{unseen}"
     return f"{fmt.percent(saving)} less {'worker time' if recommendation.objective == 'cost' else 'time'} than {other}"
 
 

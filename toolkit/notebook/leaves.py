@@ -287,6 +287,11 @@ def _note(text: str) -> str:
     return f"<div class=all><span class=dim>{text}</span></div>"
 
 
+def _kept(markup: str) -> str:
+    """Keep a name on one line; where there is no room the table scrolls."""
+    return f"<span class=nw>{markup}</span>"
+
+
 def _missing(reason: str | None) -> str:
     return _note(escape.html(reason or "Not asked for yet."))
 
@@ -305,8 +310,8 @@ def workers(lines: tuple[WorkerLine, ...] | str | None) -> str:
         return _note("No batch has ended yet.")
     body = [
         (
-            escape.html(line.worker, 80), escape.html(line.host, 60), fmt.count(line.batches), fmt.count(line.items),
-            fmt.count(line.failed), meter(line.busy),
+            _kept(escape.html(line.worker, 80)), _kept(escape.html(line.host, 60)), fmt.count(line.batches),
+            fmt.count(line.items), fmt.count(line.failed), meter(line.busy),
         )
         for line in lines[:MAX_WORKERS]
     ]  # fmt: skip
@@ -325,7 +330,7 @@ def errors(found: Errors | str | None) -> str:
     more = len(found.lines) - len(body)
     rest = f"and {fmt.quantity(more, 'more kind')} of error. " if more else ""
     if found.read < found.dead:
-        rest += f"Counted in {fmt.count(found.read)} of {fmt.count(found.dead)} dead letters. "
+        rest += f"Counted in {fmt.count(found.read)} of {fmt.quantity(found.dead, 'dead letter')}. "
     hint = _note(
         f"{rest}All of them: <code>run.dead_letters()</code>; one under the debugger: <code>run.replay(index)</code>."
     )
@@ -335,7 +340,7 @@ def errors(found: Errors | str | None) -> str:
 def _error(line: ErrorLine) -> tuple[str, ...]:
     return (
         f"<b>{escape.html(line.error_type or 'unknown', 120)}</b>", escape.html(line.category, 40),
-        fmt.count(line.items), fmt.count(line.index), escape.html(line.message),
+        fmt.count(line.items), fmt.count(line.index), f"<span class=msg>{escape.html(line.message)}</span>",
     )  # fmt: skip
 
 
@@ -345,7 +350,7 @@ def events(found: tuple[RunEvent, ...] | str | None) -> str:
         return _missing(found)
     body = [
         (
-            f"<span class=nw>{fmt.clock(e.at.timestamp())}</span>",
+            _kept(fmt.clock(e.at.timestamp())),
             escape.html(e.kind.replace("_", " "), 40),
             escape.html(e.detail, 300),
         )

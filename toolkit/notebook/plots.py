@@ -79,14 +79,16 @@ class MakespanMap(theme.Display):
         beyond = bool(self.grid.extrapolated[i, j])
         axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=hexa(ground), edgecolor="#ffffff", linewidth=0.6))
         if beyond:
-            # Hatched in the ink of the cell, thin enough to read the number through it.
+            # Hatched in the ink of the cell.
             hatch = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="///", linewidth=0, alpha=0.45)
             hatch.set_edgecolor(ink(ground))
             axes.add_patch(hatch)
         best = self.grid.is_recommended(i, j)
         weight = "bold" if best else "normal"
         words = self.grid.cell_text(i, j)
-        axes.text(j, i, words, ha="center", va="center", fontsize=8, color=ink(ground), fontweight=weight)
+        text = axes.text(j, i, words, ha="center", va="center", fontsize=8, color=ink(ground), fontweight=weight)
+        if beyond:  # no hatch runs through the number
+            text.set_bbox({"facecolor": hexa(ground), "edgecolor": "none", "pad": 1.5})
 
     def _marks(self, axes: Axes) -> None:
         rows, columns = np.nonzero(self.grid.measured)

@@ -220,7 +220,10 @@ class Relation(theme.Display):
         return f"{place} ({self._group(int(self.group[point]))})" if len(self.labels) > 1 else place
 
     def _group(self, group: int) -> str:
-        return f"{GROUPS[self.by]}: {escape.plain(self.labels[group] or 'unnamed', 40)}"
+        return f"{GROUPS[self.by]}: {self._name(group)}"
+
+    def _name(self, group: int) -> str:
+        return escape.plain(self.labels[group] or "unnamed", 40)
 
     def finding(self) -> str:
         """Return where the measure is highest and where lowest."""
@@ -238,11 +241,12 @@ class Relation(theme.Display):
         """Return the finding, what a point is, and the groups."""
         if not self.x.size:
             return f"{self.finding()}."
-        groups = "; ".join(self._group(i) for i in range(len(self.labels))) if self.by else ""
+        names = ", ".join(self._name(i) for i in range(len(self.labels)))
+        groups = f", {GROUPS[self.by]}: {names}" if self.by else ""
         count = fmt.quantity(int(self.batches.sum()), "batch", "batches")
         rest = fmt.quantity(self.left_out, "batch", "batches")
         more = f" {rest} cut off, without a value, or of smaller groups not drawn." if self.left_out else ""
-        return f"{self.finding()}. Points are medians with quartiles of {count}{f': {groups}' if groups else ''}.{more}"
+        return f"{self.finding()}. Points are medians with quartiles of {count}{groups}.{more}"
 
     def draw(self, axes: Axes) -> None:
         """Draw on `axes`."""

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from toolkit.errors import InvalidInput
 from toolkit.notebook import escape
 from toolkit.notebook import format as fmt
 from toolkit.notebook.svg import inline_svg
@@ -57,9 +58,8 @@ def new_axes(height: float) -> tuple[Figure, Axes]:
 
 def dress(axes: Axes, finding: str, x_label: str, y_label: str, grid: str = "y") -> None:
     """Give axes their title, which states the finding, their labels, and the common look."""
-    lines = textwrap.wrap(escape.plain(finding, 400), 76)
     axes.set_title(
-        "\n".join(escape.figure(line, 80) for line in lines),
+        "\n".join(escape.figure(line, 80) for line in _even_lines(escape.plain(finding, 400))),
         loc="left",
         fontsize=10.5,
         color=INK,
@@ -76,6 +76,13 @@ def dress(axes: Axes, finding: str, x_label: str, y_label: str, grid: str = "y")
     axes.set_axisbelow(True)
     if grid:
         axes.grid(visible=True, axis=grid, color=GRID, linewidth=0.6)  # type: ignore[arg-type]  # one of x, y, both
+
+
+def _even_lines(text: str, most: int = 76) -> list[str]:
+    """Break a title into as few lines as it needs, about equally long, so that no word stands alone on the last."""
+    lines = textwrap.wrap(text, most)
+    evenly = (textwrap.wrap(text, width) for width in range(max(1, len(text) // max(1, len(lines))), most))
+    return next((even for even in evenly if len(even) == len(lines)), lines)
 
 
 def log_ticks(axes: Axes, low: float, high: float, axis: str = "x") -> None:
@@ -123,6 +130,14 @@ class Display:
     height: ClassVar[float] = 3.4
     ax_: Axes
     figure_: Any
+
+    def __new__(cls, *values: Any, **_named: Any) -> Self:
+        """Refuse what the values are to be taken from in the place of the values, and say which method takes them."""
+        if values and any(hasattr(values[0], name) for name in ("columns", "metrics", "recommend", "grid")):
+            ways = [f"{cls.__name__}.{name}(...)" for name in dir(cls) if name.startswith("from_")]
+            given = type(values[0]).__name__
+            raise InvalidInput(f"{cls.__name__}({given}): a figure is made by {' or '.join(ways)}")
+        return super().__new__(cls)
 
     def finding(self) -> str:
         """Return what the figure shows, in one sentence without a full stop; it is the title."""

@@ -6,13 +6,14 @@ waits for the model.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from toolkit.errors import TuningError
 from toolkit.notebook import advice, escape, folds, leaves
 from toolkit.notebook.advice import Question
 from toolkit.notebook.latest import Latest
-from toolkit.notebook.outputs import Beside
+from toolkit.notebook.outputs import Beside, put
 
 if TYPE_CHECKING:
     from toolkit.tuning import Recommendation, Recommender
@@ -29,6 +30,8 @@ HANDLES: Final = (
 """Takes the nameless handles of sliders out of the order of tabs and out of the tree of accessibility."""
 
 _LABEL: Final = {"description_width": "115px"}
+_SECTION: Final = {"wrong": advice.wrong_html, "why": advice.why_html}
+_SECTIONS: Final = tuple(_SECTION)
 
 
 class TuningExplorer:
@@ -88,8 +91,9 @@ class TuningExplorer:
             name: w.HTML(layout=w.Layout(margin="0", max_width="100%", overflow="auto hidden")) for name in names
         }
         self.more = folds.Folds(
-            ("What it would cost to be wrong", "Why, and how sure"), [self.leaves["wrong"], self.leaves["why"]]
-        )
+            ("What it would cost to be wrong", "Why, and how sure"), [self.leaves[name] for name in _SECTIONS],
+            lambda: self._changed(None),
+        )  # fmt: skip
         self.button = w.Button(
             description="Show as code", icon="code", tooltip="The client.map call that follows this advice",
             layout=w.Layout(width="auto"),
@@ -102,6 +106,7 @@ class TuningExplorer:
         self._set_workers()
         self.answer = advice.ask(model, self.question)
         self._draw()
+        self._draw_sections(range(len(_SECTIONS)))
         self._beside = Beside(self.box)
         for name, control in self.controls.items():
             control.observe(self._task_changed if name == "task" else self._changed, names="value")
@@ -184,21 +189,27 @@ class TuningExplorer:
     # ------------------------------------------------------------------ on the answering thread
 
     def _answer_now(self, question: Question) -> None:
-        self.answer = advice.ask(self.model, question)
+        if question != self.answer.question:  # else a section was opened
+            self.answer = advice.ask(self.model, question)
         self._draw()
 
     def _draw(self) -> None:
+        """Send what changed; what a closed section holds follows when the controls rest, and delays no answer."""
         answer = self.answer
         for widget in (self.controls["risk"], self.sliders["risk"]):
             widget.disabled = not answer.question.deadline_s
-        self.leaves["answer"].value = advice.answer_html(answer)
-        self.leaves["map"].value = advice.map_html(answer)
-        self.leaves["wrong"].value = advice.wrong_html(answer)
-        self.leaves["why"].value = advice.why_html(answer)
+        put(self.leaves["answer"], advice.answer_html(answer))
+        put(self.leaves["map"], advice.map_html(answer))
+        self._draw_sections(self.more.opened)
         if self.code.value:
             self.code.value = advice.code(answer)
 
+    def _draw_sections(self, places: Iterable[int]) -> None:
+        for name in (_SECTIONS[place] for place in places):
+            put(self.leaves[name], _SECTION[name](self.answer))
+
     def _keep(self) -> None:
+        self._draw_sections(range(len(_SECTIONS)))
         self._beside.update(advice.static_html(self.answer), advice.plain_text(self.answer))
 
     # ------------------------------------------------------------------ showing

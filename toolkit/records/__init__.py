@@ -40,6 +40,7 @@ from toolkit.records.words import (
     check_name,
     check_run_id,
     one_line,
+    quantity,
 )
 
 __all__ = [
@@ -72,5 +73,6 @@ __all__ = [
     "metric_row_bytes",
     "one_line",
     "qualified_name",
+    "quantity",
     "utc",
 ]

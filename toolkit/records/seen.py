@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from toolkit.records.words import RunState, one_line
+from toolkit.records.words import RunState, one_line, quantity
 
 
 def utc(seconds: float | None) -> datetime | None:
@@ -134,7 +134,7 @@ class RunStatus:
         if self.eta_s and self.state is not RunState.PAUSED:
             parts.append(f"{self.eta_s:.0f} s left")
         if self.dead:
-            parts.append(f"{self.dead:,} dead letter" + "s" * (self.dead != 1))
+            parts.append(quantity(self.dead, "dead letter"))
         if self.retried:
             parts.append(f"{self.retried:,} retried")
         if self.reason:

@@ -63,6 +63,11 @@ def check_name(name: str, what: str = "name") -> str:
     return name
 
 
+def quantity(count: int, singular: str, plural: str = "") -> str:
+    """Return a count with its noun, for example ``1 worker`` or ``12,000 batches``."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
 def one_line(text: str, limit: int = 300) -> str:
     """Return foreign text as one line of at most `limit` printable characters, which cannot steer a terminal.
 

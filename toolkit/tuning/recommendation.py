@@ -161,6 +161,9 @@ class Recommendation:
         size = self.batch_size if size is None else size
         return f"{size:,.6g} by weight" if self.weight_unit else f"{size:,}"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002 - as IPython calls it
+        printer.text(str(self))
+
     def _repr_html_(self) -> str:
         renderer = renderers.get("recommendation_html")
         if renderer is not None:

@@ -200,7 +200,8 @@ def _throughput(advice: Recommendation, frame: pd.DataFrame, runs: tuple[Measure
         rows = [
             (
                 fmt.count(s.workers), fmt.count(s.batch_size), fmt.count(s.runs), fmt.count(s.items), fmt.rate(s.rate),
-                f"{fmt.number(s.rate_low)}–{fmt.number(s.rate_high)}", fmt.duration(s.item_s),
+                f"{fmt.number(s.rate_low)}–{fmt.number(s.rate_high)}" if s.runs > 1 else fmt.UNKNOWN,
+                fmt.duration(s.item_s),
             )
             for s in settings
         ]  # fmt: skip

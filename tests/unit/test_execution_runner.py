@@ -257,7 +257,10 @@ def test_a_batch_stopped_at_once_has_an_empty_part():
 
 @settings(deadline=None)
 @given(
-    kinds=st.lists(st.sampled_from(["ok", "fatal", "retry", "bad", "exit"]), max_size=40),
+    # The first result can be stored: where none can, the batch ends early.
+    kinds=st.lists(st.sampled_from(["ok", "fatal", "retry", "bad", "exit"]), max_size=40).map(
+        lambda kinds: ["ok", *kinds]
+    ),
     stop=st.integers(0, 60),
     progress=st.sampled_from([0.0, math.inf]),
     keep=st.booleans(),

@@ -121,7 +121,7 @@ class Submitting:
                 f"Run {self.run_id}: waiting for the rest of its input, {self._submission.submitted:,} items so far. "
                 "An interrupt ends that."
             )
-        while not self._ended.wait(_LOOK_S) and not self._run_ended():
+        while not self._ended.wait(_LOOK_S) and not _is_so(self._over):
             pass
         self.tell()
 
@@ -135,10 +135,11 @@ class Submitting:
 
     def stop(self) -> None:
         """Submit no more, and say how to go on, unless the run has ended all the same."""
+        over = self._over  # it goes when the submission ends
         self._source.stop()
         self._ended.wait(_STOP_S)
         _pending.discard(self)
-        if self._run_ended():
+        if _is_so(over):
             return
         say(
             f"Run {self.run_id}: its input stopped after {self._submission.submitted:,} items. client.map(..., "
@@ -148,12 +149,6 @@ class Submitting:
     def _told(self) -> None:
         self._untold = False
         _pending.discard(self)
-
-    def _run_ended(self) -> bool:
-        try:
-            return self._over()
-        except ToolkitError:  # a server that is away ends nothing
-            return False
 
     def _work(self) -> None:
         assert self._way is not None
@@ -177,6 +172,13 @@ class Submitting:
 
 def _ended() -> bool:
     return True
+
+
+def _is_so(over: Callable[[], bool]) -> bool:
+    try:
+        return over()
+    except ToolkitError:  # a server that is away ends nothing
+        return False
 
 
 def finish_all(submissions: Iterable[Submitting], *, wait: bool = True) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from toolkit.demo.design import Setting, alternate, studies, worker_counts, workers_needed
 from toolkit.demo.flow import DEMO_ITEMS, QUICK_ITEMS, Options
-from toolkit.demo.grid import Judged, evaluate
+from toolkit.demo.grid import Judged, evaluate, spread
 from toolkit.demo.record import anonymous
 from toolkit.demo.summary import busy_hint
 from toolkit.demo.table import seconds, text_table
@@ -161,3 +161,8 @@ def test_how_many_paragraphs(options, limit):
 
 def test_options_have_the_documented_defaults():
     assert Options() == Options(quick=False, grid=False, items=None, report=Path("report.html"), record=None)
+
+
+def test_the_noise_of_a_grid_is_what_separates_the_repeats_of_its_middle_cell():
+    quiet, usual, stolen = [2.0, 2.0, 2.1], [4.0, 5.0, 4.5], [3.0, 9.0, 3.0]
+    assert spread([stolen, quiet, usual]) == pytest.approx(1.0 / 4.5)

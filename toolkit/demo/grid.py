@@ -134,6 +134,8 @@ def evaluate(
         say(_grid_table(grid))
         best = min(grid, key=grid.__getitem__)
         low, high = advice.intervals["makespan_s"]
+        apart = spread([taken[cell] for cell in cells if cell[0] == i])
+        say(f"The repeats of a cell are {apart:.0%} apart: smaller differences tell nothing")
         judged.append(
             Judged(
                 task=study.label,
@@ -149,6 +151,22 @@ def evaluate(
     say(f"\nGoal: regret at most {GOAL_REGRET:.0%}, an interval that covers and is at most {GOAL_WIDTH:.0%} wide")
     say(text_table([one.row() for one in judged], list(judged[0].row())))
     return all(one.met for one in judged)
+
+
+def spread(repeats: Sequence[Sequence[float]]) -> float:
+    """How noisy the machine is: what separates the repeats of a cell.
+
+    Parameters
+    ----------
+    repeats : sequence of sequences of float
+        Makespans of each cell, in seconds.
+
+    Returns
+    -------
+    float
+        Slowest less fastest repeat, relative to the median of the cell; the median over the cells.
+    """
+    return median((max(cell) - min(cell)) / median(cell) for cell in repeats)
 
 
 def _grid_table(grid: dict[Setting, float]) -> str:

@@ -230,7 +230,7 @@ def test_who_waits_for_a_node_that_starts_is_told_so(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a cluster whose node is not up yet, and no patience
-    monkeypatch.setattr("toolkit.client.run._NO_WORKER_HINT_S", 0.0)
+    monkeypatch.setattr("toolkit.client.notices.IDLE_S", 0.0)
     with LocalCluster(1, state_dir=home) as cluster, Client(cluster=cluster) as client:
         run = client.map(shop.double, range(3), max_workers=64)
         assert run.results(PATIENCE_S) == [0, 2, 4]

@@ -132,17 +132,17 @@ def test_who_sees_the_run_cancelled_before_the_error_is_kept_waits_for_it(
     taps: Callable[[], Tap], client: Client, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a source that failed, whose error is kept only after the run has been seen to be cancelled
-    seen, abandon, look = threading.Event(), Submission._abandon, Submitting.check
+    seen, give_up, look = threading.Event(), Submission._give_up, Submitting.check
 
-    def slowly(self: Submission, error: BaseException) -> None:
-        abandon(self, error)
+    def slowly(self: Submission, error: BaseException, held: int) -> None:
+        give_up(self, error, held)
         assert seen.wait(30)
 
     def seeing(self: Submitting) -> None:
         seen.set()
         look(self)
 
-    monkeypatch.setattr(Submission, "_abandon", slowly)
+    monkeypatch.setattr(Submission, "_give_up", slowly)
     tap = taps()
     tap.open()
     run = client.map(shop.double, tap)

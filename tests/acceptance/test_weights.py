@@ -116,7 +116,7 @@ def test_an_interrupted_submission_goes_on_with_the_same_weights_only(client: Cl
     submit: dict[str, Any] = {"run_id": run_id, "batch_size": 50}
     # as if the process had been killed there: nobody is left to cancel the run
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("toolkit.client.submit.Submission._abandon", lambda *_: None)
+        patch.setattr("toolkit.client.submit.Submission._give_up", lambda *_: None)
         with pytest.raises(SystemExit):
             client.map(shop.double, breaks(), weight=lambda i: 1 + i % 3, **submit)
     run = client.get_run(run_id)

@@ -90,6 +90,19 @@ def test_an_update_changes_what_is_not_yet_claimed(ledger: Ledger) -> None:
     run.check()
 
 
+def test_a_controller_leaves_a_size_that_a_user_fixed_alone(ledger: Ledger) -> None:
+    run = Run(ledger, 20, auto=True, batch_size=4)
+    ledger.update(run.run_id, batch_size=5, detail="planned", steered=True)
+    assert run.status().batch_size == 5
+    ledger.update(run.run_id, batch_size=3, auto=False, detail="for the memory")
+    ledger.update(run.run_id, batch_size=15, detail="planned", steered=True)
+    assert (run.status().batch_size, run.status().auto) == (3, False)
+    assert [fields["detail"] for _, fields in run.reader.events() if fields["event"] == "updated"] == [
+        "planned",
+        "for the memory",
+    ]
+
+
 def test_an_update_repeated_tells_nothing_new(ledger: Ledger) -> None:
     run = Run(ledger, 20)
     ledger.update(run.run_id, batch_size=6, max_workers=3, auto=True, detail="larger")

@@ -20,7 +20,7 @@ from toolkit import codec
 from toolkit.client.intake import KEPT_BYTES, Intake
 from toolkit.errors import InvalidInput, LedgerCorrupt, LedgerFull, LedgerUnavailable, RunStateError
 from toolkit.ledger import Claim, Connection, FailedItem, Ledger, NoClaim, Page, Reader, check_structure, keys
-from toolkit.records import RunSpec
+from toolkit.records import RunSpec, RunStatus
 from toolkit.settings import LedgerSettings, ServerAddress
 
 
@@ -221,9 +221,9 @@ LOG = ("appendonly yes", "appendfsync always", "aof-use-rdb-preamble no", "auto-
 class Entry:
     """One run on its way in, page by page."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, spec: RunSpec | None = None) -> None:
         self.ledger = ledger
-        self.spec = RunSpec(new_run_id(), "tests.task")
+        self.spec = spec or RunSpec(new_run_id(), "tests.task")
         self.create()
         self.intake = Intake(ledger, self.spec, self.create, stream=False)
 
@@ -265,6 +265,61 @@ def test_what_a_server_lost_with_the_end_of_its_log_is_appended_again(
         entry.put(20, close=True)
         assert entry.items() == list(range(24))
         assert ledger.status(entry.spec.run_id).closed
+
+
+def test_what_was_lost_waits_for_memory_as_all_input_does(start_server: StartServer) -> None:
+    own = start_server(*LOG)
+    with closing(Ledger(own.address)) as ledger:
+        # Given a server that lost the end of its log, and has no memory once that is appended again
+        entry = Entry(ledger)
+        entry.put(0)
+        size = log_of(own).stat().st_size
+        for a in (4, 8):
+            entry.put(a)
+        own.stop()
+        log_of(own).write_bytes(log_of(own).read_bytes()[: size + 5])
+        own.start()
+        waits, wait, again = [], entry.intake._wait_for_memory, entry.intake._append_again
+
+        def fill(status: RunStatus, expected: int) -> None:
+            ledger.connection.command("CONFIG", "SET", "maxmemory", 0 if waits else 1)
+            again(status, expected)
+
+        def mend(error: LedgerFull) -> None:
+            waits.append(ledger.status(entry.spec.run_id).submitted)
+            if len(waits) == 3:
+                ledger.connection.command("CONFIG", "SET", "maxmemory", 0)
+            wait(error)
+
+        entry.intake._append_again = fill  # type: ignore[method-assign]
+        entry.intake._wait_for_memory = mend  # type: ignore[method-assign]
+        # When memory is there while a submission waits for it
+        entry.put(12, close=True)
+        # Then all is there
+        assert waits == [4, 4, 4]
+        assert entry.items() == list(range(16))
+
+
+def test_of_two_that_append_again_what_was_lost_the_slower_one_goes_on(start_server: StartServer) -> None:
+    own = start_server(*LOG)
+    with closing(Ledger(own.address)) as ledger:
+        one = Entry(ledger)
+        two = Entry(ledger, one.spec)
+        one.put(0)
+        size = log_of(own).stat().st_size
+        for a in (4, 8):
+            one.put(a)
+        for a in (0, 4, 8):
+            two.put(a)
+        own.stop()
+        log_of(own).write_bytes(log_of(own).read_bytes()[: size + 5])
+        own.start()
+        seen_before = ledger.status(one.spec.run_id)
+        one.put(12)
+        two.intake._append_again(seen_before, 12)  # as it looked before the other one was quicker
+        two.put(12)
+        two.put(16, close=True)
+        assert one.items() == list(range(20))
 
 
 def test_a_run_that_was_lost_as_a_whole_is_created_again(start_server: StartServer) -> None:

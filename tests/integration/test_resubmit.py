@@ -11,6 +11,7 @@ import pytest
 
 from tests.integration.ledgers import new_run_id
 from toolkit.client.arguments import Size
+from toolkit.client.drawing import Source
 from toolkit.client.intake import Intake
 from toolkit.client.submit import Submission
 from toolkit.errors import InvalidInput, RunStateError
@@ -33,10 +34,16 @@ def spec_of(**values: Any) -> RunSpec:
     return RunSpec(run_id, "tests.task", queue=run_id, **values)
 
 
-def submit(ledger: Ledger, spec: RunSpec, items: Iterable[Any], *, resumes: bool, key: Any = None) -> int:
+def submit(ledger: Ledger, spec: RunSpec, items: Iterable[Any] | Source, *, resumes: bool, key: Any = None) -> int:
     size = Size(1000, auto=False, max_workers=0)
     submission = Submission(ledger, Registry(ledger.connection), spec, size, lambda _: None, resumes=resumes)
     return submission.write(items, key, None, b"", b"")
+
+
+def submit_stream(ledger: Ledger, spec: RunSpec, items: Iterable[Any], *, resumes: bool) -> int:
+    source = Source(items, "tests-draw")
+    source.start()
+    return submit(ledger, spec, source, resumes=resumes)
 
 
 def page(items: list[Any], start: int = 0, key: Any = None) -> Page:
@@ -116,6 +123,37 @@ def test_other_items_do_not_go_on_with_it_though_its_pages_are_gone(
         submit(ledger, spec, given(other), resumes=True)
     status = ledger.status(spec.run_id)
     assert (str(status.state), status.submitted, status.closed) == ("running", 1500, False)
+
+
+@pytest.mark.parametrize("stop", [1499, 1500])
+def test_a_source_that_fails_before_anything_is_new_leaves_the_run_to_be_gone_on_with(
+    ledger: Ledger, stop: int
+) -> None:
+    def failing() -> Iterator[int]:
+        yield from ITEMS[:stop]
+        raise OSError("no route to postgresql://bob:hunter2@db.example/x")
+
+    spec = spec_of()
+    interrupted(ledger, spec, CUTS)
+    with pytest.raises(OSError, match="no route") as caught:
+        submit_stream(ledger, spec, failing(), resumes=True)
+    assert caught.value.__notes__ == [f"run {spec.run_id} is as it was before; the same call goes on with it"]
+    assert ledger.status(spec.run_id).state == "running"
+    assert submit(ledger, spec, iter(ITEMS), resumes=True) == 3000
+
+
+def test_a_run_is_cancelled_without_the_passwords_of_what_failed(ledger: Ledger) -> None:
+    def failing() -> Iterator[int]:
+        yield from ITEMS
+        raise OSError("no route to postgresql://bob:hunter2@db.example/x")
+
+    spec = spec_of()
+    with pytest.raises(OSError, match="no route"):
+        submit_stream(ledger, spec, failing(), resumes=False)
+    status = ledger.status(spec.run_id)
+    assert (str(status.state), status.reason) == (
+        "cancelled", "submission failed: OSError: no route to postgresql://bob:***@db.example/x",
+    )  # fmt: skip
 
 
 def test_an_open_run_stored_without_a_digest_is_compared_page_by_page(ledger: Ledger) -> None:

@@ -473,6 +473,7 @@ _COMMANDS = _mutants(
      "    if target ~= state then event(k, A[1], A[2]) end\n  end\n  return redis.call('HGET', k.h, 'state')",
      "a cancelled run without batches ends at once"),
     ("update-event", "if changed then event", "if true then event", "an update repeated tells nothing new"),
+    ("update-steered", "  if A[5] == '1' and v[3] ~= '1' then return state end\n", "", "a size that a user fixed stays"),
     ("update-cap", "'auto', 'max_workers' }) do", "'auto' }) do", "the cap can be changed"),
     ("update-weight", "{ v[2] and 'weight_size' or 'batch_size',", "{ 'batch_size',", "the weight of a batch can be changed"),
     ("revive-cancelled", "if back and (state == 'cancelling' or state == 'cancelled') then return { state, 0 } end", "",

@@ -20,6 +20,7 @@ from toolkit.client.notices import detached_text, say
 from toolkit.client.submit import Submission
 from toolkit.errors import ToolkitError
 from toolkit.records import one_line
+from toolkit.settings import redact_url
 
 SOON_S: Final = 0.25
 """A submission that ends so soon is waited for: what is wrong with it is raised where it was asked for."""
@@ -130,7 +131,7 @@ class Submitting:
         if self._error is not None and self._untold:
             self._told()
             notes = "".join(f"; {note}" for note in getattr(self._error, "__notes__", ()))
-            said = one_line(f"{type(self._error).__name__}: {self._error}{notes}", 1000)
+            said = one_line(redact_url(f"{type(self._error).__name__}: {self._error}{notes}"), 1000)
             say(f"Run {self.run_id}: its input ended early, {said}")
 
     def stop(self) -> None:

@@ -321,7 +321,7 @@ class Client(History):
         plan = plan_from_history(self._ledger, self._registry, spec, status.submitted, workers)
         if plan is not None and plan.confident:
             detail = "planned from earlier runs: " + "; ".join(plan.reasons)
-            self._ledger.update(spec.run_id, batch_size=plan.batch_size, detail=detail)
+            self._ledger.update(spec.run_id, batch_size=plan.batch_size, detail=detail, steered=True)
         most = 0 if plan is not None and plan.confident else MAX_REPLANS
         Planner(self._ledger, spec, self._detached, most).start()
 

@@ -218,7 +218,15 @@ class Intake:
                 "appendonly yes, then submit again"
             )
         for kept in again:
-            kept.append(self._ledger, self._run_id)
+            try:
+                kept.append(self._ledger, self._run_id)
+            except LedgerFull as error:
+                return self._wait_for_memory(error)  # then the run is looked at again, here as below
+            except InvalidInput as error:
+                raise self._differs(f"it holds other items before item {kept.page.start:,}") from error
+            except (RunStateError, RunNotFound):
+                return None  # another process stored it first, or the server has lost more
+        return None
 
     def _compare(self, kept: Kept) -> None:
         """Compare a page with what the run holds in its place; items that ended may be gone from there.

@@ -10,6 +10,8 @@ from toolkit.records import RunState, RunStatus, one_line
 
 STARVED_S: Final = 10.0
 """How long a run waits for further input of another process before somebody who waits for it is told."""
+IDLE_S: Final = 10.0
+"""How long no worker takes a run that has work before somebody who waits for it is told."""
 
 
 class Notices:
@@ -19,13 +21,20 @@ class Notices:
     ----------
     submits : callable
         Whether this process still submits the run's input: then nobody needs to be told that it is not complete.
+    why_idle : callable
+        Why no worker takes the run, and what to do.
     """
 
-    def __init__(self, submits: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, submits: Callable[[], bool] = lambda: False, why_idle: Callable[[RunStatus], str] | None = None
+    ) -> None:
         self._submits = submits
+        self._why_idle = why_idle
         self._paused = False
         self._starved: tuple[int, float] | None = None  # how many items there were, and when
         self._told = False
+        self._idle_since: float | None = None
+        self._idle_told = False
 
     def look(self, status: RunStatus) -> None:
         """Say why nothing moves and what to do, if that is news."""
@@ -41,6 +50,17 @@ class Notices:
         elif not self._told and status.at - self._starved[1] >= STARVED_S:
             self._told = True
             say(starved_text(status))
+        self._look_idle(status)
+
+    def _look_idle(self, status: RunStatus) -> None:
+        waiting = status.state is RunState.RUNNING and status.remaining + status.ready > 0
+        if not waiting or status.active:
+            self._idle_since, self._idle_told = None, False
+        elif self._idle_since is None:
+            self._idle_since = status.at
+        elif self._why_idle is not None and not self._idle_told and status.at - self._idle_since >= IDLE_S:
+            self._idle_told = True
+            say(self._why_idle(status))
 
 
 def why_paused(status: RunStatus) -> str:

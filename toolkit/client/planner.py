@@ -153,7 +153,7 @@ class Planner(threading.Thread):
                 if size is None or close(size.batch_size, current):
                     continue
                 detail = "re-planned: " + "; ".join(size.reasons)
-                self._ledger.update(self._spec.run_id, batch_size=size.batch_size, detail=detail)
+                self._ledger.update(self._spec.run_id, batch_size=size.batch_size, detail=detail, steered=True)
             except RunNotFound:
                 return
             except LedgerError as error:

@@ -35,8 +35,6 @@ from toolkit.settings import Settings
 if TYPE_CHECKING:
     import pandas as pd
 
-_NO_WORKER_HINT_S = 10.0
-
 
 class Run(Idioms):
     """One submission: a task mapped over N items.
@@ -111,8 +109,8 @@ class Run(Idioms):
         factory = renderers.get("progress") if _wants_progress(progress) else None
         bar = factory(sys.stderr) if factory is not None else None
         deadline = None if timeout is None else time.monotonic() + timeout
-        began, pause, hinted = time.monotonic(), 0.01, False
-        notice, status = Notices(self._submits), self.status()  # first: a server that is away is waited for once
+        pause = 0.01
+        notice, status = self._notices(), self.status()  # first: a server that is away is waited for once
         if status.state.final:
             self._check_input(check_input)
             return status
@@ -124,9 +122,6 @@ class Run(Idioms):
                     self._check_input(check_input)
                     if deadline is not None and time.monotonic() >= deadline:
                         raise WaitTimeout(self._late(timeout, status))
-                    if not hinted and not status.started_at and time.monotonic() - began > _NO_WORKER_HINT_S:
-                        hinted = True
-                        say(self._why_not_started())
                     notice.look(status)
                     if bar is not None:
                         bar.update(status)
@@ -156,11 +151,11 @@ class Run(Idioms):
         return self._wait_async().__await__()
 
     async def _wait_async(self) -> RunStatus:
-        notice = Notices(self._submits)
+        notice = self._notices()
         try:
             while not (status := await asyncio.to_thread(self.status)).state.final:
                 self._check_input()
-                notice.look(status)
+                await asyncio.to_thread(notice.look, status)
                 await asyncio.sleep(0.1)
             self._check_input()
         except (KeyboardInterrupt, asyncio.CancelledError):  # a kernel cancels what it awaits when it is interrupted
@@ -174,7 +169,11 @@ class Run(Idioms):
     def _submits(self) -> bool:
         return self._input is not None and self._input.alive
 
-    def _why_not_started(self) -> str:
+    def _notices(self) -> Notices:
+        return Notices(self._submits, self._why_idle)
+
+    def _why_idle(self, status: RunStatus) -> str:
+        left = status.remaining + status.ready
         nodes = [node for node in self._registry.nodes() if self.spec.queue in node.queues]
         workers, busy = sum(node.workers for node in nodes), sum(node.busy for node in nodes)
         if starting := self.why_waiting():
@@ -185,7 +184,8 @@ class Run(Idioms):
             declined = [f["detail"] for _, f in self._reader.events() if f.get("event") == "declined"]
             at = "all are" if busy >= workers else f"{busy} are"
             reason = declined[-1] if declined else f"{workers} workers listen, {at} busy with other runs"
-        return f"Run {self.run_id} has not started: {reason}. `toolkit doctor {self.run_id}` tells more."
+        what = f"stands still, with {left:,} items to do" if status.started_at else "has not started"
+        return f"Run {self.run_id} {what}: {reason}. `toolkit doctor {self.run_id}` tells more."
 
     # ------------------------------------------------------------------ results
 
@@ -260,7 +260,7 @@ class Run(Idioms):
 
     def _completed(self, return_exceptions: bool, timeout: float | None) -> Iterator[tuple[int, Any]]:
         first, pause = 0, 0.01
-        notice = Notices(self._submits)
+        notice = self._notices()
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             status = self.status()

@@ -16,6 +16,7 @@ from toolkit.client.weights import Weights
 from toolkit.errors import InvalidInput, LedgerError, RunNotFound, RunStateError, ToolkitError
 from toolkit.ledger import PAGE_ITEMS, Cuts, Draw, InputDigest, Ledger, Page, Reader, Registry, draw_from, draw_pages
 from toolkit.records import INLINE_QUEUE, RunSpec, RunState, RunStatus, one_line
+from toolkit.settings import redact_url
 
 _CHECKED_AHEAD_BYTES = 64 * 1024 * 1024
 """Encoded bytes of a sequence that are checked before the run is created."""
@@ -115,7 +116,7 @@ class Submission:
 
         A sequence is encoded before anything is stored (up to 64 MiB of it); a stream page by page, as fast as it comes
         and workers take it. When a later page fails, the run is cancelled, and the error says so. Of a run that is
-        there already, the items that it holds are compared, and the rest is appended.
+        there already, the items that it holds are compared, and the rest is appended; it stays where that fails before.
 
         Parameters
         ----------
@@ -168,8 +169,7 @@ class Submission:
         except BaseException as error:
             self.cancelled = isinstance(error, RunStateError) and self._is_cancelled()
             if not intake.foreign and not self.cancelled:
-                self.failed = True  # before its run is seen to be cancelled
-                self._abandon(error)
+                self._give_up(error, held)
             raise
         return self.submitted
 
@@ -248,10 +248,14 @@ class Submission:
             )
         return n
 
-    def _abandon(self, error: BaseException) -> None:
-        """Half a run is worse than none: cancel what was stored."""
+    def _give_up(self, error: BaseException, held: int) -> None:
+        """Half a run is worse than none: cancel it, unless it `held` all that is stored before this submission."""
+        if self._resumes and self.submitted <= held:
+            error.add_note(f"run {self._spec.run_id} is as it was before; the same call goes on with it")
+            return
+        self.failed = True  # before its run is seen to be cancelled
         try:
-            said = f"submission failed: {type(error).__name__}: {error}"
+            said = redact_url(f"submission failed: {type(error).__name__}: {error}")
             self._ledger.steer(self._spec.run_id, "cancel", one_line(said, 300))
         except ToolkitError:
             error.add_note(f"run {self._spec.run_id} could not be cancelled; client.get_run(...).cancel() when back")

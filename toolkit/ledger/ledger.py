@@ -232,11 +232,14 @@ class Ledger:
 
     def update(
         self, run_id: str, *, batch_size: float | None = None, auto: bool | None = None,
-        max_workers: int | None = None, detail: str = "",
+        max_workers: int | None = None, detail: str = "", steered: bool = False,
     ) -> None:  # fmt: skip
-        """Change what has not been claimed yet; `batch_size` is in weight where items have one."""
-        values = [batch_size, None if auto is None else int(auto), max_workers]
-        state = self.connection.call("update", keys.of_run(run_id), *("" if v is None else v for v in values), detail)
+        """Change what has not been claimed yet; `batch_size` is in weight where items have one.
+
+        `steered`: by a controller, which changes nothing once a user has fixed the batch size.
+        """
+        values = ["" if v is None else v for v in (batch_size, None if auto is None else int(auto), max_workers)]
+        state = self.connection.call("update", keys.of_run(run_id), *values, detail, int(steered))
         if state == b"norun":
             raise _not_found(run_id)
 

@@ -16,13 +16,15 @@ local function steer(K, A)
   return settle(k)
 end
 
--- update batch_size auto max_workers detail ('' leaves a value alone) -> state; an event only where one changed
+-- update batch_size auto max_workers detail steered ('' leaves a value alone) -> state; an event only where one changed
 --   batch_size: in weight where items have one
+--   steered: '1' changes nothing where a user has fixed the size meanwhile
 local function update(K, A)
   local k = open_keys(K)
-  local v = redis.call('HMGET', k.h, 'state', 'weight_size')
+  local v = redis.call('HMGET', k.h, 'state', 'weight_size', 'auto')
   local state = v[1]
   if not state then return 'norun' end
+  if A[5] == '1' and v[3] ~= '1' then return state end
   local changed = false
   for j, field in ipairs({ v[2] and 'weight_size' or 'batch_size', 'auto', 'max_workers' }) do
     if A[j] ~= '' and redis.call('HGET', k.h, field) ~= A[j] then

@@ -336,6 +336,16 @@ def test_cost_is_named_where_it_is_the_objective():
     assert "25 % less worker time than" in Reader(recommendation_html(recommendation)).text
 
 
+def test_what_the_advice_is_compared_with_is_one_fact():
+    other = {"setting": "the rule", "batch_size": 500, "workers": 4, "makespan_s": 1.05, "cost_worker_s": 4.2}
+    text = Reader(recommendation_html(replace(studied()[2], baseline={**other, "model_error": "1 %"}))).text
+    assert "compared with the rule: batch size 500 with 4 workers, 1.05 s, 4.20 s of worker time" in text
+    assert "model error on left-out runs 1 %" in text
+    found = studied()[2]
+    same = {**other, "batch_size": found.batch_size, "workers": found.workers}
+    assert "· the same setting as the rule" in Reader(recommendation_html(replace(found, baseline=same))).text
+
+
 def test_map_and_throughput_are_made_of_the_recommendation():
     frame, _, recommendation = studied()
     grid = MakespanMap.from_recommendation(recommendation).grid

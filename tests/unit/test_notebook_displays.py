@@ -15,13 +15,14 @@ from tests.unit.notebook_samples import (
     Reader,
     check_display,
     history,
+    hostile_rows,
     metrics,
     studied,
 )
 from toolkit.frames import DEAD_LETTERS, METRICS, concat_metrics, empty
 from toolkit.notebook.failures import MAX_KINDS, ErrorCounts
 from toolkit.notebook.plots import MakespanMap
-from toolkit.notebook.relation import AXES, MAX_PLACES, MEASURES, Relation
+from toolkit.notebook.relation import AXES, GROUPS, MAX_PLACES, MEASURES, Relation
 from toolkit.notebook.spread import Residuals, ServiceTimes
 from toolkit.notebook.theme import SERIES
 from toolkit.notebook.tradeoffs import ParetoFront, SpeedUp
@@ -91,6 +92,23 @@ def test_hostile_names_stay_text_in_every_display(text: str):
         assert reader.text.count(display.caption()) == 1
     words = ServiceTimes.from_metrics(frame, by="worker").caption()
     assert Reader(words.replace("<", "").replace("&", "")).problems == []  # no control and no bidirectional character
+
+
+def test_hostile_names_stay_text_on_every_axis_and_in_every_group():
+    axes = [axis for axis, known in AXES.items() if known.names]
+    assert len(axes) < len(GROUPS)
+    for place, by in enumerate(GROUPS):
+        display = Relation.from_metrics(hostile_rows(EVERYTHING), axis=axes[place % len(axes)], by=by)
+        assert display.places
+        assert Reader(display.svg("fig-x")).problems == []
+
+
+def test_hostile_runs_and_errors_stay_text_in_figure_and_picture():
+    ids = pd.Series([EVERYTHING] * 9, dtype=object)
+    rows = hostile_rows(EVERYTHING)
+    for display in (Residuals.from_frame(backtest().assign(run_id=ids)), ErrorCounts.from_metrics(rows)):
+        assert Reader(display.svg("fig-x")).problems == []
+        assert Reader(display.html()).problems == []
 
 
 # --------------------------------------------------------------------------- what a choice costs

@@ -10,7 +10,7 @@ from statistics import NormalDist
 import pandas as pd
 import pytest
 
-from tests.unit.notebook_samples import EVERYTHING, HOSTILE, NOON, Reader, history, metrics, studied
+from tests.unit.notebook_samples import EVERYTHING, HOSTILE, NOON, Reader, history, hostile_rows, metrics, studied
 from toolkit.errors import InvalidInput, TuningError
 from toolkit.frames import METRICS, concat_metrics, empty
 from toolkit.notebook import advice, explore, picking
@@ -232,6 +232,17 @@ def test_hostile_text_in_rows_stays_text(text: str):
     ((label, run_id),) = picking.run_choices(frame, text)
     assert run_id == text
     assert Reader(label.replace("<", "").replace("&", "")).problems == []
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_hostile_text_in_every_column_stays_text_in_every_view(view: str):
+    frame, pick = hostile_rows(EVERYTHING), Pick(task=EVERYTHING, view=view, axis="host", by="code_version")
+    display = picking.display_of(frame, pick)
+    for markup in (picking.figure_html(display, "fig-x"), picking.static_html(frame, display, pick)):
+        reader = Reader(markup.replace(picking.FIGURE_STYLE, ""))
+        assert reader.problems == []
+        assert reader.tags.count("img") == (not markup.startswith(picking.FIGURE_STYLE))
+        assert " ".join(display.caption().split()) in reader.text
 
 
 def test_a_frame_of_something_else_is_refused_with_what_to_pass():

@@ -196,7 +196,8 @@ class Residuals(theme.Display):
         names = ["measured_s", "error", "baseline_error"]
         values = frame.reindex(columns=names).astype(float).to_numpy()
         known = np.isfinite(values[:, :2]).all(axis=1) & (values[:, 0] > 0)
-        ids = frame["run_id"].astype(str).to_numpy()[known] if "run_id" in frame else []
+        # Not as a column of text: pandas would refuse half a surrogate pair.
+        ids = frame["run_id"].to_numpy(dtype=object)[known] if "run_id" in frame else []
         return cls(tuple(ids), *values[known].T)
 
     @staticmethod

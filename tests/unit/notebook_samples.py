@@ -182,6 +182,15 @@ def metrics(
     return metrics_frame(RunInfo(run_id, task, name, 0), rows, people)
 
 
+def hostile_rows(text: str) -> pd.DataFrame:
+    """Return metric rows with `text` in every column that holds names, some of them failed."""
+    frame = metrics(text, who=text, task=text, name=text, failing=2)
+    for column in ("host", "node", "worker", "code_version", "error_category"):
+        # As objects, like those of the frames: as text, pandas would refuse half a surrogate pair.
+        frame[column] = pd.Categorical.from_codes([0] * len(frame), pd.Index([text], dtype=object))
+    return frame
+
+
 def history() -> pd.DataFrame:
     """Return metric rows of four runs at three batch sizes and two worker counts."""
     settings = [(10, 2), (50, 2), (50, 4), (200, 4)]

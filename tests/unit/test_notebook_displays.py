@@ -15,13 +15,14 @@ from tests.unit.notebook_samples import (
     Reader,
     check_display,
     history,
+    hostile_rows,
     metrics,
     studied,
 )
 from toolkit.frames import DEAD_LETTERS, METRICS, concat_metrics, empty
 from toolkit.notebook.failures import MAX_KINDS, ErrorCounts
 from toolkit.notebook.plots import MakespanMap
-from toolkit.notebook.relation import AXES, MAX_PLACES, MEASURES, Relation
+from toolkit.notebook.relation import AXES, GROUPS, MAX_PLACES, MEASURES, Relation
 from toolkit.notebook.spread import Residuals, ServiceTimes
 from toolkit.notebook.theme import SERIES
 from toolkit.notebook.tradeoffs import ParetoFront, SpeedUp
@@ -93,6 +94,23 @@ def test_hostile_names_stay_text_in_every_display(text: str):
     assert Reader(words.replace("<", "").replace("&", "")).problems == []  # no control and no bidirectional character
 
 
+def test_hostile_names_stay_text_on_every_axis_and_in_every_group():
+    axes = [axis for axis, known in AXES.items() if known.names]
+    assert len(axes) < len(GROUPS)
+    for place, by in enumerate(GROUPS):
+        display = Relation.from_metrics(hostile_rows(EVERYTHING), axis=axes[place % len(axes)], by=by)
+        assert display.places
+        assert Reader(display.svg("fig-x")).problems == []
+
+
+def test_hostile_runs_and_errors_stay_text_in_figure_and_picture():
+    ids = pd.Series([EVERYTHING] * 9, dtype=object)
+    rows = hostile_rows(EVERYTHING)
+    for display in (Residuals.from_frame(backtest().assign(run_id=ids)), ErrorCounts.from_metrics(rows)):
+        assert Reader(display.svg("fig-x")).problems == []
+        assert Reader(display.html()).problems == []
+
+
 # --------------------------------------------------------------------------- what a choice costs
 
 
@@ -120,6 +138,11 @@ def test_speed_up_is_taken_from_the_grid_at_the_recommended_size():
     assert display.speedup == pytest.approx((one / line["makespan_s"]).to_numpy())
     assert (display.low <= display.speedup).all()
     assert (display.speedup <= display.high).all()
+    # A batch size beyond those measured makes no worker count one that nobody measured.
+    guessed = advice.grid["extrapolated"] | (advice.grid["batch_size"] == display.batch_size)
+    guess = advice.grid.assign(extrapolated=guessed)
+    beyond = SpeedUp.from_recommendation(replace(advice, grid=guess), frame)
+    assert beyond.extrapolated.tolist() == display.extrapolated.tolist() == [False, False, True, True]
     # The same settings were measured: with one worker about as fast as predicted, with two about twice.
     for workers in (1, 2):
         seen = display.measured_speedup[display.measured_workers == workers]
@@ -144,7 +167,7 @@ def test_front_says_what_the_cheapest_setting_costs_in_time():
     pair = ParetoFront(
         np.array([10.0, 18.0]), np.array([20.0, 15.0]), whole, whole, np.zeros(2, dtype=bool), np.array([0, 1]), 0
     )
-    assert pair.finding() == "The cheapest setting takes 80 % longer and 25 % less worker time"
+    assert pair.finding() == "The cheapest setting takes 80 % longer and saves 25 % of worker time"
     one = replace(pair, front=np.array([0]))
     assert one.finding() == "Batch size 4 with 4 workers is both the fastest and the cheapest"
 
@@ -161,6 +184,13 @@ def test_quantiles_of_service_time_are_those_of_the_batches():
     assert ServiceTimes.from_metrics(frame, of="item").seconds[0] == pytest.approx(display.seconds[0] / 50)
     with pytest.raises(ValueError, match="expected batch or item"):
         ServiceTimes.from_metrics(frame, of="run")
+
+
+def test_service_times_of_several_sizes_are_told_apart_in_the_title():
+    small, large = metrics(batch_size=5), metrics("run-b-abcdef", batch_size=200).assign(service_s=2.0)
+    assert ServiceTimes.from_metrics(concat_metrics([small, large])).finding() == (
+        "Half of the batches take up to 800 ms at batch size 5 and up to 2.00 s at 200, with little variation"
+    )
 
 
 def test_service_times_leave_out_what_was_cut_off_and_count_the_groups_not_drawn():
@@ -229,7 +259,7 @@ def test_relation_gives_medians_and_quartiles_by_group():
     assert points == pytest.approx({("2", 10): 0.1, ("2", 50): 0.02, ("4", 50): 0.02, ("4", 200): 0.005})
     assert display.batches.tolist() == [8, 8, 8, 8]
     assert display.finding() == (
-        "Worker time per item goes from 5 ms at batch size 200 (workers: 4) to 100 ms at batch size 10 (workers: 2)"
+        "Worker time per item goes from 5 ms at batch size 200 (4 workers) to 100 ms at batch size 10 (2 workers)"
     )
 
 

@@ -10,7 +10,7 @@ from statistics import NormalDist
 import pandas as pd
 import pytest
 
-from tests.unit.notebook_samples import EVERYTHING, HOSTILE, NOON, Reader, history, metrics, studied
+from tests.unit.notebook_samples import EVERYTHING, HOSTILE, NOON, Reader, history, hostile_rows, metrics, studied
 from toolkit.errors import InvalidInput, TuningError
 from toolkit.frames import METRICS, concat_metrics, empty
 from toolkit.notebook import advice, explore, picking
@@ -140,12 +140,20 @@ def test_a_rule_of_thumb_with_workers_that_nobody_measured_is_told_as_a_guess():
     assert "never measured" not in advice.answer_html(Answer(question(), seen))
 
 
+def test_settings_around_a_guess_are_weighed_though_they_are_guesses_too():
+    found = studied()[2]
+    guess = replace(found, grid=found.grid.assign(extrapolated=True))
+    assert all(m.around for m in advice.mistakes(guess) if ": batch size" in m.what)
+    sure = replace(found, grid=found.grid.assign(extrapolated=found.grid["batch_size"] != found.batch_size))
+    assert not any(m.around for m in advice.mistakes(sure) if m.what.startswith("larger"))
+
+
 def test_how_sharp_the_choice_is_is_said_in_a_sentence():
-    flat = (advice.Mistake("smaller batches: batch size 5 with 2 workers", 1.01, 0.01),)
+    flat = (advice.Mistake("smaller batches: batch size 5 with 2 workers", 1.01, 0.01, around=True),)
     assert advice.mistake_finding(flat) == ("The choice is not a sharp one: no setting around it costs more than 1 %.")
-    least = (advice.Mistake("larger batches: batch size 20 with 2 workers", 1.0, 0.001),)
+    least = (advice.Mistake("larger batches: batch size 20 with 2 workers", 1.0, 0.001, around=True),)
     assert advice.mistake_finding(least) == "The choice is not a sharp one: no setting around it is noticeably slower."
-    sharp = (*flat, advice.Mistake("fewer workers: batch size 10 with 1 worker", 1.9, 0.9))
+    sharp = (*flat, advice.Mistake("fewer workers: batch size 10 with 1 worker", 1.9, 0.9, around=True))
     assert advice.mistake_finding(sharp) == (
         "It matters most to avoid fewer workers: batch size 10 with 1 worker: 90 % longer."
     )
@@ -192,7 +200,9 @@ def test_rows_are_narrowed_to_task_and_runs():
 def test_runs_are_offered_the_latest_first():
     labels = picking.run_choices(history(), "docs.thumbnail")
     assert [run_id for _, run_id in labels] == [f"run-{i}-abcdef" for i in (3, 2, 1, 0)]
-    assert labels[0][0] == "200 × 4 workers · 2026-09-21 14:18:20 UTC · night run"
+    assert labels[0][0] == "200 × 4 workers · 14:18:20 · night run"
+    yesterday = metrics("run-9-abcdef", start_s=NOON - 86_400)
+    assert picking.run_choices(concat_metrics([history(), yesterday]), "")[-1][0].endswith("09-20 14:13 · night run")
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -222,6 +232,17 @@ def test_hostile_text_in_rows_stays_text(text: str):
     ((label, run_id),) = picking.run_choices(frame, text)
     assert run_id == text
     assert Reader(label.replace("<", "").replace("&", "")).problems == []
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_hostile_text_in_every_column_stays_text_in_every_view(view: str):
+    frame, pick = hostile_rows(EVERYTHING), Pick(task=EVERYTHING, view=view, axis="host", by="code_version")
+    display = picking.display_of(frame, pick)
+    for markup in (picking.figure_html(display, "fig-x"), picking.static_html(frame, display, pick)):
+        reader = Reader(markup.replace(picking.FIGURE_STYLE, ""))
+        assert reader.problems == []
+        assert reader.tags.count("img") == (not markup.startswith(picking.FIGURE_STYLE))
+        assert " ".join(display.caption().split()) in reader.text
 
 
 def test_a_frame_of_something_else_is_refused_with_what_to_pass():

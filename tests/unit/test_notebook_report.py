@@ -14,7 +14,17 @@ import nbformat
 import pandas as pd
 import pytest
 
-from tests.unit.notebook_samples import EVERYTHING, HOSTILE, NOON, SETTINGS, Reader, ended, metrics, studied
+from tests.unit.notebook_samples import (
+    EVERYTHING,
+    HOSTILE,
+    NOON,
+    SETTINGS,
+    Reader,
+    ended,
+    hostile_rows,
+    metrics,
+    studied,
+)
 from toolkit import notebook
 from toolkit.client.profile import Profile
 from toolkit.errors import InvalidInput
@@ -123,7 +133,7 @@ def test_every_colour_class_has_its_rule():
 
 
 def test_hostile_text_in_every_field_stays_text(tmp_path: Path):
-    frame = metrics(EVERYTHING, who=EVERYTHING, task=EVERYTHING, name=EVERYTHING, failing=2)
+    frame = hostile_rows(EVERYTHING)
     page = written(tmp_path, frame=frame, recommendation=hostile(EVERYTHING), title=EVERYTHING)
     assert not {"script", "img"} & set(read(page).tags)
     assert page.count("&lt;script&gt;") > 5
@@ -222,7 +232,7 @@ def report_on_a_run(text: str = "broken") -> Report:
     letters = pd.DataFrame({"index": [7], "error_type": [text], "attempts": [2], "message": [text]}, dtype=object)
     return Report.of(
         frame=frame, model=model, recommendation=recommendation, measured=trials(), dead_letters=letters,
-        status=ended(name=text), title=text,
+        status=ended(name=text, task=text, run_id=text), title=text,
     )  # fmt: skip
 
 
@@ -245,6 +255,15 @@ def test_every_format_says_the_same():
     headings = [section.heading for section in report.content.sections]
     assert re.findall(r"^## (.*)$", words, re.MULTILINE) == headings
     assert [c.source[3:] for c in cells.cells if c.source.startswith("## ")] == headings
+
+
+def test_a_page_and_a_notebook_about_a_hostile_run_hold_it_as_text():
+    page = read(report_on_a_run(EVERYTHING).html())
+    assert not {"script", "img"} & set(page.tags)
+    outputs = [output.data for cell in as_notebook(EVERYTHING).cells for output in cell.get("outputs", [])]
+    assert outputs
+    for data in outputs:
+        assert Reader(data["text/html"]).problems == []
 
 
 def test_markdown_of_hostile_text_is_nothing_but_text():
@@ -334,6 +353,16 @@ def test_refused_recommendation_gives_the_reason_and_the_best_measured():
 def test_cost_is_named_where_it_is_the_objective():
     recommendation = replace(studied()[2], objective="cost", saving=0.25)
     assert "25 % less worker time than" in Reader(recommendation_html(recommendation)).text
+
+
+def test_what_the_advice_is_compared_with_is_one_fact():
+    other = {"setting": "the rule", "batch_size": 500, "workers": 4, "makespan_s": 1.05, "cost_worker_s": 4.2}
+    text = Reader(recommendation_html(replace(studied()[2], baseline={**other, "model_error": "1 %"}))).text
+    assert "compared with the rule: batch size 500 with 4 workers, 1.05 s, 4.20 s of worker time" in text
+    assert "model error on left-out runs 1 %" in text
+    found = studied()[2]
+    same = {**other, "batch_size": found.batch_size, "workers": found.workers}
+    assert "· the same setting as the rule" in Reader(recommendation_html(replace(found, baseline=same))).text
 
 
 def test_map_and_throughput_are_made_of_the_recommendation():

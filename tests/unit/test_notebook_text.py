@@ -153,6 +153,21 @@ def test_limits_have_no_zeros_that_say_nothing(seconds: float, text: str):
     assert fmt.limit(seconds) == text
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (0.05, "<1 s"), (0.96, "0.96 s"), (9.68, "9.7 s"), (10.6, "11 s"), (99.4, "99 s"), (99.6, "1.7 min"),
+     (3600, "60 min"), (6000, "1.7 h"), (200_000, "2.3 d"), (None, "–"), (math.nan, "–")],
+)  # fmt: skip
+def test_estimates_have_two_digits_and_one_unit(seconds: float | None, text: str):
+    assert fmt.rough(seconds) == text
+
+
+def test_an_estimated_interval_has_more_digits_where_two_do_not_tell_its_ends_apart():
+    assert fmt.rough_interval(10.1, 13.2) == "10–13 s"
+    assert fmt.rough_interval(50, 130) == "50 s – 2.2 min"
+    assert fmt.rough_interval(24.8, 25.2) == "24.8–25.2 s"
+
+
 def test_sizes_counts_and_moments():
     assert fmt.size(123_456_789) == "118 MiB"
     assert fmt.quantity(1, "batch", "batches") == "1 batch"
@@ -164,7 +179,7 @@ def test_sizes_counts_and_moments():
 
 @given(st.floats() | st.none())
 def test_no_number_makes_a_formatter_raise(value: float | None):
-    for say in (fmt.duration, fmt.count, fmt.number, fmt.percent, fmt.rate, fmt.size, fmt.clock, fmt.moment):
+    for say in (fmt.duration, fmt.count, fmt.number, fmt.percent, fmt.rate, fmt.size, fmt.clock, fmt.moment, fmt.rough):
         text = say(value)
         assert text
         assert not re.search(r"nan|inf|None", text)

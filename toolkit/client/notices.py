@@ -72,7 +72,8 @@ def pause_text(status: RunStatus) -> str:
     """Why a run is paused, and what to do, for people."""
     return (
         f"Run {status.run_id} is paused: {why_paused(status)}. It waits for "
-        "run.resume(), or run.cancel(); run.retry_dead() sends what failed for good back to work."
+        "run.resume(), or run.cancel(); run.retry_dead() sends what failed for good back to work. "
+        "An interrupt stops this wait, not the run."
     )
 
 

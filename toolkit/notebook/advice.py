@@ -6,7 +6,7 @@ The explorer's widgets only pick a `Question`; everything that they show is made
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Final
 
@@ -164,12 +164,15 @@ class Mistake:
         Share of the recommended setting's makespan that this is more; negative for less.
     extrapolated : bool
         It is outside of what was measured.
+    around : bool
+        It is another setting, and no less known than the recommended one.
     """
 
     what: str
     makespan_s: float
     change: float
     extrapolated: bool = False
+    around: bool = False
 
 
 def mistakes(recommendation: Recommendation) -> tuple[Mistake, ...]:
@@ -181,6 +184,7 @@ def mistakes(recommendation: Recommendation) -> tuple[Mistake, ...]:
     cells = list(zip(*(recommendation.grid[name].tolist() for name in columns), strict=True))
     same_count = [cell for cell in cells if cell[1] == workers]
     same_size = [cell for cell in cells if cell[0] == size]
+    guessed = any(cell[3] for cell in same_count if cell[0] == size)
     found = [
         _nearest("smaller batches", [c for c in same_count if c[0] < size], 0, size / 2, expected),
         _nearest("larger batches", [c for c in same_count if c[0] > size], 0, size * 2, expected),
@@ -192,10 +196,10 @@ def mistakes(recommendation: Recommendation) -> tuple[Mistake, ...]:
         words = f"{other['setting']}: {setting(float(other['batch_size']), int(other['workers']))}"
         beyond = not any(cell[1] == other["workers"] and not cell[3] for cell in cells)
         found.append(_mistake(words, float(other["makespan_s"]), expected, beyond))
+    others = [replace(m, around=guessed or not m.extrapolated) for m in found if m is not None]
     low, high = recommendation.intervals["makespan_s"]
-    found.append(_mistake("the same setting, at the slow end of its interval", high, expected))
-    found.append(_mistake("the same setting, at the fast end", low, expected))
-    return tuple(mistake for mistake in found if mistake is not None)
+    slow = _mistake("the same setting, at the slow end of its interval", high, expected)
+    return (*others, slow, _mistake("the same setting, at the fast end", low, expected))
 
 
 def _nearest(
@@ -214,7 +218,7 @@ def _mistake(words: str, makespan_s: float, expected: float, extrapolated: bool 
 
 def mistake_finding(found: tuple[Mistake, ...]) -> str:
     """Return in a sentence whether the choice is a sharp one."""
-    around = [m for m in found if ": batch size" in m.what and not m.extrapolated]
+    around = [m for m in found if m.around]
     if not around:
         return ""
     worst = max(around, key=lambda m: m.change)
@@ -261,7 +265,7 @@ def wrong_html(answer: Answer) -> str:
         (
             escape.html(m.what, 160),
             f"{'~' if m.extrapolated else ''}{fmt.duration(m.makespan_s)}",
-            f"{100 * m.change:+.0f} %",
+            f"{100 * m.change:+.0f} %" if abs(m.change) >= 0.005 else "as long",
         )
         for m in found
     ]

@@ -21,12 +21,12 @@ def totals(board: Board) -> str:
     if not board.at:
         return f"<div class=all><span class=dim>no answer yet</span>{_trouble(board)}</div>"
     waits = of.backlog(board)
-    states = ", ".join(f"{fmt.count(n)} {state}" for state, n in board.states.items()) or "no runs"
+    states = ", ".join(f"{fmt.count(n)} {state}" for state, n in board.states.items()) or "none yet"
     unknown = f", {fmt.quantity(waits.unmeasured, 'run')} unmeasured" if waits.unmeasured else ""
     cells = (
-        leaves.tile(fmt.count(len(board.lines)), states),
+        leaves.tile(fmt.count(len(board.lines)), f"{'run' if len(board.lines) == 1 else 'runs'}: {states}"),
         leaves.tile(fmt.count(waits.items), "items in the backlog"),
-        leaves.tile(fmt.duration(waits.time_s), f"until it is done{unknown}"),
+        leaves.tile(fmt.rough(waits.time_s), f"until it is done{unknown}"),
         leaves.tile(f"{fmt.count(board.busy)} / {fmt.count(board.workers)}", "workers busy / known"),
         leaves.tile(fmt.count(board.dead), "dead letters", "w" if board.dead else "v"),
     )
@@ -68,7 +68,7 @@ def _run(line: RunLine) -> tuple[str, ...]:
     words = f"{fmt.count(done)} / {total} · {fmt.progress(done, status.submitted)}"
     left = line.time_left
     sure = leaves.span(left)
-    remaining = fmt.UNKNOWN if left is None else fmt.duration(left.best)
+    remaining = fmt.UNKNOWN if left is None else fmt.rough(left.best)
     return (
         name,
         _chip(line),
@@ -133,7 +133,7 @@ def by_task(board: Board) -> str:
         return "<div class=all><span class=dim>Nothing waits.</span></div>"
     waits = sorted(((task, of.backlog(board, task)) for task in tasks), key=lambda pair: -pair[1].work_s)
     body = [
-        (escape.html(task, 80), fmt.count(b.items), fmt.duration(b.work_s or None), fmt.duration(b.time_s))
+        (escape.html(task, 80), fmt.count(b.items), fmt.rough(b.work_s or None), fmt.rough(b.time_s))
         for task, b in waits[:MOST]
     ]
     head = ("task", "items", "worker time", "until it is done")
@@ -175,5 +175,5 @@ def line(board: Board) -> str:
     states = ", ".join(f"{n:,} {state}" for state, n in board.states.items()) or "no runs"
     said = f"{states}; backlog {fmt.quantity(waits.items, 'item')}"
     if waits.items and waits.time_s is not None:
-        said += f", about {fmt.duration(waits.time_s)}"
+        said += f", about {fmt.rough(waits.time_s)}"
     return f"{said}; {board.busy:,} of {board.workers:,} workers busy; {fmt.quantity(board.dead, 'dead letter')}"

@@ -46,6 +46,20 @@ def duration(seconds: float | None) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+def rough(seconds: float | None) -> str:
+    """Return an estimate of seconds with two digits and one unit: more of them would change at each look."""
+    if seconds is None or not math.isfinite(seconds):
+        return UNKNOWN
+    if seconds < 0.95:
+        return "<1 s" if seconds > 0 else "0 s"
+    size, unit = next((size, unit) for most, size, unit in _UNITS if seconds < most)
+    return f"{number(seconds / size, 2)} {unit}"
+
+
+_UNITS: Final = ((99.5, 1, "s"), (99.5 * 60, 60, "min"), (48 * 3600, 3600, "h"), (math.inf, 86400, "d"))
+"""Up to how many seconds an estimate is told in a unit, and that unit in seconds."""
+
+
 def limit(seconds: float) -> str:
     """Return a duration that somebody chose, without zeros that say nothing: ``15 s``, ``1 min``, ``2 h 30 min``."""
     return re.sub(r" 00? (?:s|min|h)$", "", re.sub(r"\.0+(?= s$)", "", duration(seconds)))
@@ -130,7 +144,16 @@ def size(value: float | None) -> str:
 
 def interval(low: float | None, high: float | None) -> str:
     """Return a range of seconds; the unit is said once where both ends share it."""
-    first, second = duration(low), duration(high)
+    return _between(duration(low), duration(high))
+
+
+def rough_interval(low: float | None, high: float | None) -> str:
+    """Return a range of estimated seconds, likewise; more digits where two do not tell its ends apart."""
+    first, second = rough(low), rough(high)
+    return _between(first, second) if first != second else interval(low, high)
+
+
+def _between(first: str, second: str) -> str:
     if first == second:
         return second
     head, _, unit = first.rpartition(" ")
@@ -151,6 +174,12 @@ def _utc(at: float | None, pattern: str) -> str:
 def clock(at: float | None) -> str:
     """Return a moment, in seconds since the epoch, as ``14:03:22 UTC``."""
     return _utc(at, "%H:%M:%S UTC")
+
+
+def moment_among(at: float, latest: float) -> str:
+    """Return a moment in UTC as short as it tells moments up to `latest` apart: on another day without the seconds."""
+    same_day = _utc(at, "%Y-%m-%d") == _utc(latest, "%Y-%m-%d")
+    return _utc(at, "%H:%M:%S" if same_day else "%m-%d %H:%M")
 
 
 def moment(at: float | None) -> str:

@@ -203,8 +203,8 @@ class HeatGrid:
             cells = "".join(self._cell(i, j, float(shares[i, j])) for j in range(len(self.batch_sizes)))
             body += f'<tr><th scope="row" style="{edge}">{fmt.count(self.workers[i])}</th>{cells}</tr>'
         return (
-            f'<div style="margin:4px 0;opacity:.8">{self.meaning()} by workers (down) and batch size (across). '
-            "★ recommended, ● measured, <i>~ extrapolated</i></div>"
+            f'<div style="margin:4px 0;opacity:.8;line-height:1.45">{self.meaning()} by workers (down) and batch '
+            "size (across). ★ recommended, ● measured, <i>~ extrapolated</i></div>"
             '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:12px;line-height:1.45">'
             f'<thead><tr><th scope="col" style="{edge}">workers</th>{head}</tr></thead>'
             f"<tbody>{body}</tbody></table></div>"

@@ -103,11 +103,21 @@ def _fact(name: str, value: Any) -> tuple[str, str]:
 
 def evidence_facts(recommendation: Recommendation) -> list[tuple[str, str]]:
     """Return the evidence and the baseline as pairs of name and plain text."""
-    compared = [
+    other = dict(recommendation.baseline)
+    found = facts(recommendation.evidence)
+    if {"setting", "batch_size", "workers", "makespan_s"} <= set(other):
+        words = f"{other.pop('setting')}: {setting(other.pop('batch_size'), other.pop('workers'))}"
+        found.append(("compared with", f"{words}, {fmt.duration(other.pop('makespan_s'))}{_at_cost(other)}"))
+    found += [
         (f"{name} on left-out runs" if name.endswith("error") else f"baseline {name}", text)
-        for name, text in facts(recommendation.baseline)
+        for name, text in facts(other)
     ]
-    return [*facts(recommendation.evidence), *compared]
+    return found
+
+
+def _at_cost(baseline: dict[str, Any]) -> str:
+    cost = baseline.pop("cost_worker_s", None)
+    return "" if cost is None else f", {fmt.duration(cost)} of worker time"
 
 
 def how_sure(recommendation: Recommendation) -> str:
@@ -125,6 +135,8 @@ def saving_text(recommendation: Recommendation) -> str:
     if saving is None:
         return ""
     other = recommendation.baseline.get("setting", "the baseline")
+    if all(recommendation.baseline.get(name) == getattr(recommendation, name) for name in ("batch_size", "workers")):
+        return f"the same setting as {other}"
     if saving <= 0:
         workers = recommendation.baseline.get("workers", 0)
         seen = recommendation.evidence.get("workers") or [0]

@@ -123,22 +123,22 @@ def bar(status: RunStatus | None, kind: str = "bar") -> str:
     return f"<div class={kind} {role}>{parts}</div>"
 
 
-def tile(value: str, label: str, kind: str = "v") -> str:
-    """Return a number over what it counts."""
-    return f"<div class=t><b class={kind}>{value}</b><i class=l>{label}</i></div>"
+def tile(value: str, label: str, kind: str = "v", wide: bool = False) -> str:
+    """Return a number over what it counts; a wide one takes two places, so that those below each other are in line."""
+    return f"<div class={'tt' if wide else 't'}><b class={kind}>{value}</b><i class=l>{label}</i></div>"
 
 
 def span(left: TimeLeft | None) -> str:
     """Return the interval of the time left as text; empty when there is none."""
     if left is None or left.low != left.low:
         return ""
-    return fmt.interval(left.low, left.high)
+    return fmt.rough_interval(left.low, left.high)
 
 
 def left_text(view: RunView) -> str:
     """Return the time left as text; unknown while paused, because nothing moves."""
     left = view.time_left
-    return fmt.UNKNOWN if left is None else fmt.duration(left.best)
+    return fmt.UNKNOWN if left is None else fmt.rough(left.best)
 
 
 def sizes_text(view: RunView) -> str:
@@ -162,7 +162,7 @@ def _tiles(view: RunView, status: RunStatus) -> list[str]:
     done = executed(status)
     more = "" if status.closed else ", more to come"
     cells = [
-        tile(f"{fmt.count(done)} / {total} · {fmt.progress(done, status.submitted)}", f"items done{more}"),
+        tile(f"{fmt.count(done)} / {total} · {fmt.progress(done, status.submitted)}", f"items done{more}", wide=True),
         tile(fmt.duration(status.elapsed_s if status.started_at else None), "elapsed"),
     ]
     if not view.final:
@@ -185,7 +185,7 @@ def _rate(view: RunView, status: RunStatus) -> str:
     history = view.trend.history()
     words = f"mean {fmt.rate(mean)}"
     line = f'<span class=hist title="{words}">{history}</span> ' if history else ""
-    return tile(fmt.rate(pace), f"{line}{'mean ' if view.final else ''}throughput")
+    return tile(fmt.rate(pace), f"{line}{'mean ' if view.final else ''}throughput", wide=True)
 
 
 def _details(view: RunView, status: RunStatus) -> str:
@@ -287,7 +287,7 @@ def _note(text: str) -> str:
     return f"<div class=all><span class=dim>{text}</span></div>"
 
 
-def _kept(markup: str) -> str:
+def kept(markup: str) -> str:
     """Keep a name on one line; where there is no room the table scrolls."""
     return f"<span class=nw>{markup}</span>"
 
@@ -310,7 +310,7 @@ def workers(lines: tuple[WorkerLine, ...] | str | None) -> str:
         return _note("No batch has ended yet.")
     body = [
         (
-            _kept(escape.html(line.worker, 80)), _kept(escape.html(line.host, 60)), fmt.count(line.batches),
+            kept(escape.html(line.worker, 80)), kept(escape.html(line.host, 60)), fmt.count(line.batches),
             fmt.count(line.items), fmt.count(line.failed), meter(line.busy),
         )
         for line in lines[:MAX_WORKERS]
@@ -326,21 +326,24 @@ def errors(found: Errors | str | None) -> str:
         return _missing(found)
     if not found.lines:
         return _note("No dead letters.")
-    body = [_error(line) for line in found.lines[:MAX_ERRORS]]
+    part = found.read / max(found.dead, 1)
+    body = [_error(line, part) for line in found.lines[:MAX_ERRORS]]
     more = len(found.lines) - len(body)
     rest = f"and {fmt.quantity(more, 'more kind')} of error. " if more else ""
     if found.read < found.dead:
-        rest += f"Counted in {fmt.count(found.read)} of {fmt.quantity(found.dead, 'dead letter')}. "
+        rest += f"~ by {fmt.count(found.read)} of them, evenly spread. "
     hint = _note(
         f"{rest}All of them: <code>run.dead_letters()</code>; one under the debugger: <code>run.replay(index)</code>."
     )
-    return rows(("error", "category", "items", "first index", "its message"), body, (0, 1, 4)) + hint
+    return rows(("error", "category", "items", "such as item", "its message"), body, (0, 1, 4)) + hint
 
 
-def _error(line: ErrorLine) -> tuple[str, ...]:
+def _error(line: ErrorLine, part: float) -> tuple[str, ...]:
+    """A line of the table; `part` is the share of all dead letters that was read for it."""
+    items = fmt.count(line.items) if part >= 1 else f"~{fmt.number(line.items / part, 2)}"
     return (
         f"<b>{escape.html(line.error_type or 'unknown', 120)}</b>", escape.html(line.category, 40),
-        fmt.count(line.items), fmt.count(line.index), f"<span class=msg>{escape.html(line.message)}</span>",
+        items, fmt.count(line.index), f"<span class=msg>{escape.html(line.message)}</span>",
     )  # fmt: skip
 
 
@@ -350,7 +353,7 @@ def events(found: tuple[RunEvent, ...] | str | None) -> str:
         return _missing(found)
     body = [
         (
-            _kept(fmt.clock(e.at.timestamp())),
+            kept(fmt.clock(e.at.timestamp())),
             escape.html(e.kind.replace("_", " "), 40),
             escape.html(e.detail, 300),
         )

@@ -14,12 +14,14 @@ from toolkit.notebook.latest import Latest
 from toolkit.notebook.outputs import Beside
 from toolkit.notebook.picking import VIEWS, Pick
 from toolkit.notebook.relation import AXES, GROUPS, MEASURES
+from toolkit.notebook.sheet import fits
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from toolkit.notebook.theme import Display
 
+SCOPE: Final = "tk-metrics-explorer"
 _LABEL: Final = {"description_width": "80px"}
 
 
@@ -102,12 +104,13 @@ class MetricsExplorer:
             [w.VBox(which, layout=column), w.VBox(what, layout=column)],
             layout=w.Layout(flex_flow="row wrap", grid_gap="0 16px", align_items="flex-start"),
         )
-        title = w.HTML(f'{folds.STYLE}<div style="{leaves.FONT};font-size:15px"><b>Metrics explorer</b></div>')
+        looks = f"<style>{fits(SCOPE)}</style>{folds.STYLE}"
+        title = w.HTML(f'{looks}<div style="{leaves.FONT};font-size:15px"><b>Metrics explorer</b></div>')
         box = w.VBox(
             [title, top, self.leaves["summary"], self.leaves["figure"], self.more.box],
             layout=w.Layout(border="1px solid #8888", padding="10px 14px", max_width="980px", overflow="hidden"),
         )
-        box.add_class("tk-metrics-explorer")
+        box.add_class(SCOPE)
         return box
 
     # ------------------------------------------------------------------ what is picked

@@ -107,14 +107,14 @@ def latest_task(frame: pd.DataFrame) -> str:
 def run_choices(frame: pd.DataFrame, task: str) -> list[tuple[str, str]]:
     """Return label and id of the latest runs of a task; labels are plain text of one line."""
     latest = measured_runs(narrow(frame, Pick(task=task)))[:MAX_LISTED]
-    return [(_label(run), run.run_id) for run in latest]
+    return [(_label(run, latest[0].started_at), run.run_id) for run in latest]
 
 
-def _label(run: MeasuredRun) -> str:
+def _label(run: MeasuredRun, latest_at: float) -> str:
     # What tells runs apart comes first: a list beside the figure shows some 25 characters of it.
     name = escape.plain(run.name, 30) or escape.plain(run.run_id, 30)
     size = fmt.count(run.batch_size) if run.steady else "steered"
-    return f"{size} × {fmt.quantity(run.workers, 'worker')} · {fmt.moment(run.started_at)} · {name}"
+    return f"{size} × {fmt.quantity(run.workers, 'worker')} · {fmt.moment_among(run.started_at, latest_at)} · {name}"
 
 
 def narrow(frame: pd.DataFrame, pick: Pick) -> pd.DataFrame:
@@ -174,7 +174,7 @@ def runs_table(rows: pd.DataFrame) -> str:
     head = ("run", "started", "batch size", "workers", "items", "failed", "makespan", "throughput", "busy")
     lines = [
         (
-            escape.html(run.name or run.run_id, 40), escape.html(fmt.moment(run.started_at)),
+            leaves.kept(escape.html(run.name or run.run_id, 40)), leaves.kept(fmt.moment(run.started_at)),
             f"{fmt.count(run.batch_size)}{'' if run.steady else ', steered'}", fmt.count(run.workers),
             fmt.count(run.items), fmt.count(run.failed), fmt.duration(run.makespan_s), escape.html(fmt.rate(run.rate)),
             fmt.percent(run.busy),

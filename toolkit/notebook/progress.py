@@ -61,7 +61,7 @@ def progress_line(status: RunStatus, width: int = 80, fine: bool = True, trend: 
     if status.eta_s and not status.state.final and status.state is not RunState.PAUSED:
         left = trend.time_left(status) if trend is not None else None
         sure = leaves.span(left)
-        extra.append(f"{fmt.duration(left.best if left else status.eta_s)} left{f' ({sure})' if sure else ''}")
+        extra.append(f"{fmt.rough(left.best if left else status.eta_s)} left{f' ({sure})' if sure else ''}")
     if status.elapsed_s:
         extra.append(f"{fmt.duration(status.elapsed_s)}")
         extra.append(fmt.rate(status.rate))

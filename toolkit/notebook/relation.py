@@ -220,10 +220,10 @@ class Relation(theme.Display):
         return f"{place} ({self._group(int(self.group[point]))})" if len(self.labels) > 1 else place
 
     def _group(self, group: int) -> str:
-        return f"{GROUPS[self.by]}: {self._name(group)}"
-
-    def _name(self, group: int) -> str:
-        return escape.plain(self.labels[group] or "unnamed", 40)
+        label = self.labels[group]
+        if self.by == "workers" and label.isdecimal():
+            return fmt.quantity(int(label), "worker")
+        return f"{GROUPS[self.by]} {escape.plain(label or 'without a name', 40)}"
 
     def finding(self) -> str:
         """Return where the measure is highest and where lowest."""
@@ -241,8 +241,7 @@ class Relation(theme.Display):
         """Return the finding, what a point is, and the groups."""
         if not self.x.size:
             return f"{self.finding()}."
-        names = ", ".join(self._name(i) for i in range(len(self.labels)))
-        groups = f", {GROUPS[self.by]}: {names}" if self.by else ""
+        groups = f": {', '.join(self._group(i) for i in range(len(self.labels)))}" if self.by else ""
         count = fmt.quantity(int(self.batches.sum()), "batch", "batches")
         rest = fmt.quantity(self.left_out, "batch", "batches")
         more = f" {rest} cut off, without a value, or of smaller groups not drawn." if self.left_out else ""
@@ -255,12 +254,12 @@ class Relation(theme.Display):
         if not self.x.size:
             theme.empty(axes, "nothing to show")
             return
-        for group, (label, (paint, dash, mark)) in enumerate(zip(self.labels, theme.SERIES, strict=False)):
+        for group, (paint, dash, mark) in zip(range(len(self.labels)), theme.SERIES, strict=False):
             mine = np.flatnonzero(self.group == group)
             mine = mine[np.argsort(self.x[mine], kind="stable")]
             shift = 0.0 if not self.places else 0.12 * (group - (len(self.labels) - 1) / 2)
             spread = np.vstack([self.middle[mine] - self.low[mine], self.high[mine] - self.middle[mine]])
-            words = escape.figure(f"{GROUPS[self.by]}: {label or 'unnamed'}" if self.by else "median, quartiles", 30)
+            words = escape.figure(self._group(group) if self.by else "median, quartiles", 30)
             axes.errorbar(
                 self.x[mine] + shift, self.middle[mine], yerr=spread, fmt=mark, capsize=2.5, markersize=5.5,
                 color=paint, elinewidth=1, linestyle="none" if self.places else dash, linewidth=1.3, label=words,

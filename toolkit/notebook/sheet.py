@@ -46,7 +46,8 @@ LOOKS: Final = {
     "bd": f"float:left;height:100%;background-color:{RED}",
     "bs": f"float:left;height:100%;background-color:{GREY}",
     "bc": f"float:left;height:100%;background-color:{SKY}",
-    "t": "display:inline-block;vertical-align:top;margin:8px 18px 0 0;min-width:150px",
+    "t": "display:inline-block;vertical-align:top;margin:8px 10px 0 0;min-width:146px",
+    "tt": "display:inline-block;vertical-align:top;margin:8px 10px 0 0;min-width:302px",
     "v": "display:block;font-size:16px;font-weight:600;white-space:nowrap",
     "w": f"display:block;font-size:16px;font-weight:600;white-space:nowrap;color:{LIVELY}",
     "l": "display:block;font-style:normal;font-size:11.5px;opacity:.75",
@@ -58,7 +59,7 @@ LOOKS: Final = {
     "warn": f"border-left:4px solid {RED};{_NOTE};overflow-wrap:anywhere",
     "foot": "font-size:11.5px;opacity:.75;margin-top:6px",
     "fail": f"{FONT};margin-top:8px;overflow-wrap:anywhere",
-    "tab": f"border-collapse:collapse;{FONT}",
+    "tab": f"border-collapse:collapse;margin-top:4px;{FONT}",
     "row": "border-bottom:1px solid #8888",
     "tl": "text-align:left;padding:2px 10px 2px 0;vertical-align:top",
     "tr": "text-align:right;padding:2px 10px;vertical-align:top;white-space:nowrap",
@@ -77,9 +78,21 @@ _CLASS = re.compile(r'(<[a-z]+) class=([a-z]+)(?: style="([^"]*)")?')
 def sheet(scope: str) -> str:
     """Return the style element for live views whose box has the class `scope`."""
     rules = "".join(f".{scope} .{name}{{{looks}}}" for name, looks in LOOKS.items())
+    return f"<style>{rules}{fits(scope)}</style>"
+
+
+def fits(scope: str) -> str:
+    """Return the rules that fit widgets into a box with the class `scope`, and into the theme of the page."""
     # A leaf may be narrower than its widest word, which then scrolls or wraps.
     parts = f".{scope} .widget-html,.{scope} .widget-html-content{{min-width:0;max-width:100%;width:100%}}"
-    return f"<style>{rules}{parts}</style>"
+    # The triangle that ipywidgets draws into a list of choices is black, also on the dark theme's ground.
+    return f'{parts}body[data-jp-theme-light="false"] .{scope}{{--jp-widgets-dropdown-arrow:url("{_ARROW}")}}'
+
+
+_ARROW: Final = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E"
+    "%3Cpath fill='%23ddd' d='M5 6.5 9 10.5 13 6.5 14.2 7.7 9 12.9 3.8 7.7z'/%3E%3C/svg%3E"
+)
 
 
 def still(markup: str) -> str:

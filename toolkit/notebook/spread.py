@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from toolkit.tuning import Recommender
 
+_LEAST: Final = 1e-9  # keeps a ratio finite
 # Denser towards the ends, where a curve of quantiles says most.
 _SHARES: Final = np.unique(np.concatenate([np.linspace(0, 1, 101), [0.001, 0.005, 0.995, 0.999]]))
 
@@ -99,13 +100,27 @@ class ServiceTimes(theme.Display):
         return float(np.interp(share, self.shares, self.overall))
 
     def finding(self) -> str:
-        """Return the median and how far the slowest hundredth is from it."""
+        """Return the median and the slowest hundredth; of several groups the least and the greatest median."""
         if not self.n_batches:
             return "No service time to show"
+        if len(self.labels) > 1:
+            return self._of_groups()
         middle, slow = self._at(0.5), self._at(0.99)
         times = f", {fmt.number(slow / middle, 2)} times as long" if middle > 0 else ""
         what = "batches take" if self.of == "batch" else "batches take, per item,"
         return f"Half of the {what} up to {fmt.duration(middle)}; 1 in 100 takes over {fmt.duration(slow)}{times}"
+
+    def _of_groups(self) -> str:
+        middle, slow = (np.array([np.interp(share, self.shares, row) for row in self.seconds]) for share in (0.5, 0.99))
+        first, last = int(np.argmin(middle)), int(np.argmax(middle))
+        tail = float(np.max(slow / np.maximum(middle, _LEAST)))
+        low, high = (escape.plain(self.labels[i] or "unnamed", 40) for i in (first, last))
+        per = "" if self.of == "batch" else " per item"
+        longer = f"; 1 in 100 up to {fmt.number(tail, 2)} times as long" if tail > 1.05 else ", with little variation"
+        return (
+            f"Half of the batches take up to {fmt.duration(float(middle[first]))}{per} at {self.by} {low} and up to "
+            f"{fmt.duration(float(middle[last]))} at {high}{longer}"
+        )
 
     def caption(self) -> str:
         """Return the finding and the median and the slowest hundredth of each group."""
@@ -181,7 +196,8 @@ class Residuals(theme.Display):
         names = ["measured_s", "error", "baseline_error"]
         values = frame.reindex(columns=names).astype(float).to_numpy()
         known = np.isfinite(values[:, :2]).all(axis=1) & (values[:, 0] > 0)
-        ids = frame["run_id"].astype(str).to_numpy()[known] if "run_id" in frame else []
+        # Not as a column of text: pandas would refuse half a surrogate pair.
+        ids = frame["run_id"].to_numpy(dtype=object)[known] if "run_id" in frame else []
         return cls(tuple(ids), *values[known].T)
 
     @staticmethod

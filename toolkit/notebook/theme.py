@@ -195,8 +195,9 @@ class Display:
         picture = base64.b64encode(self.png()).decode("ascii")
         words = escape.html(self.caption(), 2000)
         return (
-            f'<div style="max-width:760px"><img alt="{words}" style="width:100%" src="data:image/png;base64,{picture}">'
-            f'<div style="font-size:12px;opacity:.8">{words}</div></div>'
+            '<div style="max-width:760px"><div style="background-color:#ffffff;border-radius:6px;padding:8px 8px 2px">'
+            f'<img alt="{words}" style="width:100%" src="data:image/png;base64,{picture}"></div>'
+            f'<div style="font-size:12px;opacity:.8;padding:4px 0">{words}</div></div>'
         )
 
     def _repr_html_(self) -> str:

@@ -134,7 +134,8 @@ class Timeline(theme.Display):
         )
         rest = self.n_workers - len(self.labels)
         more = f" {fmt.quantity(rest, 'worker')} with fewer batches not drawn." if rest else ""
-        return f"{self.finding()}. Run {self.run_id}, {fmt.quantity(self.row.size, 'batch', 'batches')}. {how}{more}"
+        run = escape.plain(self.run_id, 80)
+        return f"{self.finding()}. Run {run}, {fmt.quantity(self.row.size, 'batch', 'batches')}. {how}{more}"
 
     def draw(self, axes: Axes) -> None:
         """Draw on `axes`."""

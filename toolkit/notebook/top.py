@@ -140,7 +140,7 @@ def _totals(board: Board, screen: Screen, text: str, state: str) -> list[str]:
     states = ", ".join(f"{n:,} {name}" for name, n in board.states.items()) or "no runs"
     said = f"backlog {fmt.quantity(waits.items, 'item')}"
     if waits.items:
-        said += f", {fmt.duration(waits.time_s)} of work for the workers that listen"
+        said += f", {fmt.rough(waits.time_s)} of work for the workers that listen"
     if waits.unmeasured:
         said += f" ({fmt.quantity(waits.unmeasured, 'run')} unmeasured)"
     limits = [f"filter: {escape.plain(text, 60)}"] if text.strip() else []
@@ -181,7 +181,7 @@ def _run(line: RunLine, columns: Sequence[_Column], widths: Sequence[int], scree
         "progress": bar(done / max(1, status.submitted), 12, screen.fine),
         "items": f"{fmt.count(done)}/{total} {fmt.progress(done, status.submitted):>5}",
         "throughput": fmt.rate(line.pace),
-        "left": fmt.UNKNOWN if final or left is None else fmt.duration(left.best),
+        "left": fmt.UNKNOWN if final or left is None else fmt.rough(left.best),
         "90 % of it": "" if final else leaves.span(left),
         "failed": fmt.count(line.failed),
         "busy": "" if final else fmt.count(status.active),

@@ -108,7 +108,8 @@ class SpeedUp(theme.Display):
             speedup=one / span["makespan_s"],
             low=one / span["high_s"],
             high=one / span["low_s"],
-            extrapolated=line["extrapolated"].to_numpy(dtype=bool),
+            # Of the count alone: the recommended batch size may be beyond those measured, with any count.
+            extrapolated=line["workers"].map(grid.groupby("workers")["extrapolated"].all()).to_numpy(dtype=bool),
             measured_workers=np.array([workers for workers, _ in points], dtype=np.int64),
             measured_speedup=np.array([value for _, value in points], dtype=float),
             recommended=int(recommendation.workers),
@@ -267,7 +268,7 @@ class ParetoFront(theme.Display):
             return f"{self._setting(fast).capitalize()} is both the fastest and the cheapest"
         longer = float(self.makespan_s[cheap] / self.makespan_s[fast]) - 1
         less = 1 - float(self.cost_worker_s[cheap] / self.cost_worker_s[fast])
-        return f"The cheapest setting takes {fmt.percent(longer)} longer and {fmt.percent(less)} less worker time"
+        return f"The cheapest setting takes {fmt.percent(longer)} longer and saves {fmt.percent(less)} of worker time"
 
     def caption(self) -> str:
         """Return the finding and both ends of the front."""
@@ -329,5 +330,6 @@ class ParetoFront(theme.Display):
             axes.annotate(
                 f"{workers}, batches of {fmt.batch_size(float(self.batch_size[place]))}",
                 (self.makespan_s[place], self.cost_worker_s[place]), xytext=(0, -15), textcoords="offset points",
-                fontsize=8, color=theme.INK,
+                fontsize=8, color=theme.INK, zorder=4,
+                bbox={"facecolor": theme.PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1},
             )  # fmt: skip

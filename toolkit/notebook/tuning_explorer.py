@@ -14,6 +14,7 @@ from toolkit.notebook import advice, escape, folds, leaves
 from toolkit.notebook.advice import Question
 from toolkit.notebook.latest import Latest
 from toolkit.notebook.outputs import Beside, put
+from toolkit.notebook.sheet import fits
 
 if TYPE_CHECKING:
     from toolkit.tuning import Recommendation, Recommender
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 SCOPE: Final = "tk-tuning-explorer"
 
 # An element that is not visible is no stop of the keyboard and unknown to a screen reader; what is in it may be seen.
-HANDLES: Final = (
-    f"<style>.{SCOPE} .noUi-handle{{visibility:hidden}}"
+LOOKS: Final = (
+    f"<style>{fits(SCOPE)}.{SCOPE} .noUi-handle{{visibility:hidden}}"
     f".{SCOPE} .noUi-touch-area{{visibility:visible;box-sizing:border-box;border-radius:50%;cursor:ew-resize;"
     "background:var(--jp-layout-color1,#fff);border:1px solid var(--jp-border-color1,#8888)}"
     f".{SCOPE} .noUi-touch-area:hover{{background:var(--jp-brand-color1,{leaves.BLUE})}}</style>"
 )
-"""Takes the nameless handles of sliders out of the order of tabs and out of the tree of accessibility."""
+"""Looks of the explorer; takes the nameless handles of sliders out of the order of tabs and of the accessible tree."""
 
 _LABEL: Final = {"description_width": "115px"}
 _SECTION: Final = {"wrong": advice.wrong_html, "why": advice.why_html}
@@ -100,7 +101,7 @@ class TuningExplorer:
         )  # fmt: skip
         self.code = w.Textarea(
             description="Code", rows=2, disabled=False, style={"description_width": "45px"},
-            layout=w.Layout(width="100%", max_width="640px", display="none"),
+            layout=w.Layout(width="auto", max_width="640px", display="none"),
         )  # fmt: skip
         self.box = self._arrange(w)
         self._set_workers()
@@ -116,7 +117,7 @@ class TuningExplorer:
         """Make a choice that has a slider beside it; the browser keeps the two alike.
 
         The choice is the slider's readout, and what keyboard and screen reader use: a native element with a name. The
-        handle of a slider of ipywidgets can have no name, so `HANDLES` makes it something for pointers alone.
+        handle of a slider of ipywidgets can have no name, so `LOOKS` makes it something for pointers alone.
         """
         choice = w.Dropdown(
             options=options, value=value, description=words, style=_LABEL,
@@ -146,7 +147,7 @@ class TuningExplorer:
         top = w.HBox(
             [left, right], layout=w.Layout(flex_flow="row wrap", grid_gap="8px 24px", align_items="flex-start")
         )
-        title = w.HTML(f'{HANDLES}{folds.STYLE}<div style="{leaves.FONT};font-size:15px"><b>Tuning explorer</b></div>')
+        title = w.HTML(f'{LOOKS}{folds.STYLE}<div style="{leaves.FONT};font-size:15px"><b>Tuning explorer</b></div>')
         box = w.VBox(
             [title, top, self.leaves["map"], self.more.box],
             layout=w.Layout(border="1px solid #8888", padding="10px 14px", max_width="980px", overflow="hidden"),

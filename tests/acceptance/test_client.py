@@ -184,6 +184,24 @@ def test_a_run_is_found_again_from_another_process(client: Client, cluster: Loca
     assert done.stdout.strip() == str([2 * i for i in range(10)])
 
 
+def test_batches_of_a_given_size_taper_when_asked_to(client: Client) -> None:
+    # given items that take long beside what a batch costs, so that nothing keeps small batches from being cut
+    def nap(_: int) -> None:
+        import time
+
+        time.sleep(0.01)
+
+    # when
+    run = client.map(nap, range(100), batch_size=10, taper=True)
+
+    # then
+    assert run.wait(60).ok == 100
+    sizes = run.metrics()["items"].tolist()
+    assert max(sizes) == 10
+    assert min(sizes[-3:]) < 5
+    assert sum(sizes) == 100
+
+
 def test_inline_is_the_same_run_in_this_process(client: Client) -> None:
     threads = []
     run = client.map(lambda x: threads.append(threading.current_thread().name) or x + 1, range(10), inline=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from toolkit.execution.sizing import Proposal, taken
 from toolkit.tuning import Workload, simulate_makespans, simulate_runs
 from toolkit.tuning.schedule import equal_splits
 
@@ -173,13 +172,4 @@ def trapezoid(case: Case) -> list[int]:
         sizes.append(min(left, max(1, round(at))))
         left -= sizes[-1]
         at -= step
-    return sizes
-
-
-def tapered(n_items: int, want: int, floor: int, workers: int) -> list[int]:
-    """What the ledger grants a run with `want` and `floor`."""
-    left, sizes = n_items, []
-    while left:
-        sizes.append(taken(Proposal(want, floor), left, workers))
-        left -= sizes[-1]
     return sizes

@@ -20,7 +20,6 @@ from tests.evaluation.simulator_cases import (
     joblib_size,
     kruskal_weiss,
     quarter,
-    tapered,
     trapezoid,
 )
 from tests.evaluation.simulator_online import Automatic
@@ -29,6 +28,7 @@ from toolkit.tuning.memory import fit_memory
 from toolkit.tuning.simulate import Luck, Workload
 
 Numbers = dict[str, list[float]]
+_TAPERED = 8  # seeds of the truth under which a tapered run is played, one event after the other
 
 
 def setting(advice: Any) -> tuple[int, int]:
@@ -127,16 +127,22 @@ def no_history(case: Case, seeds: Sequence[int], grid: dict[tuple[int, int], flo
 
 
 def tapering(case: Case, truth: Truth, grid: dict[tuple[int, int], float], seeds: Sequence[int]) -> Numbers:
-    """The recommended size, tapered toward a floor by the ledger, against the best static setting."""
-    best = min(grid.values())
+    """What ``**advice.kwargs()`` runs, batches tapered by the ledger where it says so, against the best static setting.
+
+    The workers of a tapered run learn what to taper to as in the product; both see the same luck.
+    """
+    best, few = min(grid, key=grid.__getitem__), truth.seeds[:_TAPERED]
+    static = float(truth.makespans(*best)[:_TAPERED].mean())
     out: Numbers = {"tapered": []}
     for seed in seeds[:3]:
         advice = Recommender().fit(history(case, seed)).recommend(n_items=case.n_items, max_workers=case.most)
         size, workers = setting(advice)
-        per_batch = advice.evidence.get("per_batch_s", 0.0) + case.work.gap_s
-        per_item = max(advice.evidence.get("per_item_s", 0.0), 1e-9)
-        floor = max(1, min(size, round(per_batch / per_item)))
-        out["tapered"].append(truth.sequence(tapered(case.n_items, 2 * size, floor, workers), workers) / best - 1)
+        if advice.taper:
+            lucks = [Luck(truth.work, case.n_items, [one]) for one in few]
+            took = np.array([Automatic(luck, workers, int(advice.taper)).makespan_s() for luck in lucks])
+        else:
+            took = truth.makespans(size, workers)[:_TAPERED]
+        out["tapered"].append(float(took.mean()) / static - 1)
     return out
 
 

@@ -16,7 +16,7 @@ from toolkit.tuning.simulate import Luck
 
 
 class Automatic:
-    """One run with ``batch_size="auto"`` of a task that was never run, its functions batched.
+    """One run whose batches taper, its functions batched: ``batch_size="auto"`` of a task that was never run.
 
     Parameters
     ----------
@@ -24,9 +24,11 @@ class Automatic:
         One seed.
     workers : int
         All that there are.
+    size : int
+        Given batch size, with ``taper=True``; 0 for an automatic one.
     """
 
-    def __init__(self, luck: Luck, workers: int) -> None:
+    def __init__(self, luck: Luck, workers: int, size: int = 0) -> None:
         self._luck, self._workers = luck, workers
         n = luck.n_items
         self._batches = Batches(np.zeros((1, n)), np.zeros((1, n)), np.zeros((1, n)))
@@ -34,7 +36,7 @@ class Automatic:
         self._learned = [-1] * workers  # the last batch of each worker
         self._sizes = np.zeros(n, dtype=np.int64)
         self._count = 0
-        self._planned, self._plans, self._look_at = 0, 0, 0.0
+        self._planned, self._plans, self._look_at = size, MAX_REPLANS if size else 0, 0.0
         self.left = n
 
     def makespan_s(self) -> float:

@@ -47,7 +47,10 @@ def test_structures_that_agree_with_the_runs_and_not_beyond_them_widen_the_answe
     here, beyond = points([8.0], np.zeros((2, 1))), points([8.0], np.array([[0.0], [0.5]]))
     assert width(known, here) == pytest.approx(width(effects(), points([8.0])))
     assert width(known, beyond) > 0.45
-    assert known.shift(beyond)[0] == pytest.approx(known.shift(here)[0] + 0.4 * 0.5)
+    # What is predicted is the median: the word of the more probable one, however far the other is off.
+    assert abs(known.shift(beyond)[0] - known.shift(here)[0]) < 0.05
+    turned = effects(np.zeros((2, 6)), np.array([0.4, 0.6]))
+    assert known.shift(here)[0] + 0.45 < turned.shift(beyond)[0] < known.shift(here)[0] + 0.55
 
 
 def test_a_structure_that_is_off_everywhere_is_corrected_by_the_runs() -> None:

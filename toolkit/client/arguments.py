@@ -27,7 +27,7 @@ class Size:
     batch_size : int
         0 lets the controller choose.
     auto : bool
-        Batches taper towards the end and may be re-planned.
+        Batches taper towards the end and, where their size was not given, may be re-planned.
     max_workers : int
         0 for no cap.
     weight_size : float or None
@@ -40,8 +40,10 @@ class Size:
     weight_size: float | None = None
 
     @classmethod
-    def parse(cls, batch_size: float | str, max_workers: int | str, *, weighted: bool = False) -> Size:
-        """Read ``"auto"`` or a positive number for each.
+    def parse(
+        cls, batch_size: float | str, max_workers: int | str, *, weighted: bool = False, taper: bool = False
+    ) -> Size:
+        """Read ``"auto"`` or a positive number for each; with `taper`, batches of a given size taper too.
 
         Raises
         ------
@@ -59,9 +61,9 @@ class Size:
         cap = number(max_workers, "max_workers")
         if weighted:
             weight = _weight_size(batch_size)
-            return cls(0, weight == 0, cap, weight)
+            return cls(0, taper or weight == 0, cap, weight)
         size = number(batch_size, "batch_size")
-        return cls(size, size == 0, cap)
+        return cls(size, taper or size == 0, cap)
 
 
 def _whole(value: Any) -> int | None:

@@ -135,6 +135,7 @@ class Client(History):
         kwargs: Mapping[str, Any] | None = None,
         batch_size: float | str = "auto",
         max_workers: int | str = "auto",
+        taper: bool = False,
         priority: str = "normal",
         queue: str | None = None,
         key: Callable[[Any], Any] | None = None,
@@ -170,6 +171,8 @@ class Client(History):
         max_workers : int or "auto"
             Most batches at a time. ``"auto"`` sets no cap; a LocalCluster with fewer workers than CPUs grows first
             where earlier runs of the task recommend it, and the run's event ``workers`` says so.
+        taper : bool
+            Let batches of a given `batch_size` get smaller toward the end of the run, as ``"auto"`` ones always do.
         priority : str
             ``low``, ``normal``, ``high`` or ``urgent``, honoured between runs.
         queue : str, optional
@@ -226,7 +229,7 @@ class Client(History):
         if self._cluster is not None:
             self._cluster.start()  # a millisecond when all is well; brings back what was killed as a whole
         check_items(items)
-        size = Size.parse(batch_size, max_workers, weighted=weight is not None)
+        size = Size.parse(batch_size, max_workers, weighted=weight is not None, taper=taper)
         weights = None if weight is None else Weights(weight, items)
         check_options(priority, queue or "celery", name, tags, retry, call)
         key = check_key(key)
@@ -264,7 +267,7 @@ class Client(History):
         def write(source: Iterable[Any] | Source, begun: Callable[[], None]) -> None:
             submission.write(source, key, weights, function, encoded_kwargs, begun)
             if size.auto and weights is None and not inline:  # workers size weighted batches by themselves
-                self._try_plan(spec)
+                self._try_plan(spec, size)
 
         self._submit(run, items, submission, write)
         if grown or remark:
@@ -304,14 +307,17 @@ class Client(History):
             logger.exception("run %s: workers left as they are", spec.run_id)
             return f"left as they are: {one_line(str(error))}"
 
-    def _try_plan(self, spec: RunSpec) -> None:
+    def _try_plan(self, spec: RunSpec, size: Size) -> None:
         try:
-            self._plan(spec)
+            self._plan(spec, size)
         except Exception:  # the items are submitted: a plan that fails must not look like a failed submission
             logger.exception("run %s: not planned, its workers size the batches by themselves", spec.run_id)
 
-    def _plan(self, spec: RunSpec) -> None:
-        """Size an automatic run from history, and keep an eye on it."""
+    def _plan(self, spec: RunSpec, size: Size) -> None:
+        """Size an automatic run from history, unless its size was given, and keep an eye on it."""
+        if size.batch_size:
+            Planner(self._ledger, spec, self._detached, 0).start()
+            return
         status = self._ledger.status(spec.run_id, spec)
         if status.state.final:
             return

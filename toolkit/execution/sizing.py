@@ -25,6 +25,7 @@ from toolkit.execution.trials import Trials
 _MIN_ITEM_S: Final = 1e-9  # keeps divisions finite for items that cost nothing measurable
 _WALK: Final = 0.03  # relative change of a cost between two batches that counts as drift, not as noise
 _CLIP: Final = 3.0  # residuals beyond this many standard deviations are clipped
+_ODD: Final = 4.0  # times what later batches explain, from which the first of a process is asked after
 _RATE: Final = 0.1  # how fast the noise level and the gap are re-learned
 
 
@@ -53,7 +54,10 @@ class Limits:
     patient_s : float
         Longest batch that a gap alone may ask for.
     other_size : float
-        Share of a worker's part of the run that a batch may hold to tell the cost of a batch from that of an item.
+        Share of a worker's part of the run that its second batch may hold to tell the cost of a batch from that of an
+        item.
+    apart_size : float
+        The same of a later one, where the first took far more than what an item costs at most.
     """
 
     target_s: float = 0.15
@@ -66,6 +70,7 @@ class Limits:
     gap_share: float = 0.005
     patient_s: float = 0.5
     other_size: float = 0.02
+    apart_size: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,18 @@ def taken(proposal: Proposal, remaining: int, workers: int) -> float:
     return max(1, min(proposal.want, max(proposal.floor, share), remaining))
 
 
+def tapering_floor(fixed_s: float, item_s: float, gap_s: float, share: float, limits: Limits | None = None) -> float:
+    """Items below which tapering does not cut a batch that costs `fixed_s` and `item_s` an item.
+
+    `gap_s` is what passes between two batches, `share` the items that remain for each worker.
+    """
+    limits = limits or Limits()
+    # Never starve the other workers for a fixed cost, unless cutting further would double the work.
+    even = max(share, fixed_s / item_s)
+    by_overhead = min((1 / limits.floor_overhead - 1) * (fixed_s + gap_s) / item_s, even)
+    return max(limits.floor_s / item_s, by_overhead)
+
+
 class Controller:
     """Learns the cost of a batch in one process of one run, and proposes the size of the next.
 
@@ -114,6 +131,7 @@ class Controller:
         "_first",
         "_fixed",
         "_gap",
+        "_joined",
         "_largest",
         "_least",
         "_least_s",
@@ -140,6 +158,7 @@ class Controller:
         self._gap = 0.0
         self._largest = 0.0
         self._smallest = 0.0
+        self._joined = False  # the first batch counts like every other
         self._trials = Trials()
         self._surprises = 0  # batches in a row far from what was predicted: a change, not an outlier
 
@@ -191,6 +210,7 @@ class Controller:
             self._start(items, service_s)
         else:
             self._update(items, service_s)
+            self._join()
 
     def _learn_fixed(self, fixed_s: float) -> None:
         if self._fixed is None:
@@ -208,11 +228,17 @@ class Controller:
         self._b = self._beta * self._beta
         self._ab = 0.0
         self._update(items, service_s)
+        self._join()
+
+    def _join(self) -> None:
+        """Learn from the process's first batch too, once what is known explains it, so that it carried no warm-up."""
         assert self._first is not None
-        first_items, first_s = self._first
-        if first_items != items and first_s <= 1.5 * (self._alpha + self._beta * first_items):
-            self._smallest = min(self._smallest, first_items)
-            self._update(first_items, first_s)
+        items, service_s = self._first
+        if self._joined or items == self._largest or service_s > 1.5 * (self._alpha + self._beta * items):
+            return
+        self._joined = True
+        self._smallest = min(self._smallest, items)
+        self._update(items, service_s)
 
     def _update(self, items: float, service_s: float) -> None:
         predicted = self._alpha + self._beta * items
@@ -290,15 +316,18 @@ class Controller:
         remaining, last_batch = max(self._least, remaining), max(self._least, last_batch)
         if self._beta:
             return self._from_costs(last_batch, remaining, workers)
-        if hint_item_s > 0 and math.isfinite(hint_item_s) and last_batch > 0:
+        known = hint_item_s > 0 and math.isfinite(hint_item_s) and last_batch > 0
+        if known:
             self._trials.hear(last_batch, hint_item_s)
-            return self._from_hint(hint_item_s, last_batch, remaining, workers)
+        hinted = self._from_hint(hint_item_s, last_batch, remaining, workers) if known else None
         if self._first is None:
-            return Proposal(self._least, self._least)
+            return hinted or Proposal(self._least, self._least)
         items, service_s = self._first
         # It may have carried imports, or a fixed cost: a larger one tells, as long as it is a small part of the run.
         other = min(self._limits.growth * items, self._limits.other_size * remaining / workers)
-        want = max(items * self._factor(service_s), other)
+        if hinted is not None and hinted.want >= other:
+            return hinted
+        want = max(items if hinted else items * self._factor(service_s), other)
         return self._bounded(want, 1.0, remaining, workers)
 
     def _factor(self, service_s: float) -> float:
@@ -333,14 +362,21 @@ class Controller:
         if one_size:  # one size only cannot tell fixed cost from item cost: try another, however long a batch takes
             if self._alpha + self._beta * 2 * self._largest < 2 * limits.max_s:
                 want = max(want, 2.0 * self._largest)
-            want = max(want, min(limits.growth * self._largest, limits.other_size * remaining / workers))
+            want = max(want, min(limits.growth * self._largest, self._apart() * remaining / workers))
         want = min(want, max(float(limits.growth * self._largest), float(last_batch)))
         want = max(float(self._least), self._trials.bounded(want, self.per_batch_s, self._beta, remaining / workers))
-        floor = limits.floor_s / self._beta
-        # Never starve the other workers for a fixed cost, unless cutting further would double the work.
-        even = max(remaining / workers, alpha / self._beta)
-        by_floor = min((1 / limits.floor_overhead - 1) * (alpha + self._gap) / self._beta, even)
-        return self._bounded(want, max(floor, by_floor), remaining, workers, share)
+        if workers == 1:  # nobody waits for the last batch
+            return self._bounded(want, want, remaining, workers, remaining)
+        floor = tapering_floor(alpha, self._beta, self._gap, remaining / workers, limits)
+        return self._bounded(want, floor, remaining, workers, share)
+
+    def _apart(self) -> float:
+        """Share of a worker's part of the run that a batch may hold to tell costs apart."""
+        assert self._first is not None
+        items, service_s = self._first
+        # Imports, or a fixed cost that each batch will pay? That is worth a larger trial.
+        odd = service_s > _ODD * (self._alpha + self._beta * items)
+        return self._limits.apart_size if odd else self._limits.other_size
 
     def _bounded(self, want: float, floor: float, remaining: float, workers: int, share: float = 0.0) -> Proposal:
         share = share or remaining / (self._limits.shares * workers)

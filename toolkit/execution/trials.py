@@ -108,4 +108,4 @@ class Trials:
         grows = _SLOWER * item_s - self._rate
         if want <= _STEP * self._largest or grows <= 0:
             return want
-        return max(self._largest, min(want, (left_s - _SLOWER * fixed_s) / grows))
+        return max(_STEP * self._largest, min(want, (left_s - _SLOWER * fixed_s) / grows))

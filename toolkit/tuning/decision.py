@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -23,6 +23,7 @@ from toolkit.tuning.intervals import bounds
 from toolkit.tuning.memory import MemoryModel, fit_memory
 from toolkit.tuning.model import TaskModel
 from toolkit.tuning.recommendation import Recommendation, grid_frame
+from toolkit.tuning.tapering import find_tapering
 
 SAME = 0.01  # settings whose makespans differ by less are equally fast
 _MORE_MEMORY = 1.5
@@ -107,7 +108,20 @@ def recommend(model: TaskModel, request: Request) -> Recommendation:
     if not allowed.any():
         return _refused(model, request, limit, binding[-1])
     chosen, preferred = _choose(grid, allowed, request)
-    return _answer(model, request, grid, chosen, [*binding, *preferred])
+    answer = _answer(model, request, grid, chosen, [*binding, *preferred])
+    return answer if grid.method == "throughput" else _tapered(model, answer, grid, allowed)
+
+
+def _tapered(model: TaskModel, answer: Recommendation, grid: Grid, allowed: NDArray[np.bool_]) -> Recommendation:
+    """The answer, with what tapering gains where it gains anything; only sizes that may be chosen are tapered."""
+    sizes = np.unique(grid.batch_size[allowed & ~grid.extrapolated & (grid.workers == answer.workers)])
+    setting = (int(answer.batch_size), answer.workers)
+    found = find_tapering(model, answer.n_items, setting, answer.makespan_s, sizes)
+    if found is None:
+        return answer
+    gain = 1.0 - found.makespan_s / answer.makespan_s
+    why = f"batches of {found.batch_size:,} that get smaller toward the end take {gain:.0%} less than equal ones"
+    return replace(answer, taper=found.batch_size, taper_s=found.makespan_s, reasons=(*answer.reasons, why))
 
 
 def _late_s(model: TaskModel, request: Request, grid: Grid) -> Array:

@@ -118,8 +118,18 @@ class RunEffects:
         return float(np.sqrt(self.weights @ np.square(self.sizes[:, 1])))
 
     def shift(self, points: Points) -> Array:
-        """Expected logarithm of measured over predicted makespan, of shape (n_points,)."""
-        return np.clip(self.mix @ self._mean(points, self._cross(points)), -_MOST_SHIFT, _MOST_SHIFT)
+        """Median of the logarithm of measured over predicted makespan, of shape (n_points,).
+
+        Not the mean: beyond the data a rival that is hardly probable may say several times as much as all others.
+        """
+        if len(self.belief) == 1:
+            middle = self.mix @ self._mean(points, self._cross(points))
+        else:
+            parts = [part.reshape((len(self.weights), len(self.belief), -1)) for part in self._given(points)]
+            mean = np.tensordot(self.weights, parts[0], axes=1)
+            variance = np.tensordot(self.weights, parts[1] + np.square(parts[0] - mean), axes=1)
+            middle = _quantile(self.belief, mean, np.sqrt(variance), 0.5)
+        return np.clip(middle, -_MOST_SHIFT, _MOST_SHIFT)
 
     def _cross(self, points: Points) -> Array:
         """Covariance of the runs and new ones, of shape (n_sizes, n_runs, n_points)."""

@@ -161,10 +161,11 @@ def compared(
         np.array([baseline["batch_size"], int(grid.batch_size[chosen])], dtype=np.int64),
         np.array([baseline["workers"], int(grid.workers[chosen])], dtype=np.int64),
     ]
-    mean, variance = model.effects.contrast(model.points(*pair))
+    points = model.points(*pair)
+    mean, variance = model.effects.contrast(points)
     rng = np.random.default_rng(model.options.seed + 5)
     pick = rng.choice(len(mean), size=4_000, p=model.effects.mix)
-    middle = float(model.effects.mix @ mean)
+    middle = float(np.diff(model.effects.shift(points))[0])  # which `ratio` has in it
     drawn = ratio * np.exp(mean[pick] - middle + np.sqrt(variance[pick]) * rng.standard_normal(len(pick)))
     low, high = np.quantile(1.0 - drawn, [0.05, 0.95])
     same = (pair[1] == pair[1][0]).all() and (pair[2] == pair[2][0]).all()

@@ -34,6 +34,7 @@ _DISTURBED = 0.05
 _BEYOND_SD = 0.15  # for each e-fold beyond the measured sizes, where the sizes are too like to try it
 _BEYOND_BELIEF = 0.1  # how much that counts, beside what a trial says
 _NEAR = 0.5  # log size within which runs are of the same size
+_STUCK, _STUCK_SDS = 0.1, 2.0  # log makespan beyond what its batches explain, from which a run ended with a stuck one
 
 
 def fit_task(history: TaskHistory, options: Options) -> TaskModel:
@@ -120,9 +121,21 @@ def _try(
     residual = np.log([runs[i].makespan_s for i in judged]) - np.log(expected[:, 0])
     sensitivity = Sensitivity.of(costs, cells)
     points = _run_points(history, sensitivity.of_runs(cells, len(runs)), rest, judged)
-    points = replace(points, luck=points.luck + np.log(replayed / expected).var(axis=1))  # how a run ends is luck
+    ending = np.log(replayed / expected).var(axis=1)
+    stuck = _stuck([runs[i] for i in judged], residual, _loads(costs, cells, len(runs))[0, judged], ending)
+    points = replace(points, luck=points.luck + ending, extra=points.extra + np.square(stuck))  # how a run ends is luck
     within = rest.variance.means(cells)
     return _Trial(structure, costs, rest, judged, sensitivity, points, residual, sensitivity.prior(cells, within))
+
+
+def _stuck(runs: Sequence[RunSummary], residual: Array, loads: Array, ending: Array) -> Array:
+    """How much longer runs took than their batches explain: log makespan, 0 for none.
+
+    One item of a heavy tail keeps one worker at work when all others are done. That tells of luck, not of how long the
+    batches of a setting take, of which their sum tells.
+    """
+    longer = residual - np.log([max(run.spent_s, 1e-12) for run in runs] / loads)
+    return np.where(longer > np.maximum(_STUCK, _STUCK_SDS * np.sqrt(ending)), longer, 0.0)
 
 
 def _run_points(history: TaskHistory, jacobian: Array, rest: Rest, judged: list[int]) -> Points:

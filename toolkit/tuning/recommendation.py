@@ -73,6 +73,11 @@ class Recommendation:
     binds : tuple of str
         What keeps the run from being faster, the most important first: ``overhead``, ``contention``, ``shared
         resource``, ``tail``, ``memory``, ``deadline``.
+    taper : int
+        The batch size from which batches get smaller toward the end, where that is faster than equal batches; else 0.
+        All else is said of equal batches. Where items have weights, a weight.
+    taper_s : float or None
+        Expected seconds with them.
     """
 
     task: str
@@ -94,11 +99,15 @@ class Recommendation:
     weight_unit: float = 0.0
     better: float | None = None
     binds: tuple[str, ...] = ()
+    taper: float = 0
+    taper_s: float | None = None
 
     def kwargs(self) -> dict[str, Any]:
         """Keyword arguments for ``client.map``; a refused recommendation leaves both to the automatic."""
         if self.refused:
             return {"batch_size": "auto", "max_workers": "auto"}
+        if self.taper:
+            return {"batch_size": self.taper, "taper": True, "max_workers": self.workers}
         return {"batch_size": self.batch_size, "max_workers": self.workers}
 
     @property

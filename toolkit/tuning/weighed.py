@@ -66,6 +66,7 @@ class Weighed:
         other = {"batch_size": self._weight(found.baseline["batch_size"])} if "batch_size" in found.baseline else {}
         return replace(
             found, n_items=int(n_items), batch_size=self._weight(found.batch_size), grid=grid, weight_unit=self.unit,
+            taper=self._weight(found.taper),
             reasons=(self._says(n_items * per_item), *found.reasons), baseline={**found.baseline, **other},
         )  # fmt: skip
 

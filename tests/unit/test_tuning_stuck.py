@@ -1,0 +1,34 @@
+"""A run that ended with a stuck batch tells of luck, not of its setting."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from toolkit.execution.sizing import Controller, Proposal
+from toolkit.tuning.learning import _stuck
+
+
+def test_what_the_batches_of_a_run_do_not_explain_was_a_stuck_one() -> None:
+    # given three runs: as expected, all batches twice as long, and twice as long though its batches were as expected
+    runs: list[Any] = [SimpleNamespace(spent_s=seconds) for seconds in (10.0, 20.0, 10.0)]
+    residual, expected, usual = np.log([1.0, 2.0, 2.0]), np.full(3, 10.0), np.full(3, 0.05**2)
+
+    # then
+    assert _stuck(runs, residual, expected, usual) == pytest.approx([0.0, 0.0, np.log(2.0)])
+    # where runs usually end as unevenly, it is no news
+    assert not _stuck(runs, residual, expected, np.full(3, 0.4**2)).any()
+
+
+def test_batches_of_a_single_worker_do_not_taper() -> None:
+    controller = Controller()
+    for items in (1, 16, 64):
+        controller.observe(items, 0.1 + 0.01 * items, 1e-3)
+
+    alone, shared = (controller.propose(0.0, 64, 80, workers) for workers in (1, 8))
+
+    assert alone == Proposal(80, 80)
+    assert shared.want < 80

@@ -6,17 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.acceptance import shop
+from tests.acceptance import gates, shop
 from tests.integration.clusters import ROOT, alive, home, until
 from toolkit.client import Client, scaling
 from toolkit.client.run import Run
 from toolkit.cluster import LocalCluster
 from toolkit.errors import InvalidInput, LedgerUnavailable
+from toolkit.ledger import Ledger, Range, Reader
 from toolkit.settings import LedgerSettings
 from toolkit.transport import make_app
 
@@ -131,6 +133,18 @@ def test_a_run_survives_the_death_of_the_server(home: Path, tmp_path: Path) -> N
         assert run.results(PATIENCE_S) == list(range(200))
         run.verify()
         assert cluster.status().server_restarts == 1
+
+
+def test_what_a_stop_cuts_off_waits_for_the_next_start_with_nothing_held_against_it(home: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with LocalCluster(1, state_dir=home) as cluster, Client(cluster=cluster) as client:
+        run_id = client.map(gates.gated, [7], kwargs={"gate": str(gate)}).run_id
+        until(lambda: client.get_run(run_id).status().active == 1, "the item is executed")
+        cluster.stop(grace_s=0.2)
+    with LocalCluster(state_dir=home, node=False) as cluster, closing(Ledger(cluster.address)) as ledger:
+        held = Reader(ledger.connection, run_id).structure()
+        assert (held["claims"], [Range.parse(text) for text in held["ready"]]) == ([], [Range(0, 1)])
+        assert ledger.status(run_id).lost == 1
 
 
 def test_restarted_workers_import_edited_modules(home: Path, tmp_path: Path) -> None:

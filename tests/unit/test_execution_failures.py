@@ -257,6 +257,14 @@ def test_what_asks_for_another_attempt_itself_is_not_paused_for():
     assert judge(error, Retry(pause=Quota)) == Verdict(True, "retryable", requested=True, delay_s=3.0)
 
 
+def test_a_delay_that_no_server_could_count_is_cut():
+    error = ValueError()
+    error.toolkit_retry_delay_s = 1e307  # type: ignore[attr-defined]  # in milliseconds there is no such number
+    delay_s = judge(error, Retry()).delay_s
+    assert delay_s is not None
+    assert int(delay_s * 1000) == 10**12
+
+
 @pytest.mark.parametrize(
     ("message", "reason"),
     [

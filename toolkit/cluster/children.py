@@ -26,6 +26,7 @@ from toolkit.cluster.files import (
 
 GRACE_S = 30.0  # a node may finish its batches for this long before it is killed
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.2, 10.0
+GIVE_BACK_S = 1.0  # so long before it is killed it has to give back what its workers hold
 STEADY_S = 10.0  # a process that lived this long did not die of its start
 START_TRIES = 3  # a server that never answered is not tried for ever
 
@@ -284,6 +285,7 @@ class Node:
         self.restarts = 0
         self.started_at = 0.0
         self.kill_at = 0.0  # 0 while it need not end
+        self.told_at = 0.0  # when it was told that its time is over
         self.leased_at = time.monotonic()
         self._told: dict[str, Any] = {}
 
@@ -327,7 +329,10 @@ class Node:
             return False
 
     def drain(self, grace_s: float) -> None:
-        """Ask the process to finish its batches and end; kill all of it `grace_s` after the first time of asking."""
+        """Ask the process to finish its batches and end; kill all of it `grace_s` after the first time of asking.
+
+        One that serves is told first, so that it gives back what its workers hold: it then kills itself, at once.
+        """
         if self.child is None:
             return
         now = time.monotonic()
@@ -335,8 +340,24 @@ class Node:
             say(f"node {self.key} {self.child.pid} drains")
             self.child.terminate()
         self.kill_at = min(self.kill_at or now + grace_s, now + grace_s)
-        if now >= self.kill_at:
+        if now < self.kill_at:
+            return
+        if not self.told_at and self._tell_end():
+            self.told_at = now
+        if not self.told_at or now >= self.told_at + GIVE_BACK_S:
             signal_group(self.child.pid, signal.SIGKILL)
+
+    def _tell_end(self) -> bool:
+        """Say to the process that its time is over; whether it hears it."""
+        if not self.is_ready():
+            return False
+        assert self.child is not None
+        assert self.child.stdin is not None
+        try:
+            os.write(self.child.stdin.fileno(), b"\n")
+        except OSError:
+            return False
+        return True
 
     def _start(self) -> None:
         """Start the process, unless one that an earlier guard left behind still lives."""
@@ -346,11 +367,12 @@ class Node:
             return
         self.ready_path.unlink(missing_ok=True)
         self.running, self.started_at, self.kill_at = dict(self.wanted), time.monotonic(), 0.0
+        self.told_at = 0.0
         log, cwd = open_log(self.log_path), self.wanted.get("cwd") or "/"
         try:
             self.child = subprocess.Popen(
                 self.wanted["argv"],
-                stdin=subprocess.PIPE,  # never written to: that it closes tells the node that the guard is gone
+                stdin=subprocess.PIPE,  # that it closes tells the node that the guard is gone
                 stdout=log,
                 stderr=log,
                 cwd=cwd if Path(cwd).is_dir() else "/",

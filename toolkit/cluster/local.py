@@ -143,7 +143,8 @@ class LocalCluster:
         Parameters
         ----------
         grace_s : float
-            Seconds that running batches have to end by themselves. Those that are killed run again later.
+            Seconds that running batches have to end by themselves. Those that are killed run again later, with nothing
+            held against their items.
 
         Raises
         ------

@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import threading
+import time
 from typing import Any
 
 from celery import signals
@@ -17,9 +18,10 @@ from toolkit.cluster.layout import StateDir, broker_url, node_key, queue_name, s
 from toolkit.cluster.leases import NodeKeepAlive
 from toolkit.errors import ClusterError
 from toolkit.settings import Settings
-from toolkit.transport import install, make_app
+from toolkit.transport import give_back, install, make_app
 
 GRACE_S = 30.0  # how long batches may go on once the guard has died
+_LAST_S = 2.0  # before the end of it: what still runs is given back
 
 _state = StateDir(Settings.from_env().state_dir)
 _key = node_key()
@@ -39,11 +41,20 @@ install(
 
 
 def _watch_guard() -> None:
-    """Wait for the end of standard input, whose other end the guard holds and never writes to; then end the node."""
+    """Wait for what the guard says on standard input, whose other end it holds, and end the node.
+
+    A byte says that the time to finish batches is over; the end of it, that the guard has died.
+    """
     while not select.select([0], [], [], 1.0)[0]:
         _keep_alive.lapse()
-    signal.setitimer(signal.ITIMER_REAL, GRACE_S)  # its signal ends the process, if nothing else does
-    os.kill(os.getpid(), signal.SIGTERM)
+    if not os.read(0, 1):
+        signal.setitimer(signal.ITIMER_REAL, GRACE_S)  # its signal ends the process, if nothing else does
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_S - _LAST_S)
+    give_back(app)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _ready(**_: Any) -> None:

@@ -21,6 +21,7 @@ MAX_REASON_CHARS: Final = 300
 SHARED_BYTES: Final = 256 * 1024
 """What the copies of one text may take together, where all items of a batch carry it."""
 
+_LONGEST_S: Final = 1e9  # thirty years: what is asked beyond them has no number of milliseconds in the end
 _UNSET: Final = object()
 
 
@@ -179,7 +180,7 @@ def _seconds(value: Any) -> float | None:
         seconds = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return min(max(0.0, seconds), _LONGEST_S) if math.isfinite(seconds) else None
 
 
 def _attribute(error: BaseException, name: str, default: Any) -> Any:

@@ -182,11 +182,11 @@ class Ledger:
         answer = self.connection.call("renew", keys.of_run(run_id), known_workers, *claim_ids, retry_s=0.0)
         return Renewed(answer[0].decode(), bool(answer[3]), frozenset(answer[4:]))
 
-    def lost(self, run_id: str, claim_id: bytes, death: Death) -> str:
-        """Report that the process holding a claim died, and of what; returns the run's state."""
+    def lost(self, run_id: str, claim_id: bytes, death: Death, *, retry_s: float | None = None) -> str:
+        """Report that the process holding a claim died or gave it up, and of what; returns the run's state."""
         _, state = self.connection.call(
             "lost", keys.of_run(run_id), claim_id, death.blamed, death.category, death.limit,
-            int(death.delay_s * 1000), death.letter,
+            int(death.delay_s * 1000), death.letter, retry_s=retry_s,
         )  # fmt: skip
         return str(state.decode())
 

@@ -50,11 +50,12 @@ class Batch:
         return list(_runs(self.indexes[p] for p in range(part.start, part.stop) if p not in failed))
 
     def letter(self, failure: Failure, identity: str, at: float) -> bytes:
-        """The dead letter of a failed item."""
+        """The dead letter of a failed item; without the item, which stays in its page, where both cannot be encoded.
+
+        A letter is a level deeper than its item, and an item may be as deep as a value can be.
+        """
         p = failure.position
-        letter = {
-            "item": self.pages.original(self.indexes[p]),
-            "key": self.keys[p] if self.keys else None,
+        said = {
             "error_type": failure.error_type,
             "message": _clean(failure.message),
             "traceback_text": _clean(failure.traceback_text),
@@ -64,7 +65,11 @@ class Batch:
             "logs": _clean(failure.logs),
             "at": at,
         }
-        return codec.encode(letter)
+        try:
+            item, key = self.pages.original(self.indexes[p]), self.keys[p] if self.keys else None
+            return codec.encode({"item": item, "key": key} | said)
+        except Exception:  # noqa: BLE001 - whatever is wrong with the item, its letter is written
+            return codec.encode(said)
 
 
 def undecodable_letter(error: LedgerCorrupt, attempt: int, identity: str, at: float) -> bytes:

@@ -18,6 +18,7 @@ from toolkit.transport.servant import Installation, Servant
 from toolkit.transport.tickets import TICKET
 
 _ATTRIBUTE = "_toolkit_installation"
+_KEEPER = "_toolkit_keeper"
 
 
 def install(
@@ -88,6 +89,13 @@ def installed(app: Celery) -> Installation | None:
     return getattr(app, _ATTRIBUTE, None)
 
 
+def give_back(app: Celery) -> None:
+    """In a node's main process that is about to be killed: end its workers, and give back what they hold."""
+    keeper: Keeper | None = getattr(app, _KEEPER, None)
+    if keeper is not None:
+        keeper.give_back()
+
+
 def check_workers(worker: Any) -> None:
     """Refuse to start a node of more workers than its main process can look after.
 
@@ -102,6 +110,11 @@ def check_workers(worker: Any) -> None:
             f"{most:,} workers in one node: at most {SLOTS:,} can be told apart. Take fewer (-c or --autoscale), "
             "and another node beside it"
         )
+
+
+def _terminate(_step: Any, worker: Any) -> None:
+    """Cold shutdown: the pool's processes are ended next."""
+    give_back(worker.app)
 
 
 def _keeper_step(installation: Installation, keep_alive: Callable[[bool], None] | None) -> type:
@@ -146,7 +159,10 @@ def _keeper_step(installation: Installation, keep_alive: Callable[[bool], None] 
             signals.worker_shutting_down.connect(drain, weak=False)
             signals.worker_shutdown.connect(sign_off, weak=False)
             keeper.start()
+            setattr(worker.app, _KEEPER, keeper)
             if archivist is not None:
                 archivist.start()
+
+        terminate = _terminate
 
     return KeeperStep

@@ -20,9 +20,11 @@ from toolkit.execution import Part, Runner, Task, code_version
 from toolkit.execution.sizing import Controller
 from toolkit.guards import default_guards
 from toolkit.ledger import (
+    NOBODY,
     Ask,
     Claim,
     Committed,
+    Death,
     FailedItem,
     Ledger,
     NoClaim,
@@ -34,6 +36,7 @@ from toolkit.ledger import (
 from toolkit.records import RunSpec, WorkerIdentity, one_line
 from toolkit.transport import profiles, tracing
 from toolkit.transport.batch import Batch, Tally, undecodable_letter
+from toolkit.transport.giving import blame, give_back
 from toolkit.transport.marker import Marker
 
 logger = logging.getLogger(__name__)
@@ -67,6 +70,8 @@ class RunContext:
         `ledger.Stored.born`: all of this is of the run that was created then; 0 for whichever has the id.
     edition, generation : int
         `Modules.edition` that its task was loaded from, and the latest generation of the run that it serves.
+    passthrough : bool
+        The process is a user's, who may interrupt it.
     """
 
     spec: RunSpec
@@ -78,6 +83,7 @@ class RunContext:
     born: int = 0
     edition: int = 0
     generation: int = 0
+    passthrough: bool = False
 
 
 def make_context(
@@ -101,7 +107,9 @@ def make_context(
     guards = default_guards(spec, passthrough=passthrough)
     runner = Runner(task, spec, values, guards=guards, interrupts=passthrough)
     identity = WorkerIdentity(host, node, os.getpid(), code_version(task), __version__)
-    return RunContext(spec, runner, identity.encode(), Controller(whole=not spec.weighted), PageCache())
+    return RunContext(
+        spec, runner, identity.encode(), Controller(whole=not spec.weighted), PageCache(), passthrough=passthrough
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,15 +188,30 @@ class BatchLoop:
                     committed, ask = self._batch(answer)
                 answer = committed.claim
                 if committed.state in _FINAL and not (isinstance(answer, NoClaim) and answer.reason == "other"):
-                    return NoClaim(committed.state, committed.left)  # this batch was the last
-                if answer is None:
-                    return NoClaim("yield" if committed.state == "running" else committed.state, committed.left)
+                    answer = NoClaim(committed.state, committed.left)  # this batch was the last
+                elif answer is None:
+                    answer = NoClaim("yield" if committed.state == "running" else committed.state, committed.left)
         except LedgerCorrupt as error:
+            self.hooks.marker.end(self.hooks.slot)
             self._give_up(answer if isinstance(answer, Claim) else None, error)
             return NoClaim("paused", 0)
-        finally:
-            self.hooks.marker.end(self.hooks.slot)
+        except BaseException as error:
+            self._leave(answer if isinstance(answer, Claim) else None, error)
+            raise
+        self.hooks.marker.end(self.hooks.slot)
         return answer or NoClaim("empty", 0)
+
+    def _leave(self, claim: Claim | None, error: BaseException) -> None:
+        """An exception that is no item's own ends this: what is claimed goes back, unless the process ends."""
+        context, hooks = self.context, self.hooks
+        if isinstance(error, SystemExit) and not context.passthrough:
+            hooks.marker.ending(hooks.slot)  # the node's main process sees it die, and reports what it held
+            return
+        hooks.marker.end(hooks.slot)
+        mine = context.passthrough and isinstance(error, KeyboardInterrupt | SystemExit)  # the user's own interrupt
+        at = claim.at if claim else 0.0
+        death = Death(NOBODY) if mine else blame(error, context.identity, at)
+        give_back(self.ledger, context.spec.run_id, claim.claim_id if claim else b"", self._asked, death, error)
 
     # ------------------------------------------------------------------ one batch
 

@@ -20,11 +20,12 @@ from toolkit.ledger import UNKNOWN
 SLOTS = 2048
 """Workers of a node that can be told apart, processes or threads."""
 _SLOT_BYTES = 192
-# active, stop | pid | position | item since | batch since | claim id | length of the run id, run id
-_HEAD = struct.Struct("<BB6xQqdd16sB")
+# active, stop, ending | pid | position | item since | batch since | claim id | length of the run id, run id
+_HEAD = struct.Struct("<BBB5xQqdd16sB")
 _MOMENT = struct.Struct("@qd")  # native: each field is one store, which no death of the process cuts in two
 _RUN_ID_MAX = 64
 _AT_STOP = 1
+_AT_ENDING = 2
 _AT_MOMENT = 16
 _AT_ITEM_SINCE = 24
 # behind the run id: process that can be interrupted | claim id that it asks for
@@ -65,6 +66,8 @@ class Work:
         The process can be interrupted by a signal.
     born : int
         `ledger.Stored.born` of the run, 0 when it was not said.
+    ending : bool
+        The process was told to end (SIGTERM), and does.
     """
 
     slot: int
@@ -77,6 +80,7 @@ class Work:
     batch_since: float
     armed: bool
     born: int = 0
+    ending: bool = False
 
     def same_item(self, other: Work) -> bool:
         """Whether `other` is the same execution of the same item."""
@@ -129,7 +133,7 @@ class Marker:
         self._memory[base] = 0  # a reader skips the slot while it is written
         encoded = run_id.encode("ascii")[:_RUN_ID_MAX]
         since = time.perf_counter()
-        _HEAD.pack_into(self._memory, base, 0, 0, os.getpid(), position, 0.0, since, claim_id, len(encoded))
+        _HEAD.pack_into(self._memory, base, 0, 0, 0, os.getpid(), position, 0.0, since, claim_id, len(encoded))
         start = base + _HEAD.size
         self._memory[start : start + len(encoded)] = encoded
         _PID.pack_into(self._memory, base + _AT_BORN, born)
@@ -168,6 +172,10 @@ class Marker:
         """Note that this process can be interrupted from now on."""
         _PID.pack_into(self._memory, slot * _SLOT_BYTES + _AT_ARMED, os.getpid())
 
+    def ending(self, slot: int) -> None:
+        """The process ends on request, and leaves what it holds to the node's main process."""
+        self._memory[slot * _SLOT_BYTES + _AT_ENDING] = 1
+
     def end(self, slot: int) -> None:
         """The worker holds no claim any more."""
         self._memory[slot * _SLOT_BYTES] = 0
@@ -201,15 +209,16 @@ class Marker:
     def read(self, slot: int) -> Work | None:
         """What the worker of one slot is doing, None when it is at rest or just changing."""
         base = slot * _SLOT_BYTES
-        active, _, pid, position, item_since, batch_since, claim_id, length = _HEAD.unpack_from(self._memory, base)
+        head = _HEAD.unpack_from(self._memory, base)
+        active, _, ending, pid, position, item_since, batch_since, claim_id, length = head
         start = base + _HEAD.size
         run_id = bytes(self._memory[start : start + length]).decode("ascii", "replace")
         asked = bytes(self._memory[base + _AT_ASKED : base + _AT_ASKED + 16])
         armed = _PID.unpack_from(self._memory, base + _AT_ARMED)[0] == pid
         born = int(_PID.unpack_from(self._memory, base + _AT_BORN)[0])
         # read again: a slot rewritten meanwhile is skipped this time
-        if not active or not self._memory[base] or _HEAD.unpack_from(self._memory, base)[6] != claim_id:
+        if not active or not self._memory[base] or _HEAD.unpack_from(self._memory, base)[7] != claim_id:
             return None
         if claim_id == _NONE:
             claim_id = b""
-        return Work(slot, pid, run_id, claim_id, asked, position, item_since, batch_since, armed, born)
+        return Work(slot, pid, run_id, claim_id, asked, position, item_since, batch_since, armed, born, bool(ending))

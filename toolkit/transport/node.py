@@ -6,13 +6,14 @@ import logging
 import math
 import os
 import random
+import signal
 import socket
 import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -47,6 +48,8 @@ _RENEW_TICKS = 2  # also how soon workers hear of a cancel
 _REPORT_TICKS = 10
 _READ_AGAIN_S = 5.0  # a run swept is looked up anew so often: its id may be used again, for another queue or lease
 _SWEEPER_LEASE_S = 2.5  # well below half a lease: else its death would look like that of the server
+_PARDONS = 10
+"""Workers of a run that may be told to end (SIGTERM) before their item is suspected: it may have done that itself."""
 _LETTERS = {
     "worker_lost": ("WorkerLost", "the process that executed this item died, each time it was tried"),
     "timeout": (
@@ -87,6 +90,7 @@ class Keeper:
         self._latest: dict[str, tuple[float, RunSpec]] = {}  # and when each was read
         self._known: dict[str, int] = {}
         self._corrupt: set[str] = set()
+        self._pardoned: dict[str, set[int]] = defaultdict(set)  # process ids by run
         self._warden = Warden(installation.marker)
         self._memory = OutOfMemory()
         self._place = place()
@@ -115,6 +119,22 @@ class Keeper:
             self._registry.remove_node(self._node)
         except LedgerError:
             logger.debug("node %s could not sign off", self._node)
+
+    def give_back(self) -> None:
+        """End the workers, and report what they hold as lost, with nobody to blame: the node is about to be killed."""
+        marker = self._installation.marker
+        marker.drain()  # from now on a death is on purpose, for the thread as well
+        held = marker.works()
+        for pid in {work.pid for work in held} - {os.getpid()}:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # first: what it still commits counts, and it takes nothing new
+        owed = {(w.run_id, claim) for w in (*held, *marker.works()) for claim in (w.claim_id, w.asked) if claim}
+        try:
+            for run_id, claim_id in owed:
+                with self._apart(run_id):
+                    self._ledger.lost(run_id, claim_id, Death(NOBODY), retry_s=0.0)
+        except ToolkitError as error:
+            logger.warning("node %s: leases will return what its workers held (%s)", self._node, error)
 
     def _run(self) -> None:
         tick = 0
@@ -200,8 +220,18 @@ class Keeper:
             limit = retry.max_attempts if verdict.retryable else 1
             delay_s = verdict.delay(1, retry, random.random())  # noqa: S311
             return Death(work.position, "timeout", limit, delay_s, self._letter(work, "timeout", limit))
+        if self._installation.marker.draining or (work.ending and self._pardons(work)):
+            return Death(NOBODY)
         category = "out_of_memory" if self._memory.lately else "worker_lost"
         return Death(work.position, category, letter=self._letter(work, category, 3))
+
+    def _pardons(self, work: Work) -> bool:
+        """Whether a worker that was told to end says nothing about its item."""
+        if len(self._pardoned) > 1000:
+            self._pardoned.clear()
+        told = self._pardoned[work.run_id]
+        told.add(work.pid)  # asked again while the server is away
+        return len(told) <= _PARDONS
 
     def _letter(self, work: Work, category: str, attempts: int) -> bytes:
         error_type, message = _LETTERS[category]

@@ -160,7 +160,7 @@ class Servant:
             self._full = True
             return "failed"
         except LedgerError:
-            logger.exception("run %s: the ledger failed, its lease will return what was claimed", run_id)
+            logger.exception("run %s: the ledger failed, what was claimed goes back", run_id)
             return "failed"
         self._full = ended.reason == "full"
         if ended.reason in _OVER:

@@ -109,7 +109,9 @@ def test_a_ticket_of_a_run_that_was_cancelled_meanwhile_is_not_passed_on(ledger:
 
 
 @pytest.mark.usefixtures("module")
-def test_a_node_notes_each_reason_once(ledger: Ledger, address: ServerAddress, servant: Servant) -> None:
+def test_a_node_notes_each_reason_once(
+    ledger: Ledger, address: ServerAddress, servant: Servant, caplog: pytest.LogCaptureFixture
+) -> None:
     # given two workers of a node, each of which tries a run again and again, and one of another node
     spec, app = submit(ledger, servant), servant._installation.app
     others = [Servant(Installation(app, address, allow_imports=True), node) for node in ("n@h", "other@h")]
@@ -119,6 +121,7 @@ def test_a_node_notes_each_reason_once(ledger: Ledger, address: ServerAddress, s
             one.serve(spec.run_id, "t", hop)
     passed_on(servant)
     assert [detail.split(":")[0] for detail in remarks(ledger, spec)] == ["n@h", "other@h"]
+    assert len([message for message in caplog.messages if "declined" in message]) == 3  # by each of them
     assert all("syntax" in detail for detail in remarks(ledger, spec))
 
 

@@ -157,6 +157,9 @@ def test_a_run_finds_its_own_modules_by_name_however_often_runs_of_other_edition
         append(ledger, older, [at, at + 1], at, close=at == 4)
         servant.serve(older.run_id, "t3", 0)
         append(ledger, newer, [at, at + 1], at, close=at == 4)
+        latest = submit(ledger, [0, 1], "pickled")  # begins while the edition of the first one is in place
+        servant.serve(latest.run_id, "t", 0)
+        assert results(ledger, latest) == {0: 101_000, 1: 101_001}
     servant.serve(newer.run_id, "t4", 0)
     # Then each has had its own modules all the time, and what the first one leaves behind is none
     for spec, step in ((older, 101), (newer, 101_000)):

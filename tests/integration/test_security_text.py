@@ -134,16 +134,14 @@ def test_exported_dead_letters_are_no_formulas(client: Client, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("text", ["x\nWARNING forged: line", "x\r\nforged", "\x1b[2J", "x\u2028forged"])
-def test_a_log_line_stays_one_line(
-    client: Client, address: ServerAddress, text: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_log_line_stays_one_line(client: Client, text: str, caplog: pytest.LogCaptureFixture) -> None:
     from toolkit.errors import UnknownTask
-    from toolkit.transport.servant import MAX_HOPS, Installation, Servant
+    from toolkit.transport.declining import Declining
 
     run = poisoned(client, text)
-    servant = Servant(Installation(client._app, address), "node")
+    declining = Declining(client._app, client._ledger, "node")
     with caplog.at_level(logging.DEBUG, logger.name):
-        servant._decline(run.run_id, "ticket", MAX_HOPS, UnknownTask(f"module says: {text}"))
+        declining.decline(run.run_id, UnknownTask(f"module says: {text}"), 0.0)
     assert caplog.messages
     assert [message for message in caplog.messages if steering(message)] == []
 

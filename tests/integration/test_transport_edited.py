@@ -17,14 +17,16 @@ from celery import Celery
 from tests.integration.ledgers import identity, new_run_id
 from toolkit import codec
 from toolkit._version import PROTOCOL, __version__
+from toolkit.errors import LedgerUnavailable
 from toolkit.execution import Modules
-from toolkit.ledger import Ask, Claim, Ledger, Page, Progress, Reader, new_claim_id
+from toolkit.ledger import Ask, Claim, Ledger, Page, Progress, Reader, keys, new_claim_id
 from toolkit.records import RunSpec
 from toolkit.settings import ServerAddress
 from toolkit.transport.servant import Installation, Servant
 
 Edit = Callable[[int], None]
 SOURCE = """
+import pickle
 import toolkit as tk
 STEP = {step}
 @tk.task
@@ -32,6 +34,13 @@ def work(item):
     if item < 0:
         raise ValueError(item)
     return item + STEP
+class Point:
+    def __init__(self, x):
+        self.x = x
+@tk.task
+def pickled(item):
+    import tk_lazily
+    return pickle.loads(pickle.dumps(Point(item))).x + STEP + tk_lazily.STEP
 class Model:
     def __init__(self):
         import tk_models
@@ -55,9 +64,11 @@ def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Edit]:
 
     def write(step: int) -> None:
         (tmp_path / "tk_between.py").write_text(SOURCE.format(step=step))
+        (tmp_path / "tk_lazily.py").write_text(f"STEP = {100 * step}\n")
 
     yield write
-    sys.modules.pop("tk_between", None)
+    for name in ("tk_between", "tk_lazily"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -76,7 +87,8 @@ def worker(address: ServerAddress) -> Callable[[], Servant]:
     """Start a worker that has loaded nothing; one at a time, since they share this process."""
 
     def start() -> Servant:
-        sys.modules.pop("tk_between", None)
+        for name in ("tk_between", "tk_lazily"):
+            sys.modules.pop(name, None)
         importlib.invalidate_caches()
         app = Celery("edited", broker="memory://", set_as_current=False)
         return Servant(Installation(app, address, allow_imports=True), "n@h")
@@ -127,6 +139,73 @@ def test_a_generation_that_has_begun_goes_on_with_its_code(
     append(ledger, spec, [4], 4, close=True)
     servant.serve(spec.run_id, "t4", 0)
     assert results(ledger, spec)[4] == 1004
+
+
+def test_a_run_finds_its_own_modules_by_name_however_often_runs_of_other_editions_come_between(
+    ledger: Ledger, edit: Edit, worker: Callable[[], Servant]
+) -> None:
+    # Given a run whose items pickle an object of a class of its module, and import another module when they need it
+    edit(1)
+    servant = worker()
+    older = submit(ledger, [0, 1], "pickled", close=False)
+    servant.serve(older.run_id, "t1", 0)
+    edit(1000)
+    newer = submit(ledger, [0, 1], "pickled", close=False)
+    # When it takes turns with a run that began after an edit
+    for at in (2, 4):
+        servant.serve(newer.run_id, "t2", 0)
+        append(ledger, older, [at, at + 1], at, close=at == 4)
+        servant.serve(older.run_id, "t3", 0)
+        append(ledger, newer, [at, at + 1], at, close=at == 4)
+        latest = submit(ledger, [0, 1], "pickled")  # begins while the edition of the first one is in place
+        servant.serve(latest.run_id, "t", 0)
+        assert results(ledger, latest) == {0: 101_000, 1: 101_001}
+    servant.serve(newer.run_id, "t4", 0)
+    # Then each has had its own modules all the time, and what the first one leaves behind is none
+    for spec, step in ((older, 101), (newer, 101_000)):
+        assert ledger.status(spec.run_id).dead == 0
+        assert results(ledger, spec) == {i: i + step for i in range(6)}
+    assert not servant._modules.several
+
+
+def test_a_run_that_cannot_be_read_is_no_fault_of_one_that_begins(
+    ledger: Ledger, edit: Edit, worker: Callable[[], Servant]
+) -> None:
+    # Given a run that began before an edit, and was spoiled since
+    edit(10)
+    servant = worker()
+    spoiled = submit(ledger, [1, 2], close=False)
+    servant.serve(spoiled.run_id, "t1", 0)
+    head = keys.of(spoiled.run_id, "head")
+    ledger.connection.command("DEL", head)
+    ledger.connection.command("SET", head, "spoiled")
+    # When one begins after it, then it is executed
+    edit(200)
+    spec = submit(ledger, [1, 2])
+    servant.serve(spec.run_id, "t2", 0)
+    status = ledger.status(spec.run_id)
+    assert (str(status.state), status.reason) == ("finished", "")
+    assert results(ledger, spec) == {0: 201, 1: 202}
+
+
+def test_a_run_goes_on_with_its_code_after_the_server_did_not_say_which_generation_it_is(
+    ledger: Ledger, edit: Edit, worker: Callable[[], Servant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(10)
+    servant = worker()
+    spec = submit(ledger, [1, 2], close=False)
+    servant.serve(spec.run_id, "t1", 0)
+    edit(200)
+    append(ledger, spec, [3], 2, close=True)
+
+    def away(run_id: str) -> int:
+        raise LedgerUnavailable(f"run {run_id}: no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(servant.ledger, "generation", away)
+        servant.serve(spec.run_id, "t2", 0)
+    servant.serve(spec.run_id, "t3", 0)
+    assert results(ledger, spec) == {0: 11, 1: 12, 2: 13}
 
 
 def test_only_one_thread_at_a_time_looks_at_the_modules(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
+import pickle
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -127,3 +131,79 @@ def test_a_function_of_a_module_has_the_version_that_is_loaded_where_it_runs(wri
     assert (first(1), second(1)) == (2, 1001)
     assert first.code_version != second.code_version
     assert first.digest != second.digest
+
+
+def copied(value: object) -> type:
+    """The class that pickle finds by its name, for a copy of an object."""
+    return type(pickle.loads(pickle.dumps(value)))  # noqa: S301 - our own
+
+
+def test_an_edition_is_put_back_with_what_was_imported_while_it_was_in_place(write: Write):
+    # Given a package of two editions, of which the first one imports a module only later
+    write("tk_own_h/__init__.py", "")
+    write("tk_own_h/sub.py", "class Point: pass\n")
+    write("tk_own_i.py", "X = 1\n")
+    modules = Modules()
+    old = importlib.import_module("tk_own_h.sub")
+    modules.look()
+    write("tk_own_h/sub.py", "class Point: X = 2\n")
+    assert modules.renew()
+    new = importlib.import_module("tk_own_h.sub")
+    modules.place(0)
+    # Then an object of the first one is pickled by name, and by the attribute of its package
+    assert copied(old.Point()) is old.Point
+    assert sys.modules["tk_own_h"].sub is old
+    late = importlib.import_module("tk_own_i")
+    # And what it imported meanwhile is its own
+    modules.place(1)
+    assert sys.modules["tk_own_h"].sub is sys.modules["tk_own_h.sub"] is new
+    assert "tk_own_i" not in sys.modules
+    assert copied(new.Point()) is new.Point
+    write("tk_own_i.py", "X = 22\n")
+    assert not modules.edited()  # the newest edition has not loaded it
+    modules.place(0)
+    assert importlib.import_module("tk_own_i") is late
+
+
+def test_an_edition_that_nobody_uses_is_let_go(write: Write):
+    write("tk_own_j.py", "X = 0\n")
+    modules, kept = Modules(), weakref.WeakSet[ModuleType]()
+    for step in range(1, 5):
+        kept.add(importlib.import_module("tk_own_j"))
+        modules.look()
+        write("tk_own_j.py", f"X = {10**step}\n")
+        assert modules.renew()
+    modules.place(1)
+    # When only one of them is used, then it stays where it is, and with the newest it is all that stays
+    assert modules.drop([1])
+    assert not modules.drop([1])
+    gc.collect()
+    assert [module.X for module in kept] == [10]
+    assert sys.modules["tk_own_j"].X == 10
+    # And when none is, the newest one is in place
+    assert modules.drop([])
+    gc.collect()
+    assert (len(kept), modules.placed, modules.several) == (0, modules.edition, False)
+    assert importlib.import_module("tk_own_j").X == 10_000
+
+
+def test_a_package_that_belongs_to_no_edition_holds_the_module_that_is_in_place(write: Write):
+    # Given a package that was there before, and a module in it that came later
+    write("tk_own_k/__init__.py", "")
+    importlib.import_module("tk_own_k")
+    modules = Modules()
+    write("tk_own_k/sub.py", "X = 1\n")
+    importlib.import_module("tk_own_k.sub")
+    modules.look()
+    write("tk_own_k/sub.py", "X = 22\n")
+    assert modules.renew()
+
+    def seen() -> int:
+        from tk_own_k import sub  # type: ignore[import-not-found]
+
+        return int(sub.X)
+
+    assert seen() == 22
+    for edition, value in ((0, 1), (1, 22)):
+        modules.place(edition)
+        assert sys.modules["tk_own_k"].sub.X == seen() == value

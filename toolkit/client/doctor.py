@@ -121,7 +121,7 @@ def _about_run(ledger: Ledger, spec: RunSpec, status: RunStatus, nodes: list[Nod
         yield Finding("problem", f"{run}: its function is shipped by value, and no node has a function key")
     declined = [f["detail"] for _, f in Reader(ledger.connection, spec.run_id).events() if f.get("event") == "declined"]
     if declined:
-        yield Finding("warning", f"{run}: declined {len(declined)} times, last by {declined[-1]}")
+        yield Finding("warning", f"{run}: declined, last by {declined[-1]}")
     yield _progress(run, status, nodes)
 
 

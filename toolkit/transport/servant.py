@@ -22,15 +22,17 @@ from toolkit.errors import (
     LedgerCorrupt,
     LedgerError,
     LedgerFull,
+    LedgerUnavailable,
     RunNotFound,
     ToolkitError,
     TransportError,
 )
 from toolkit.execution import Modules, Task, load_function, read_key, resolve
 from toolkit.ledger import Ledger, Registry
-from toolkit.records import PRIORITIES, RunSpec, check_run_id, one_line
+from toolkit.records import PRIORITIES, RunSpec, check_run_id
 from toolkit.settings import ServerAddress
 from toolkit.transport.adapters import adapt
+from toolkit.transport.declining import Declining
 from toolkit.transport.limits import Interrupter, Limits
 from toolkit.transport.loop import BatchLoop, Hooks, RunContext, make_context, pause_corrupt
 from toolkit.transport.marker import Marker
@@ -41,8 +43,6 @@ logger = logging.getLogger(__name__)
 _CONTEXTS_KEPT = 8  # of a process that serves one ticket at a time; as many more as it ever served at once
 _OVER = ("finished", "cancelled", "norun")
 _REBIRTHS = 3  # how often a ticket begins anew since its run was replaced meanwhile
-MAX_HOPS = 20
-"""How many nodes may decline a ticket before it is dropped; a sweeper then sends a fresh one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +98,14 @@ class Servant:
         # Contexts that no ticket uses, the latest used last. A ticket has one to itself: threads of a process may serve
         # the same run, and the page that one of them keeps is not the page of another.
         self._contexts: list[RunContext] = []
-        self._used = self._most_used = 0
+        self._serving: list[RunContext] = []
+        self._most_used = 0
         self._lock = threading.Lock()
         self._making = threading.Lock()  # tasks are found, and their modules imported, one at a time
         self._modules = Modules()
         self._left_old = False  # whether something of modules that were edited since waits for the garbage collector
         self._full = False  # whether the server's lack of memory was logged
+        self._declining = Declining(installation.app, self.ledger, node)
         self._interrupter = Interrupter(installation.marker)
 
     def serve(self, run_id: str, ticket_id: str, hop: int) -> None:
@@ -117,12 +119,17 @@ class Servant:
             with self._installation.marker.slot(_pool_index()) as slot:
                 self._serve(run_id, ticket_id, hop, slot)
         except TransportError as error:
-            self._decline(run_id, ticket_id, hop, error)
+            self._declining.note(run_id, error)
+            self._declining.pass_on(run_id, ticket_id, hop)
         finally:
             self._collect()
 
     def _serve(self, run_id: str, ticket_id: str, hop: int, slot: int) -> None:
+        if self._declining.remembers(run_id):
+            self._declining.pass_on(run_id, ticket_id, hop)
+            return
         for _ in range(_REBIRTHS):
+            began = time.monotonic()
             try:
                 context = self._take(run_id)
             except RunNotFound:
@@ -134,7 +141,8 @@ class Servant:
                 logger.exception("run %s: the ledger failed before anything was claimed", run_id)
                 return
             except (Declined, InvalidInput) as error:
-                self._decline(run_id, ticket_id, hop, error)
+                self._declining.decline(run_id, error, time.monotonic() - began)
+                self._declining.pass_on(run_id, ticket_id, hop)
                 return
             ended = "failed"
             try:
@@ -180,7 +188,7 @@ class Servant:
         mine = PRIORITIES.index(spec.priority)
         try:
             return any(
-                run_id != spec.run_id and priority >= mine
+                run_id != spec.run_id and priority >= mine and not self._declining.remembers(run_id)
                 for run_id, priority in self.registry.active_runs(spec.queue, retry_s=0.0)
             )
         except LedgerError:
@@ -200,15 +208,37 @@ class Servant:
         with self._lock:
             at = next((n for n, context in enumerate(self._contexts) if context.spec.run_id == run_id), None)
             context = None if at is None else self._contexts.pop(at)
-        if context is not None and self._mended(context):
+            self._enter(context)
+        if context is not None and self._begins_anew(context):
+            with self._lock:
+                self._leave(context)
             context = None  # before its successor is made: what its task's setup returned makes room
         if context is None:
             with self._making:
                 context = self._make(run_id)
-        with self._lock:
-            self._used += 1
-            self._most_used = max(self._most_used, self._used)
+                with self._lock:
+                    self._enter(context)
+        if context.edition != self._modules.placed:
+            with self._making:
+                self._modules.place(context.edition)
         return context
+
+    def _enter(self, context: RunContext | None) -> None:
+        """Count a context among those in use; at no moment is one of a run that goes on in neither list."""
+        if context is not None:
+            self._serving.append(context)
+            self._most_used = max(self._most_used, len(self._serving))
+
+    def _leave(self, context: RunContext) -> None:
+        self._serving = [c for c in self._serving if c is not context]
+
+    def _begins_anew(self, context: RunContext) -> bool:
+        try:
+            return self._mended(context)
+        except BaseException as error:
+            # Where the server did not say, the run goes on later with the code that it began with.
+            self._put_back(context, "norun" if isinstance(error, RunNotFound) else "failed")
+            raise
 
     def _make(self, run_id: str) -> RunContext:
         stored = self.ledger.stored(run_id)
@@ -223,7 +253,7 @@ class Servant:
     def _put_back(self, context: RunContext, ended: str) -> None:
         run_id = context.spec.run_id
         with self._lock:
-            self._used -= 1
+            self._leave(context)
             if ended in _OVER:
                 self._left_old |= context.edition != self._modules.edition
                 self._contexts = [c for c in self._contexts if c.spec.run_id != run_id]
@@ -232,6 +262,9 @@ class Servant:
             else:
                 self._contexts.append(context)
                 del self._contexts[: -_CONTEXTS_KEPT - self._most_used]
+        if self._modules.several:
+            with self._making:
+                self._drop_editions()
 
     def _mended(self, context: RunContext) -> bool:
         """Whether a generation of the run begins here, and modules were edited since the last: mended for it, perhaps.
@@ -251,6 +284,7 @@ class Servant:
         installation = self._installation
         if not installation.allow_imports:  # modules are the application's, and change when its nodes are restarted
             return self._load(spec, function)
+        self._modules.place(self._modules.edition)
         if self._modules.renew():
             logger.warning("run %s: modules were edited, they are imported anew", spec.run_id)
             self._left_old = True
@@ -268,13 +302,29 @@ class Servant:
         """
         with self._lock:
             idle = [context for context in self._contexts if context.edition != self._modules.edition]
-        ended = {id(context) for context in idle if not self.registry.goes_on(context.spec.run_id)}
+        ended = {id(context) for context in idle if self._has_ended(context.spec.run_id)}
         if ended:
             with self._lock:
                 self._contexts = [context for context in self._contexts if id(context) not in ended]
             self._left_old = True
         idle.clear()
+        self._drop_editions()
         self._collect()
+
+    def _drop_editions(self) -> None:
+        with self._lock:
+            used = {context.edition for context in (*self._contexts, *self._serving)}
+        self._left_old |= self._modules.drop(used)
+
+    def _has_ended(self, run_id: str) -> bool:
+        """Whether a run is over, or gone. One that cannot be read is not, and no fault of the run that asks."""
+        try:
+            return not self.registry.goes_on(run_id)
+        except LedgerUnavailable:
+            raise
+        except LedgerError as error:
+            logger.debug("run %s: what it was loaded from is kept (%s)", run_id, error)
+            return False
 
     def _collect(self) -> None:
         if self._left_old:
@@ -304,20 +354,6 @@ class Servant:
             edition = self._modules.edition
             return load_function(function, spec.run_id, key, sys_path=spec.sys_path, edition=edition)
         return resolve(spec.path or spec.task, allow_import=installation.allow_imports, sys_path=spec.sys_path)
-
-    def _decline(self, run_id: str, ticket_id: str, hop: int, error: ToolkitError) -> None:
-        logger.warning("run %s declined: %s", run_id, one_line(str(error), 1000))
-        if hop == 0:
-            self.ledger.note(run_id, "declined", f"{self._node}: {error}")
-        if hop >= MAX_HOPS:
-            return
-        time.sleep(min(1.0, 0.05 * (hop + 1)))  # lets another node be first at the broker
-        try:
-            publish(self._installation.app, self.ledger.spec(run_id), [ticket_id], hop + 1)
-        except (ToolkitError, ValueError) as failed:
-            logger.warning(
-                "run %s: the declined ticket was not passed on (%s); a sweeper sends another", run_id, failed
-            )
 
 
 def _pool_index() -> int | None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
+from itertools import islice
 from typing import Any, Final
 
 from toolkit.ledger import PAGE_ITEMS
 
 CUT_S: Final = 0.2
 """How long a page waits for further items, from its first one on."""
+_BULK: Final = 64  # items drawn at once from a source that gives so many
+_QUICK_S: Final = 0.001  # within this
 
 
 class Stopped(Exception):
@@ -45,7 +49,10 @@ class Source:
         self._thread.start()
 
     def stop(self) -> None:
-        """Draw no more than the item that is being waited for; who takes hears of it as `Stopped`."""
+        """Draw no more than what is being waited for; who takes hears of it as `Stopped`.
+
+        That is one item, or up to 64 of a source that was quick until now.
+        """
         with self._changed:
             self._stopped = True
             self._buffer.clear()
@@ -83,22 +90,30 @@ class Source:
         return taken
 
     def _await(self, enough: Callable[[], bool], within_s: float | None) -> None:
-        self._changed.wait_for(lambda: enough() or self._over or self._stopped, within_s)
+        # A source that was quick and is slow now adds items that nobody is told of: hence they are looked for.
+        while not self._changed.wait_for(lambda: enough() or self._over or self._stopped, within_s or CUT_S):
+            if within_s is not None:
+                break
         self.check()
         if self._error is not None:
             raise self._error
 
     def _draw(self, items: Iterable[Any]) -> None:
         try:
-            for item in items:
+            source, many = iter(items), 1
+            for item in source:
                 with self._changed:
                     self._buffer.append(item)
-                    if len(self._buffer) in (1, self._wanted):
+                    if len(self._buffer) == 1 or len(self._buffer) >= self._wanted:
                         self._changed.notify_all()
                     while len(self._buffer) >= max(self._wanted, PAGE_ITEMS) and not self._stopped:
                         self._changed.wait()
                     if self._stopped:
                         return
+                    room = max(self._wanted, PAGE_ITEMS) - len(self._buffer)
+                began = time.perf_counter()
+                self._buffer.extend(islice(source, min(many, room) - 1))  # each is there to be taken as it comes
+                many = min(_BULK, 2 * many) if time.perf_counter() - began < _QUICK_S else 1
         except BaseException as error:  # noqa: BLE001 - it is raised where the items are taken
             self._error = error
         finally:

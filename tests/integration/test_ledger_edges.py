@@ -244,6 +244,13 @@ def log_of(own: OwnServer) -> Path:
     return log
 
 
+def lose_end(own: OwnServer, kept: int) -> None:
+    """Start the server anew with the first `kept` bytes of its log."""
+    own.stop()
+    log_of(own).write_bytes(log_of(own).read_bytes()[:kept])
+    own.start()
+
+
 @pytest.mark.parametrize("lost_pages", [1, 2, 3])
 def test_what_a_server_lost_with_the_end_of_its_log_is_appended_again(
     start_server: StartServer, lost_pages: int
@@ -276,9 +283,7 @@ def test_what_was_lost_waits_for_memory_as_all_input_does(start_server: StartSer
         size = log_of(own).stat().st_size
         for a in (4, 8):
             entry.put(a)
-        own.stop()
-        log_of(own).write_bytes(log_of(own).read_bytes()[: size + 5])
-        own.start()
+        lose_end(own, size + 5)
         waits, wait, again = [], entry.intake._wait_for_memory, entry.intake._append_again
 
         def fill(status: RunStatus, expected: int) -> None:
@@ -311,9 +316,7 @@ def test_of_two_that_append_again_what_was_lost_the_slower_one_goes_on(start_ser
             one.put(a)
         for a in (0, 4, 8):
             two.put(a)
-        own.stop()
-        log_of(own).write_bytes(log_of(own).read_bytes()[: size + 5])
-        own.start()
+        lose_end(own, size + 5)
         seen_before = ledger.status(one.spec.run_id)
         one.put(12)
         two.intake._append_again(seen_before, 12)  # as it looked before the other one was quicker
@@ -327,9 +330,7 @@ def test_a_run_that_was_lost_as_a_whole_is_created_again(start_server: StartServ
     with closing(Ledger(own.address)) as ledger:
         entry = Entry(ledger)
         entry.put(0, 4)
-        own.stop()
-        log_of(own).write_bytes(b"")
-        own.start()
+        lose_end(own, 0)
         entry.put(8, close=True)
         assert entry.items() == list(range(12))
 
@@ -341,9 +342,7 @@ def test_the_end_of_the_input_finds_what_was_lost_too(start_server: StartServer)
         entry.put(0)
         size = log_of(own).stat().st_size
         entry.put(4)
-        own.stop()
-        log_of(own).write_bytes(log_of(own).read_bytes()[: size + 5])
-        own.start()
+        lose_end(own, size + 5)
         entry.intake.close(8)
         assert entry.items() == list(range(8))
         assert ledger.status(entry.spec.run_id).closed
@@ -357,9 +356,7 @@ def test_more_than_is_kept_is_a_clear_error(start_server: StartServer, monkeypat
         entry.put(0)
         size = log_of(own).stat().st_size
         entry.put(4, 8)
-        own.stop()
-        log_of(own).write_bytes(log_of(own).read_bytes()[: size + 5])
-        own.start()
+        lose_end(own, size + 5)
         with pytest.raises(RunStateError, match=r"holds 4 of 12 items submitted.*appendonly"):
             entry.put(12)
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from toolkit import codec
 from toolkit.errors import LedgerCorrupt
 from toolkit.execution import Failure, Part
-from toolkit.execution.failures import type_name
+from toolkit.execution.failures import Described, type_name
 from toolkit.ledger import Claim, PageCache
 from toolkit.records import (
     CATEGORIES,
@@ -74,10 +74,15 @@ class Batch:
 
 def undecodable_letter(error: LedgerCorrupt, attempt: int, identity: str, at: float) -> bytes:
     """The dead letter of an item that does not decode; it stays in its page, and so is not in the letter."""
+    told = Described(type_name(error), f"the item does not decode here: {error}", "")
+    return bare_letter(told, "bad_payload", attempt, WorkerIdentity.decode(identity).worker, at)
+
+
+def bare_letter(told: Described, category: str, attempts: int, worker: str, at: float) -> bytes:
+    """A dead letter without its item, which stays in its page, of somebody who has not seen it executed."""
     return codec.encode({
-        "error_type": type_name(error), "message": _clean(f"the item does not decode here: {error}"),
-        "traceback_text": "", "category": "bad_payload", "attempts": attempt,
-        "worker": WorkerIdentity.decode(identity).worker, "logs": "", "at": at,
+        "error_type": told.error_type, "message": _clean(told.message), "traceback_text": _clean(told.traceback_text),
+        "category": category, "attempts": attempts, "worker": worker, "logs": "", "at": at,
     })  # fmt: skip
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from dataclasses import replace
 
-from toolkit import codec
 from toolkit.errors import LedgerError, LedgerFull, LedgerUnavailable
 from toolkit.execution.failures import describe
 from toolkit.ledger import NOBODY, UNKNOWN, Death, Ledger
 from toolkit.records import WorkerIdentity
+from toolkit.transport.batch import bare_letter
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +52,8 @@ def blame(error: BaseException, identity: str, at: float) -> Death:
     if isinstance(error, LedgerError):
         return Death(NOBODY)
     told = describe(error)
-    letter = codec.encode({
-        "error_type": told.error_type, "message": f"the worker gave up the item's batch, each time: {told.message}",
-        "traceback_text": told.traceback_text, "category": "fatal", "attempts": _TRIES,
-        "worker": WorkerIdentity.decode(identity).worker, "logs": "", "at": at,
-    })  # fmt: skip
+    told = replace(told, message=f"the worker gave up the item's batch, each time: {told.message}")
+    letter = bare_letter(told, "fatal", _TRIES, WorkerIdentity.decode(identity).worker, at)
     return Death(UNKNOWN, "fatal", letter=letter)
 
 

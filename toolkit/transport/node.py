@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
-from toolkit import codec
 from toolkit._version import PROTOCOL, __version__
 from toolkit.errors import (
     LedgerCorrupt,
@@ -27,12 +26,13 @@ from toolkit.errors import (
     TimeLimitExceeded,
     ToolkitError,
 )
-from toolkit.execution.failures import judge
+from toolkit.execution.failures import Described, judge
 from toolkit.ledger import NOBODY, Contact, Death, Ledger, Registry, Renewed
 from toolkit.ledger.registry import NODE_ALIVE_S
 from toolkit.records import NodeInfo, RunSpec
 from toolkit.transport import tracing
 from toolkit.transport.app import task_names
+from toolkit.transport.batch import bare_letter
 from toolkit.transport.electing import Candidacy
 from toolkit.transport.limits import Limits, OutOfMemory, Warden, place
 from toolkit.transport.marker import Work
@@ -234,11 +234,8 @@ class Keeper:
         return len(told) <= _PARDONS
 
     def _letter(self, work: Work, category: str, attempts: int) -> bytes:
-        error_type, message = _LETTERS[category]
-        return codec.encode({
-            "error_type": error_type, "message": message, "traceback_text": "", "category": category,
-            "attempts": attempts, "worker": f"{self._node}/{work.pid}", "logs": "", "at": self._registry.now(),
-        })  # fmt: skip
+        told = Described(*_LETTERS[category], "")
+        return bare_letter(told, category, attempts, f"{self._node}/{work.pid}", self._registry.now())
 
     def _mend(self, run_id: str, dead_workers: Sequence[int] = ()) -> None:
         """Sweep a run now: what its dead workers held goes to others at once, by tickets if need be."""

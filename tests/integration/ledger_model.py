@@ -200,13 +200,11 @@ class Model:
             return self.claims[ask.claim_id]
         if ask.claim_id in self.ended:
             return "gone"
+        if self.state == "running" and ask.generation not in (-1, self.generation):
+            return "anew"
         self.tickets.discard(ask.ticket)
-        if self.state != "running":
-            return self.state
-        if not self.left():
-            return "empty"
-        if self.cap and len(self.claims) >= self.cap:
-            return "busy"
+        if refusal := self.refusal():
+            return refusal
         limit, asked = self.weight_limit(ask) if self.weighted else self.limit(ask)
         self.ready = self.ordered()
         taken, alone = self.take_ready(limit)
@@ -223,6 +221,14 @@ class Model:
         if ask.new_ticket and self.left() and len(self.claims) + len(self.tickets) < self.desired():
             self.tickets.add(ask.new_ticket)
         return self.claims[ask.claim_id]
+
+    def refusal(self) -> str:
+        """Why nobody gets a batch now, empty where one is to be had."""
+        if self.state != "running":
+            return self.state
+        if not self.left():
+            return "empty"
+        return "busy" if self.cap and len(self.claims) >= self.cap else ""
 
     def desired(self) -> int:
         """Workers that the run wants."""

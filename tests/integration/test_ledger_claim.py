@@ -289,6 +289,27 @@ def test_whoever_means_an_earlier_run_of_the_same_id_gets_nothing(ledger: Ledger
     assert (committed.accepted, committed.claim) == (True, NoClaim("other", 0))
 
 
+def test_whoever_means_an_earlier_generation_gets_nothing_until_he_knows(ledger: Ledger) -> None:
+    # Given a run whose dead letter was sent back to work after a worker had learnt of it
+    run = Run(ledger, 3, batch_size=1)
+    run.die(0)
+    assert ledger.retry_dead(run.run_id, [0]) == 1
+    ledger.register_tickets(run.run_id, ["a"])
+    # When it claims, alone or with a commit, then it gets nothing, and its ticket is still to be served
+    before = run.everything()
+    assert run.refusal(generation=0, ticket="a", have=0) == NoClaim("anew", 3)
+    assert run.everything() == before
+    claim = run.claim(generation=1)
+    committed = ledger.commit(run.run_id, run.progress(claim), run.ask(generation=0))
+    assert (committed.accepted, committed.claim) == (True, NoClaim("anew", 2))
+    # And a call that is repeated gets what it got, and who says nothing takes any
+    again = replace(ask := run.ask(), generation=0)
+    assert ledger.claim(run.run_id, ask) == ledger.claim(run.run_id, again)
+    # And where nothing is to be had, it is told why
+    ledger.steer(run.run_id, "pause")
+    assert run.refusal(generation=0).reason == "paused"
+
+
 # --------------------------------------------------------------------------- tickets
 
 

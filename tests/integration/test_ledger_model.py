@@ -190,6 +190,7 @@ class Machine(RuleBasedStateMachine):
         return Ask(
             bytes.fromhex(number), identity(worker), want, floor, self.caches[worker].have, ticket,
             f"t{number}" if self.numbers % 3 else "", self.numbers % 5 / 4, born,
+            max(-1, self.model.generation - self.numbers % 7 // 5) if self.numbers % 3 else -1,
         )  # fmt: skip
 
     def compare_claim(self, answer: Claim | NoClaim | None, expected: Held | str, tickets: set[str]) -> None:

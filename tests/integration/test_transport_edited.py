@@ -19,7 +19,7 @@ from toolkit import codec
 from toolkit._version import PROTOCOL, __version__
 from toolkit.errors import LedgerUnavailable
 from toolkit.execution import Modules
-from toolkit.ledger import Ask, Claim, Ledger, Page, Progress, Reader, keys, new_claim_id
+from toolkit.ledger import Ask, Claim, Ledger, NoClaim, Page, Progress, Reader, keys, new_claim_id
 from toolkit.records import RunSpec
 from toolkit.settings import ServerAddress
 from toolkit.transport.servant import Installation, Servant
@@ -139,6 +139,35 @@ def test_a_generation_that_has_begun_goes_on_with_its_code(
     append(ledger, spec, [4], 4, close=True)
     servant.serve(spec.run_id, "t4", 0)
     assert results(ledger, spec)[4] == 1004
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_dead_letters_sent_back_while_a_worker_takes_their_run_are_retried_with_the_edited_code(
+    ledger: Ledger, edit: Edit, worker: Callable[[], Servant], monkeypatch: pytest.MonkeyPatch, knows: bool
+) -> None:
+    # Given a run with a dead letter, and a worker that takes it, which knew it before or meets it only now
+    edit(10)
+    servant = worker()
+    spec = submit(ledger, [1, -1], close=False)
+    servant.serve(spec.run_id, "t1", 0)
+    servant = servant if knows else worker()
+    claim = servant.ledger.claim
+    asked = []
+
+    def late(run_id: str, ask: Ask) -> Claim | NoClaim:
+        if not asked:
+            # When its module is edited and the letter sent back just before it claims
+            edit(1000)
+            assert ledger.retry_dead(run_id, [1]) == 1
+            append(ledger, spec, [2], 2)
+        asked.append(ask)
+        return claim(run_id, ask)
+
+    monkeypatch.setattr(servant.ledger, "claim", late)
+    servant.serve(spec.run_id, "t2", 0)
+    # Then all is executed with the edited code, by the same ticket
+    assert results(ledger, spec) == {0: 11, 2: 1002}
+    assert [ask.ticket for ask in asked[:2]] == ["t2", "t2"]
 
 
 def test_a_run_finds_its_own_modules_by_name_however_often_runs_of_other_editions_come_between(

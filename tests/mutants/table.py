@@ -273,6 +273,8 @@ _CLAIM = _mutants(
      "no ticket where nothing is left"),
     ("claim-other", "if born > 0 and born ~= head.created_at then return { 'other', 0 } end", "",
      "whoever means an earlier run of the same id gets nothing of this one"),
+    ("claim-anew", "  if head.state == 'running' and generation >= 0 and generation ~= head.generation then return { 'anew', left } end\n", "",
+     "whoever means an earlier generation of a run gets nothing until he knows of the next"),
     ("claim-repeated", "  if old then return claim_answer(k, head, claim_parse(k, old), have, left, 0), check_state(k, head.state) end\n",
      "", "a claim repeated is the same claim"),
     ("claim-repeated-state", "have, left, 0), check_state(k, head.state) end", "have, left, 0), 'running' end",

@@ -163,8 +163,8 @@ class NoClaim:
     Attributes
     ----------
     reason : str
-        ``empty``, ``busy``, ``gone``, ``norun``, ``other`` (another run has this id now), ``full`` (the server is out
-        of memory) or the run's state.
+        ``empty``, ``busy``, ``gone``, ``norun``, ``other`` (another run has this id now), ``anew`` (another generation
+        began), ``full`` (the server is out of memory) or the run's state.
     left : int
         Items nobody holds; for ``empty``, the delayed ones.
     """
@@ -195,6 +195,8 @@ class Ask:
         Seconds per unit of weight as this worker sees it, 0 to say nothing.
     born : int
         `Stored.born` of the run that it means; 0 takes whichever has the id.
+    generation : int
+        `Stored.generation` of the run that its code was loaded for; -1 takes any.
     """
 
     claim_id: bytes
@@ -206,12 +208,13 @@ class Ask:
     new_ticket: str = ""
     unit_s: float = 0.0
     born: int = 0
+    generation: int = -1
 
     def arguments(self) -> tuple[Any, ...]:
         """In the order of the server-side function."""
         return (
             self.claim_id, self.identity, self.want, self.floor, self.have, self.ticket, self.new_ticket,
-            int(TICKET_EXPIRY_S * 1000), self.born, *([self.unit_s] if self.unit_s > 0 else []),
+            int(TICKET_EXPIRY_S * 1000), self.born, self.generation, *([self.unit_s] if self.unit_s > 0 else []),
         )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ class RunContext:
     born : int
         `ledger.Stored.born`: all of this is of the run that was created then; 0 for whichever has the id.
     edition, generation : int
-        `Modules.edition` that its task was loaded from, and the latest generation of the run that it serves.
+        `Modules.edition` that its task was loaded from, and the generation of the run that it serves, -1 for any.
     passthrough : bool
         The process is a user's, who may interrupt it.
     """
@@ -82,7 +82,7 @@ class RunContext:
     batches: int = 0
     born: int = 0
     edition: int = 0
-    generation: int = 0
+    generation: int = -1
     passthrough: bool = False
 
 
@@ -232,7 +232,7 @@ class BatchLoop:
         self.hooks.marker.ask(self.hooks.slot, context.spec.run_id, claim_id, context.born)
         return Ask(
             claim_id, context.identity, want, floor, context.pages.have, ticket, self._new_ticket_id(), unit_s,
-            context.born,
+            context.born, context.generation,
         )  # fmt: skip
 
     def _batch(self, claim: Claim) -> tuple[Committed, Ask]:

@@ -42,7 +42,8 @@ logger = logging.getLogger(__name__)
 
 _CONTEXTS_KEPT = 8  # of a process that serves one ticket at a time; as many more as it ever served at once
 _OVER = ("finished", "cancelled", "norun")
-_REBIRTHS = 3  # how often a ticket begins anew since its run was replaced meanwhile
+_ANEW = ("other", "anew")
+_REBIRTHS = 3  # how often a ticket begins anew since its run was replaced, or its dead letters sent back, meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ class Servant:
                 ended = self._work(context, ticket_id, slot)
             finally:
                 self._put_back(context, ended)
-            if ended != "other":
+            if ended not in _ANEW:
                 return
 
     def _work(self, context: RunContext, ticket_id: str, slot: int) -> str:

@@ -148,7 +148,8 @@ end
 
 -- What a claim and a commit need of the head, nil when the run is gone.
 local HEAD = { 'submitted', 'cursor', 'ready', 'claimed', 'batch_size', 'auto', 'max_workers', 'known_workers',
-  'last_batch', 'lease_ms', 'started_at', 'created_at', 'delayed', 'ok', 'rows', 'release', 'breaker', 'weight_size', 'weight_left', 'weight_last', 'weight_s',
+  'last_batch', 'lease_ms', 'started_at', 'created_at', 'generation', 'delayed', 'ok', 'rows', 'release', 'breaker',
+  'weight_size', 'weight_left', 'weight_last', 'weight_s',
   'state', 'item_s' }
 local NUMBERS = #HEAD - 2
 
@@ -162,24 +163,27 @@ local function read_head(k)
   return head
 end
 
--- claim id identity want floor have ticket new_ticket ticket_expiry_ms born [weight_s]
+-- claim id identity want floor have ticket new_ticket ticket_expiry_ms born generation [weight_s]
 --   born: created_at of the run as the claimer knows it, 0 when it says nothing. A run id may be used again once its run
 --     is gone, and what the claimer keeps of that one, its page, task and arguments, is not of this one
+--   generation: of the run as the claimer knows it, -1 when it says nothing. Another one may begin with mended code
 --   weight_s: seconds of a unit of weight, as the claimer measured them; 0 when it does not know
 -- -> {'ok', at, worker, active, known, left, spawn, item_s, last_batch, max_workers, off, asked, ranges, pages, batch_size
 --     [, weight_left, weight_last, weight_s]}
---    | {state | 'busy' | 'empty' | 'gone' | 'other' | 'norun', left}
+--    | {state | 'busy' | 'empty' | 'gone' | 'other' | 'anew' | 'norun', left}
 -- beside a claim, the state of its run: a repeated call may find it paused
 -- head: as read by this call; fresh: nobody can have used this id, since the call just closed the claim before it
 local function do_claim(k, A, i, head, fresh)
   local id, want, floor, have = A[i], tonumber(A[i + 2]), tonumber(A[i + 3]), A[i + 4]
   local left, born = head.submitted - head.cursor + head.ready, tonumber(A[i + 8])
   if born > 0 and born ~= head.created_at then return { 'other', 0 } end
+  local generation = tonumber(A[i + 9])
   if not fresh then
     local old = redis.call('HGET', k.c, id)
     if old then return claim_answer(k, head, claim_parse(k, old), have, left, 0), check_state(k, head.state) end
     if redis.call('ZSCORE', k.z, id) then return { 'gone', 0 } end
   end
+  if head.state == 'running' and generation >= 0 and generation ~= head.generation then return { 'anew', left } end
   if A[i + 5] ~= '' then redis.call('ZREM', k.t, A[i + 5]) end
   if head.state ~= 'running' then return { check_state(k, head.state), 0 } end
   local active, cap = redis.call('HLEN', k.c), head.max_workers
@@ -197,7 +201,7 @@ local function do_claim(k, A, i, head, fresh)
   local t = now_ms(k)
   left = left - n
   local weights = ''
-  if weighted(k) then asked, weights = n, take_weight(k, head, { size = asked, limit = limit, weight = weight }, left, A[i + 9]) end
+  if weighted(k) then asked, weights = n, take_weight(k, head, { size = asked, limit = limit, weight = weight }, left, A[i + 10]) end
   local c = { off = 0, asked = asked, at = t, who = worker_code(k, A[i + 1]), active = active + 1,
               ok = 0, retried = 0, dead = 0, ranges = taken, total = n, rest = weights .. table.concat(parts, ',') }
   claim_store(k, id, c)

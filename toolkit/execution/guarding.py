@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from toolkit.execution.context import SLOT, Slot
@@ -46,26 +45,26 @@ class GuardStack:
         self._guards = list(guards)
         self._run_id = run_id
 
-    @contextmanager
-    def around(self, slot: Slot, measured: Callable[[Mapping[str, float]], None]) -> Iterator[None]:
+    def around(self, slot: Slot, measured: Callable[[Mapping[str, float]], None]) -> Around:
         """Make `slot` the current one and put the guards around what happens inside."""
-        token = SLOT.set(slot)
-        entered: list[Guard] = []
-        try:
-            for guard in tuple(self._guards):
-                try:
-                    guard.enter(slot)
-                    entered.append(guard)
-                except Exception as exc:  # noqa: BLE001 - as above
-                    self._leave_out(guard, exc)
-            yield
-        finally:
-            for guard in reversed(entered):
-                try:
-                    measured(guard.leave())
-                except Exception as exc:  # noqa: BLE001 - as above
-                    self._leave_out(guard, exc)
-            SLOT.reset(token)
+        return Around(self, slot, measured)
+
+    def enter(self, entered: list[Guard], slot: Slot) -> None:
+        """Enter the guards, and note those that are in place as they are."""
+        for guard in tuple(self._guards):
+            try:
+                guard.enter(slot)
+                entered.append(guard)
+            except Exception as exc:  # noqa: BLE001 - the guard's, and no item's
+                self._leave_out(guard, exc)
+
+    def leave(self, entered: Sequence[Guard], measured: Callable[[Mapping[str, float]], None]) -> None:
+        """Leave them, the innermost first."""
+        for guard in reversed(entered):
+            try:
+                measured(guard.leave())
+            except Exception as exc:  # noqa: BLE001 - as above
+                self._leave_out(guard, exc)
 
     def logs(self) -> str:
         """What the running item has printed and logged."""
@@ -81,3 +80,27 @@ class GuardStack:
         name = type(guard).__name__
         logger.error("guard %s failed in run %s and is left out from now on", name, self._run_id, exc_info=error)
         self._guards = [g for g in self._guards if g is not guard]
+
+
+class Around:
+    """One stretch of items with its guards; no generator, since short batches pay for it each time."""
+
+    __slots__ = ("_entered", "_guards", "_measured", "_slot", "_token")
+
+    def __init__(self, guards: GuardStack, slot: Slot, measured: Callable[[Mapping[str, float]], None]) -> None:
+        self._guards = guards
+        self._slot = slot
+        self._measured = measured
+        self._entered: list[Guard] = []
+
+    def __enter__(self) -> None:
+        self._token = SLOT.set(self._slot)
+        try:
+            self._guards.enter(self._entered, self._slot)
+        except BaseException:  # an interrupt: what is in place goes
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._guards.leave(self._entered, self._measured)
+        SLOT.reset(self._token)

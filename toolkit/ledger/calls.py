@@ -143,7 +143,7 @@ class Claim:
     weighed: Weighed | None = None
 
     def __len__(self) -> int:
-        return sum(len(r) for r in self.ranges)
+        return sum([r.stop - r.start for r in self.ranges])
 
     def indexes(self) -> Sequence[int]:
         """Item index of every position; a plain range in the common case."""
@@ -153,7 +153,7 @@ class Claim:
 
     def attempts(self) -> list[int]:
         """Attempt number (from 1) of every position."""
-        return [r.attempts + 1 for r in self.ranges for _ in range(len(r))]
+        return [r.attempts + 1 for r in self.ranges for _ in range(r.start, r.stop)]
 
 
 @dataclass(frozen=True, slots=True)

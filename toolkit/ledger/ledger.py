@@ -368,11 +368,11 @@ def _parse_claim(claim_id: bytes, a: Any) -> Claim | NoClaim:
     pages = a[13]
     weights, _, ranges = a[12].decode().rpartition(";")
     return Claim(
-        claim_id=claim_id, at=int(a[1]) / 1000, worker=int(a[2]), active=int(a[3]), known_workers=int(a[4]),
-        left=int(a[5]), spawn=bool(a[6]), item_s=float(a[7] or 0), last_batch=int(a[8]), max_workers=int(a[9]),
-        offset=int(a[10]), asked=int(a[11]), ranges=tuple(Range.parse(r) for r in ranges.split(",")),
-        pages=tuple((int(pages[i]), pages[i + 1], pages[i + 2]) for i in range(0, len(pages), 3)),
-        batch_size=int(a[14]), weighed=Weighed.parse(weights, a[15:]),
+        claim_id=claim_id, at=a[1] / 1000, worker=a[2], active=a[3], known_workers=a[4], left=a[5], spawn=bool(a[6]),
+        item_s=float(a[7] or 0), last_batch=a[8], max_workers=a[9], offset=a[10], asked=a[11],
+        ranges=tuple(map(Range.parse, ranges.split(","))),
+        pages=tuple(zip(pages[::3], pages[1::3], pages[2::3], strict=True)),
+        batch_size=a[14], weighed=Weighed.parse(weights, a[15:]),
     )  # fmt: skip
 
 

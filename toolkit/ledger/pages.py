@@ -240,7 +240,7 @@ class PageCache:
                     if page.keys is not None:
                         all_keys += page.keys[low:high]
                     size += page.size * (high - low) / len(page.values)
-        if len(items) != sum(b - a for a, b in ranges):
+        if len(items) != sum([b - a for a, b in ranges]):
             fields = ", ".join(map(str, sorted(table)))
             raise LedgerCorrupt(
                 f"key pages, field {fields}: pages hold {len(items)} of the items of {list(ranges)[:5]}"

@@ -24,6 +24,8 @@ from toolkit.records import (
 )
 
 _U32 = 0xFFFFFFFF
+_OUTCOME_CODES = {outcome: code for code, outcome in enumerate(OUTCOMES)}
+_CATEGORY_CODES = {category: code for code, category in enumerate(CATEGORIES)}
 
 
 class Executing(Protocol):
@@ -144,9 +146,9 @@ class Tally:
         failed = self.retried + self.dead
         outcome = "ok" if not failed and not part.bisect else "partial" if self.ok else "failed"
         return METRIC_ROW.pack(
-            min(claim.worker, 0xFFFF), flags, OUTCOMES.index(outcome),
-            CATEGORIES.index(self.category) if self.category in CATEGORIES else CATEGORIES.index("fatal"),
-            min(max(r.attempts for r in claim.ranges) + 1, 0xFFFF), min(claim.active, 0xFFFF),
+            min(claim.worker, 0xFFFF), flags, _OUTCOME_CODES[outcome],
+            _CATEGORY_CODES.get(self.category, _CATEGORY_CODES["fatal"]),
+            min(max([r.attempts for r in claim.ranges]) + 1, 0xFFFF), min(claim.active, 0xFFFF),
             min(claim.known_workers, 0xFFFF), min(claim.asked, _U32), min(part.stop, _U32), self.ok, self.retried,
             self.dead, weighed.size if weighed else 0.0, self.weight(part.stop), claim.ranges[0].start, claim.at,
             stats.service_s, self.decode_s, stats.store_s, self.idle_s, stats.cpu_user_s, stats.cpu_system_s,

@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -46,6 +47,7 @@ SLICE_S = 0.25
 
 
 _FINAL = ("finished", "cancelled")
+_UNTRACED = nullcontext()
 
 
 @dataclass(slots=True)
@@ -161,6 +163,7 @@ class BatchLoop:
         self._new_ticket_id = new_ticket_id
         self._idle_since: float | None = None
         self._slice_end = 0.0
+        self._traced = False
         self._asked = b""
 
     def serve(self, ticket: str = "") -> NoClaim:
@@ -172,7 +175,7 @@ class BatchLoop:
             Why it stopped: a reason of `ledger.NoClaim`, or ``yield`` when items are left for a further ticket.
         """
         run_id = self.context.spec.run_id
-        self._slice_end = time.perf_counter() + SLICE_S
+        self._begin_slice(time.perf_counter())
         answer: Claim | NoClaim | None = None
         try:
             ask = self._ask(None, ticket)
@@ -182,7 +185,7 @@ class BatchLoop:
                     self.hooks.spawn(self.context.spec, ask.new_ticket)
                 nth = self.context.batches + 1
                 with (
-                    tracing.batch(self.ledger, self.context.spec, answer),
+                    tracing.batch(self.ledger, self.context.spec, answer) if self._traced else _UNTRACED,
                     profiles.batch(self.ledger, self.context.spec, nth),
                 ):
                     committed, ask = self._batch(answer)
@@ -219,7 +222,7 @@ class BatchLoop:
         context = self.context
         want: float = 0
         floor: float = 0 if context.spec.weighted else 1
-        if claim is not None:
+        if claim is not None and not _of_one(claim):
             weighed = claim.weighed
             hint, last, left = (
                 (weighed.unit_s, weighed.last_size, weighed.left)
@@ -267,7 +270,7 @@ class BatchLoop:
                 self._idle_since = time.perf_counter()
                 service_s = part.stats.service_s
                 amount = part.stop if claim.weighed is None else tally.weight(part.stop)
-                if part.stop:
+                if part.stop and not _of_one(claim):
                     items_s = None if context.spec.batched else part.stats.item_sum_s
                     context.controller.observe(amount, service_s, idle_s, items_s)
                 ask = self._ask(claim, unit_s=service_s / amount if claim.weighed and amount else 0.0)
@@ -316,8 +319,12 @@ class BatchLoop:
         now = time.perf_counter()
         if now < self._slice_end:
             return False
-        self._slice_end = now + SLICE_S
+        self._begin_slice(now)
         return self.hooks.waits(self.context.spec)
+
+    def _begin_slice(self, now: float) -> None:
+        self._slice_end = now + SLICE_S
+        self._traced = tracing.active()  # once a slice: the look is a part of the cost of a short batch
 
     def _progress(self, claim: Claim, part: Part, offset: int, batch: Batch, tally: Tally) -> Progress:
         failed = tuple(
@@ -340,6 +347,11 @@ class BatchLoop:
             tally.row(part) if part.last else b"", output, failed,
             pause.reason(batch.indexes[pause.position]) if pause else "", pause is not None and pause.unless_ok,
         )  # fmt: skip
+
+
+def _of_one(claim: Claim) -> bool:
+    """Whether the run's batches are of one item each: nothing is to be chosen, tapered, or learned for that."""
+    return claim.batch_size == 1 and claim.weighed is None
 
 
 def pause_corrupt(ledger: Ledger, run_id: str, error: LedgerCorrupt) -> None:

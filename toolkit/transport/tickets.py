@@ -5,7 +5,7 @@ Losing, doubling, delaying or forging one does no harm: what is done, and by who
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +27,7 @@ TICKET = "toolkit.ticket"
 
 def new_ticket_id() -> str:
     """A fresh ticket id."""
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def message_priority(app: Celery, priority: str) -> int:

@@ -484,6 +484,7 @@ def test_a_bounded_number_of_closed_claims_is_remembered(ledger: Ledger) -> None
     run = Run(ledger, 8)
     for at in range(0, 5000, 1000):
         run.command("ZADD", "closed", *(x for n in range(at, at + 1000) for x in (n, f"old{n:04}")))
+    run.command("HSET", "head", "rows", 63)  # it is seen to after every 64 rows
     claim = run.claim()
     run.commit(claim)
     assert run.command("ZCARD", "closed") == 4096
@@ -497,3 +498,43 @@ def lifetimes(run: Run) -> set[int]:
     command = run.ledger.connection.command
     every = [*keys.of_run(run.run_id), *(keys.metrics_segment(run.run_id, s) for s in range(4))]
     return {left for key in every if (left := command("PTTL", key)) != -2}
+
+
+def test_a_commit_is_counted_though_the_batch_it_asks_for_cannot_be_read(ledger: Ledger) -> None:
+    run = Run(ledger, 12)
+    claim = run.claim()
+    run.command("ZREM", "page_index", 4)
+    run.command("ZREM", "page_index", 0)
+    with pytest.raises(LedgerCorrupt, match="page_index does not parse"):
+        run.commit(claim, ask=run.ask())
+    status = run.status()
+    assert (status.ok, status.claimed, status.batches, status.active) == (4, 0, 1, 0)
+    assert run.commit(claim).accepted, "said once more, since its answer was lost"
+    assert run.status().ok == 4
+
+
+@pytest.mark.parametrize("refused", ["paused", "busy", "empty"])
+def test_a_commit_is_counted_though_no_batch_follows(ledger: Ledger, refused: str) -> None:
+    run = Run(ledger, 4 if refused == "empty" else 12, max_workers=1 if refused == "busy" else 0, close=False)
+    claim = run.claim()
+    if refused == "busy":
+        run.ledger.update(run.run_id, max_workers=2)
+        run.claim("w2")
+        run.ledger.update(run.run_id, max_workers=1)
+    if refused == "paused":
+        run.ledger.steer(run.run_id, "pause")
+    answer = run.commit(claim, ask=run.ask()).claim
+    assert isinstance(answer, NoClaim)
+    assert answer.reason == refused
+    status = run.status()
+    assert (status.ok, status.batches) == (4, 1)
+    assert status.claimed == (4 if refused == "busy" else 0)
+
+
+def test_who_commits_and_goes_on_is_the_same_worker(ledger: Ledger) -> None:
+    run = Run(ledger, 16)
+    run.claim("w1")
+    mine = run.claim("w2")
+    following = run.commit(mine, ask=run.ask("w2")).claim
+    assert isinstance(following, Claim)
+    assert following.worker == mine.worker == 2

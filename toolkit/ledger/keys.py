@@ -20,7 +20,7 @@ key                         type      content (writer)
 ``{tk:R}:metrics:S``        string    metric rows of segment S, see `records.METRIC_FIELDS` (commit, lost)
 ``{tk:R}:workers``          hash      worker identity -> code used in metric rows (claim)
 ``{tk:R}:events``           stream    what happened, capped at about 10,000 (all)
-``{tk:R}:closed``           zset      last 4,096 closed claim ids; odd score: by commit (commit, lost)
+``{tk:R}:closed``           zset      last 4,096 closed claim ids, at least; odd score: by commit (commit, lost)
 ``{tk:R}:tickets``          zset      ticket ids on their way, scored by expiry in ms (tickets, claim)
 ==========================  ========  ====================================================================
 

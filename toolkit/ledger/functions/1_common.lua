@@ -17,6 +17,7 @@
 -- A run whose items have weights is told by the field weight_size of its head, see 1_weights.lua.
 
 local CLOSED_KEPT = 4096      -- closed claim ids remembered, so that a repeated call finds its answer
+local CLOSED_TRIM = 64        -- batches after which those beyond are forgotten: with each of them costs more than it is worth
 local GATHERED = 64           -- ready ranges in one claim at most
 local CLAIM_BYTES = 33554432  -- page bytes in one answer at most, more only for a single page
 local LATE_TICKET_MS = 2000   -- a ticket this old counts as lost once workers stand idle
@@ -312,13 +313,13 @@ local function row_append(k, n, row)
   redis.call('APPEND', k.m .. ':' .. math.floor((n - 1) / __SEGMENT_ROWS__), row)
 end
 
--- A claim id that will never live again. how: 1 closed by its commit, 0 taken away.
-local function close_claim(k, id, c, how)
+-- A claim id that will never live again. how: 1 closed by its commit, 0 taken away; nth: the number of its metric row.
+local function close_claim(k, id, c, how, nth)
   redis.call('HDEL', k.c, id)
   redis.call('ZREM', k.l, id)
   add(k, 'claimed', -(c.total - c.off))
   redis.call('ZADD', k.z, now_ms(k) * 2 + how, id)
-  redis.call('ZREMRANGEBYRANK', k.z, 0, -CLOSED_KEPT - 1)
+  if not nth or nth % CLOSED_TRIM == 0 then redis.call('ZREMRANGEBYRANK', k.z, 0, -CLOSED_KEPT - 1) end
 end
 
 local function bury(k, index, blob)

@@ -13,9 +13,11 @@ local function sharers(head, active)
 end
 
 -- How many items a claim may take: the batch size, tapered towards the end when it is automatic.
+--   want, floor: as the claimer wrote them; where the size is fixed nobody reads them
 local function batch_limit(head, want, floor, left, active)
   local size = head.batch_size
   if head.auto ~= 1 then return math.max(1, size), math.max(1, size) end
+  want, floor = tonumber(want), tonumber(floor)
   if size == 0 then size = want > 0 and want or math.max(1, head.last_batch) end
   local taper = math.max(floor, math.ceil(left / (2 * sharers(head, active))))
   return math.max(1, math.min(size, taper)), size
@@ -25,6 +27,7 @@ end
 local function weight_limit(head, want, floor, _, active)
   local size = head.weight_size
   if head.auto ~= 1 then return size, size end
+  want, floor = tonumber(want), tonumber(floor)
   if size == 0 then size = want > 0 and want or head.weight_last end
   return math.min(size, math.max(floor, head.weight_left / (2 * sharers(head, active)))), size
 end
@@ -94,10 +97,11 @@ local function pages_of(k, c, have)
   local out, seen = {}, {}
   for _, r in ipairs(c.off == 0 and c.ranges or ranges_from(c, c.off)) do
     for _, start in ipairs(r.starts or page_starts(k, r)) do
-      if tonumber(start) < r.b and not seen[start] then  -- a range may have been cut since its pages were looked up
+      local first = tonumber(start)
+      if first < r.b and not seen[start] then  -- a range may have been cut since its pages were looked up
         seen[start] = true
         local page = start == have and { '', '' } or read_page(k, start)
-        out[#out + 1] = tonumber(start)
+        out[#out + 1] = first
         out[#out + 1] = page[1] or corrupt(k.p .. ', field ' .. start, 'missing')
         out[#out + 1] = page[2] or ''
       end
@@ -120,7 +124,7 @@ local function spawn_ticket(k, head, left, active, ticket, expiry_ms, t)
   if active >= desired then return 0 end
   redis.call('ZREMRANGEBYSCORE', k.t, '-inf', t)
   if active + redis.call('ZCARD', k.t) >= desired then return 0 end
-  redis.call('ZADD', k.t, t + expiry_ms, ticket)
+  redis.call('ZADD', k.t, t + tonumber(expiry_ms), ticket)
   return 1
 end
 
@@ -146,21 +150,29 @@ local function take_weight(k, head, c, left, weight_s)
   return string.format('%.17g:%.17g:%.17g;', c.size, c.limit, c.weight)
 end
 
--- What a claim and a commit need of the head, nil when the run is gone.
-local HEAD = { 'submitted', 'cursor', 'ready', 'claimed', 'batch_size', 'auto', 'max_workers', 'known_workers',
-  'last_batch', 'lease_ms', 'started_at', 'created_at', 'generation', 'delayed', 'ok', 'rows', 'release', 'breaker',
-  'weight_size', 'weight_left', 'weight_last', 'weight_s',
-  'state', 'item_s' }
-local NUMBERS = #HEAD - 2
+-- What a claim and a commit need of the head, nil when the run is gone. They are most of what a batch costs the server,
+-- so what few of them need is read where it is needed.
+local HEAD = { 'state', 'item_s', 'created_at', 'generation', 'weight_size', 'submitted', 'cursor', 'ready', 'claimed',
+  'batch_size', 'auto', 'max_workers', 'known_workers', 'last_batch', 'lease_ms', 'started_at', 'ok', 'rows', 'release',
+  'breaker' }
 
 local function read_head(k)
-  local v, head = redis.call('HMGET', k.h, unpack(HEAD)), {}
-  if not v[NUMBERS + 1] then return nil end
-  for j = 1, NUMBERS do head[HEAD[j]] = tonumber(v[j] or 0) or corrupt(k.h .. ', field ' .. HEAD[j], v[j]) end
-  k.weighted = v[NUMBERS - 3] ~= false
-  head.state, head.item_s = v[NUMBERS + 1], v[NUMBERS + 2] or '0'
-  if not tonumber(head.item_s) then corrupt(k.h .. ', field item_s', head.item_s) end
+  local v = redis.call('HMGET', k.h, unpack(HEAD))
+  if not v[1] then return nil end
+  k.weighted = v[5] ~= false
+  if not tonumber(v[2] or 0) then corrupt(k.h .. ', field item_s', v[2]) end
+  for j = 5, #HEAD do v[j] = tonumber(v[j] or 0) or corrupt(k.h .. ', field ' .. HEAD[j], v[j]) end
+  local head = { state = v[1], item_s = v[2] or '0', created_at = v[3], generation = v[4], weight_size = v[5],
+    submitted = v[6], cursor = v[7], ready = v[8], claimed = v[9], batch_size = v[10], auto = v[11], max_workers = v[12],
+    known_workers = v[13], last_batch = v[14], lease_ms = v[15], started_at = v[16], ok = v[17], rows = v[18],
+    release = v[19], breaker = v[20] }
+  if k.weighted then head.weight_left, head.weight_last, head.weight_s = nums(k, 'weight_left', 'weight_last', 'weight_s') end
   return head
+end
+
+local function say(said, field, value)
+  said[#said + 1] = field
+  said[#said + 1] = value
 end
 
 -- claim id identity want floor have ticket new_ticket ticket_expiry_ms born generation [weight_s]
@@ -172,24 +184,24 @@ end
 --     [, weight_left, weight_last, weight_s]}
 --    | {state | 'busy' | 'empty' | 'gone' | 'other' | 'anew' | 'norun', left}
 -- beside a claim, the state of its run: a repeated call may find it paused
--- head: as read by this call; fresh: nobody can have used this id, since the call just closed the claim before it
-local function do_claim(k, A, i, head, fresh)
-  local id, want, floor, have = A[i], tonumber(A[i + 2]), tonumber(A[i + 3]), A[i + 4]
-  local left, born = head.submitted - head.cursor + head.ready, tonumber(A[i + 8])
-  if born > 0 and born ~= head.created_at then return { 'other', 0 } end
-  local generation = tonumber(A[i + 9])
-  if not fresh then
+-- head: as read by this call; its `unsaid` are fields that a commit leaves to be written with the claim's own
+-- before: the claim that this call has just closed, of the same worker. So nobody can have used this id
+local function do_claim(k, A, i, head, before)
+  local id, have, born, generation = A[i], A[i + 4], A[i + 8], A[i + 9]
+  local left = head.submitted - head.cursor + head.ready
+  if born ~= '0' and born ~= head.created_at then return { 'other', 0 } end
+  if not before then
     local old = redis.call('HGET', k.c, id)
     if old then return claim_answer(k, head, claim_parse(k, old), have, left, 0), check_state(k, head.state) end
     if redis.call('ZSCORE', k.z, id) then return { 'gone', 0 } end
   end
-  if head.state == 'running' and generation >= 0 and generation ~= head.generation then return { 'anew', left } end
+  if head.state == 'running' and generation ~= '-1' and generation ~= head.generation then return { 'anew', left } end
   if A[i + 5] ~= '' then redis.call('ZREM', k.t, A[i + 5]) end
   if head.state ~= 'running' then return { check_state(k, head.state), 0 } end
   local active, cap = redis.call('HLEN', k.c), head.max_workers
-  if left <= 0 then return { 'empty', head.delayed } end
+  if left <= 0 then return { 'empty', num(k, 'delayed') } end
   if cap > 0 and active >= cap then return { 'busy', left } end
-  local limit, asked = (weighted(k) and weight_limit or batch_limit)(head, want, floor, left, active)
+  local limit, asked = (weighted(k) and weight_limit or batch_limit)(head, A[i + 2], A[i + 3], left, active)
   local taken, n, bytes, full, weight = {}, 0, 0, false, 0
   if head.ready > 0 then taken, n, bytes, full, weight = take_ready(k, limit) end
   if not full and n < limit then
@@ -202,14 +214,18 @@ local function do_claim(k, A, i, head, fresh)
   left = left - n
   local weights = ''
   if weighted(k) then asked, weights = n, take_weight(k, head, { size = asked, limit = limit, weight = weight }, left, A[i + 10]) end
-  local c = { off = 0, asked = asked, at = t, who = worker_code(k, A[i + 1]), active = active + 1,
+  local c = { off = 0, asked = asked, at = t, who = before and before.who or worker_code(k, A[i + 1]), active = active + 1,
               ok = 0, retried = 0, dead = 0, ranges = taken, total = n, rest = weights .. table.concat(parts, ',') }
   claim_store(k, id, c)
   redis.call('ZADD', k.l, t + head.lease_ms, id)
-  head.last_batch = asked
-  redis.call('HSET', k.h, 'cursor', head.cursor, 'claimed', head.claimed + n, 'last_batch', asked,
-    'started_at', head.started_at == 0 and t or head.started_at)
-  local spawn = spawn_ticket(k, head, left, active + 1, A[i + 6], tonumber(A[i + 7]), t)
+  local said = head.unsaid or { 'claimed' }
+  said[2] = head.claimed + n
+  if head.last_batch ~= asked then say(said, 'last_batch', asked) end
+  say(said, 'cursor', head.cursor)
+  if head.started_at == 0 then say(said, 'started_at', t) end
+  redis.call('HSET', k.h, unpack(said))
+  head.unsaid, head.last_batch = nil, asked
+  local spawn = spawn_ticket(k, head, left, active + 1, A[i + 6], A[i + 7], t)
   return claim_answer(k, head, c, have, left, spawn), 'running'
 end
 
@@ -217,5 +233,5 @@ local function claim(K, A)
   local k = open_keys(K)
   local head = read_head(k)
   if not head then return { 'norun', 0 } end
-  return do_claim(k, A, 1, head, false)
+  return do_claim(k, A, 1, head)
 end

@@ -51,6 +51,14 @@ local function account(k, c, from, upto, failed, release)
   end
 end
 
+-- The claim that a commit asks for. What the commit left to it is written also where there is none, or none can be read.
+local function claim_next(k, A, i, head, before)
+  local fine, answer, state = pcall(do_claim, k, A, i, head, before)
+  if head.unsaid then redis.call('HSET', k.h, unpack(head.unsaid)) end
+  if not fine then error(answer, 0) end
+  return answer, state
+end
+
 -- commit id from upto last split item_s row output pause unless_ok nfail [position kind delay_ms category blob]*
 --   [claim arguments]
 --   pause: reason to pause the run for, empty for none; with unless_ok 1 only where no item has ended well
@@ -61,7 +69,7 @@ local function commit(K, A)
   local nfail = tonumber(A[11])
   local next_claim = 12 + 5 * nfail
   local stored = redis.call('HGET', k.c, id)
-  local answer, head, fresh = 'stale', read_head(k), false
+  local answer, head, before = 'stale', read_head(k), nil
   if not head then return { 'stale', 'norun', 0 } end
   if not stored then
     local score = redis.call('ZSCORE', k.z, id)
@@ -77,37 +85,37 @@ local function commit(K, A)
       local row = last and A[7] ~= ''
       if row then head.rows = head.rows + 1 end
       head.claimed = head.claimed - (upto - from)
-      local said = { 'ok', head.ok + good, 'claimed', head.claimed, 'rows', head.rows }
+      local said = { 'claimed', head.claimed, 'ok', head.ok + good, 'rows', head.rows }
       if A[6] ~= '' then
         head.item_s = A[6]
-        said[#said + 1] = 'item_s'
-        said[#said + 1] = A[6]
+        say(said, 'item_s', A[6])
       end
-      redis.call('HSET', k.h, unpack(said))
+      -- what is given back, counted as failed or pauses the run changes the head
+      local changes = nfail > 0 or upto < c.total or head.breaker > 0 or A[9] ~= ''
+      if A[next_claim] and last and not changes then head.unsaid = said else redis.call('HSET', k.h, unpack(said)) end
       count_errors(k, upto - from, failed, head.breaker)
       if A[9] ~= '' and (A[10] ~= '1' or head.ok + good == 0) then pause(k, A[9]) end
       c.ok = c.ok + good
       if A[8] ~= '' then redis.call('RPUSH', k.o, A[8]) end
       c.off = upto
+      if row then row_append(k, head.rows, A[7]) end
       if last then
         local rest = ranges_from(c, c.off)
-        close_claim(k, id, c, 1)
+        close_claim(k, id, c, 1, row and head.rows)
         if split and c.total - c.off > 1 then give_back_halves(k, rest, c.total - c.off)
         else give_all_back(k, rest) end
-        if row then row_append(k, head.rows, A[7]) end
       else
         claim_store(k, id, c)
         redis.call('ZADD', k.l, now_ms(k) + head.lease_ms, id)
       end
-      answer, fresh = 'ok', last
-      -- what was given back, counted as failed or paused the run has changed the head
-      if nfail > 0 or upto < c.total or head.breaker > 0 or A[9] ~= '' then head = nil end
+      answer, before = 'ok', last and c or nil
+      if changes then head = nil end
     elseif upto <= c.off and not last then
       answer = 'ok'
     end
   end
   local nxt, state = nil, nil
-  if A[next_claim] then nxt, state = do_claim(k, A, next_claim, head or read_head(k), fresh) end
+  if A[next_claim] then nxt, state = claim_next(k, A, next_claim, head or read_head(k), before) end
   if state then return { answer, state, nxt[6], nxt } end
   state = redis.call('HGET', k.h, 'state')
   if redis.call('HLEN', k.c) == 0 then state = settle(k) end

@@ -303,7 +303,7 @@ def test_whoever_means_an_earlier_generation_gets_nothing_until_he_knows(ledger:
     committed = ledger.commit(run.run_id, run.progress(claim), run.ask(generation=0))
     assert (committed.accepted, committed.claim) == (True, NoClaim("anew", 2))
     # And a call that is repeated gets what it got, and who says nothing takes any
-    again = replace(ask := run.ask(), generation=0)
+    again = (ask := run.ask())._replace(generation=0)
     assert ledger.claim(run.run_id, ask) == ledger.claim(run.run_id, again)
     # And where nothing is to be had, it is told why
     ledger.steer(run.run_id, "pause")

@@ -349,7 +349,7 @@ def test_a_commit_may_take_the_next_batch(ledger: Ledger) -> None:
     assert (first.left, first.claim.active, first.claim.spawn) == (2, 1, True)
     before = run.everything()
     again = ledger.commit(run.run_id, progress, ask)
-    assert again == replace(first, claim=replace(first.claim, spawn=False))
+    assert again == first._replace(claim=replace(first.claim, spawn=False))
     assert run.everything() == before
     run.check()
 

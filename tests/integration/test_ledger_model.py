@@ -235,11 +235,11 @@ class Machine(RuleBasedStateMachine):
                 kind = "retry" if fate == "later" else fate
                 category = CATEGORIES[1 + position % 3]
                 failed = () if fate == "ok" else (FailedItem(at, kind, delays.get(fate, 0.0), category, LETTER),)
-                progress = replace(self.progress(held, 0, len(held), failed), claim_id=ask.claim_id)
+                progress = self.progress(held, 0, len(held), failed)._replace(claim_id=ask.claim_id)
                 self.say(partial(self.make_commit, progress, None), again=False)
             elif fate in ("part", "rest", "split"):
                 progress = self.progress(held, 0, at, ())
-                progress = replace(progress, claim_id=ask.claim_id, last=fate != "part", split=fate == "split")
+                progress = progress._replace(claim_id=ask.claim_id, last=fate != "part", split=fate == "split")
                 self.say(partial(self.make_commit, progress, None), again=False)
             elif fate in deaths:
                 blamed = NOBODY if fate == "stop" else at
@@ -281,8 +281,8 @@ class Machine(RuleBasedStateMachine):
         delay = data.draw(st.sampled_from([0.0, HOUR])) if failures else 0.0
         category = data.draw(st.sampled_from(CATEGORIES[1:])) if failures else ""
         failed = tuple(FailedItem(p, kind, delay, category, LETTER) for p, kind in sorted(failures.items()))
-        progress = replace(
-            self.progress(held, start, stop, failed), claim_id=ask.claim_id, last=last, split=split,
+        progress = self.progress(held, start, stop, failed)._replace(
+            claim_id=ask.claim_id, last=last, split=split,
             pause=f"because of {ask.claim_id.hex()[:6]}" if pick % 7 == 0 else "",
         )  # fmt: skip
         following = self.ask("w1", 0, 1) if then else None

@@ -6,8 +6,8 @@ The codec is imported where it is used: a module that only marks its functions a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
 
 from toolkit.errors import EncodeError
 from toolkit.execution.failures import MAX_MESSAGE_BYTES, Failure, clip, describe
@@ -18,8 +18,7 @@ HOPELESS_RESULTS: Final = 5
 """Results that cannot be stored, with none that could before them, after which the run pauses."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(NamedTuple):
     """What a batch has cost so far, cumulative over its parts.
 
     Attributes
@@ -49,13 +48,16 @@ class Stats:
     store_s: float = 0.0
 
 
+_NOTHING_YET: Final = Stats()._asdict()
+
+
 class Tally:
     """Stats of a batch in progress."""
 
     __slots__ = ("_values",)
 
     def __init__(self) -> None:
-        self._values: dict[str, Any] = {name: field.default for name, field in Stats.__dataclass_fields__.items()}
+        self._values: dict[str, Any] = dict(_NOTHING_YET)
 
     def add(self, more: Mapping[str, float]) -> None:
         """Add measurements by field name; of maxima the larger one stays, unknown names are left out."""
@@ -71,8 +73,7 @@ class Tally:
         return Stats(**self._values)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Items ``[start, stop)`` of a batch, executed; the parts of a batch follow each other without a gap.
 
     Attributes

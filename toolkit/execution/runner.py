@@ -165,7 +165,7 @@ class Runner:
             last = stopped or batch.position >= n
             for part in batch.parts(last, stopped):
                 if not part.last and any(failure.pause for failure in part.failures):
-                    yield replace(part, last=True, stopped=True)
+                    yield part._replace(last=True, stopped=True)
                     return
                 yield part
 

@@ -1,11 +1,14 @@
-"""What goes into the ledger's calls and comes out of them, as frozen records."""
+"""What goes into the ledger's calls and comes out of them, as frozen records.
+
+What each batch needs is a named tuple where it can be: made in a fifth of the time of a frozen dataclass.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from toolkit.errors import LedgerCorrupt
 
@@ -173,8 +176,7 @@ class NoClaim:
     left: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What a worker says when it asks for a batch.
 
     Attributes
@@ -243,8 +245,7 @@ class FailedItem:
     letter: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """The part of a claim that was executed since the previous commit.
 
     Attributes
@@ -284,8 +285,7 @@ class Progress:
     unless_ok: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(NamedTuple):
     """Answer to a commit.
 
     Attributes

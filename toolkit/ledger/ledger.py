@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from toolkit import codec
@@ -170,7 +170,7 @@ class Ledger:
                 answer = self.connection.call("commit", keys.of_run(run_id), *said, *ask.arguments())
             except LedgerFull:
                 committed = self.commit(run_id, progress)
-                return replace(committed, claim=NoClaim("full", committed.left))
+                return committed._replace(claim=NoClaim("full", committed.left))
         else:
             answer = self.connection.call("commit_only", keys.of_run(run_id), *said)
         following = answer[3] if len(answer) > 3 else None

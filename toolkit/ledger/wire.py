@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import redis
@@ -28,12 +29,20 @@ _BUFFERED = 8 * 1024 * 1024
 _USUAL: dict[str, float] = {}
 
 
+@lru_cache(maxsize=256)
+def _head(words: tuple[Any, ...]) -> bytes:
+    """What all calls of a function on a run begin with: the call up to its keys, packed, without the count of words."""
+    return bytes(pack_command(words)).partition(b"\r\n")[2]
+
+
 def _packed(connection: Any, args: tuple[Any, ...]) -> Any:
     """The command as bytes, at once where nothing has to be converted first."""
     try:
-        return [pack_command(args)]
+        values = 3 + args[2]  # behind command, function, number of keys and keys
+        tail = pack_command(args[values:])
     except TypeError:
         return connection.pack_command(*args)
+    return [b"*%d\r\n%b%b" % (len(args), _head(args[:values]), tail.partition(b"\r\n")[2])]
 
 
 def _in_pieces(connection: Any, parts: Sequence[Any]) -> tuple[list[Any], dict[str, float]]:

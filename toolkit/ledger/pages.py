@@ -267,8 +267,13 @@ class PageCache:
         return self._pages[start].original(index - start)
 
 
+_ONE_RANGE = struct.Struct("<I2Q")
+
+
 def pack_output(ranges: Sequence[tuple[int, int]], page: bytes) -> bytes:
     """One element of the outputs list: ok ranges, then their results in the same order."""
+    if len(ranges) == 1:
+        return _ONE_RANGE.pack(1, *ranges[0]) + page
     flat = [x for r in ranges for x in r]
     return struct.pack(f"<I{len(flat)}Q", len(ranges), *flat) + page
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from toolkit import codec
 from toolkit.errors import LedgerCorrupt
@@ -35,8 +35,7 @@ class Executing(Protocol):
     batches: int
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """The items of a claim that are being executed."""
 
     indexes: Sequence[int]
@@ -46,9 +45,9 @@ class Batch:
 
     def ok_ranges(self, part: Part) -> list[tuple[int, int]]:
         """Index ranges of the part's ok items, in the order of its results."""
-        failed = {f.position for f in part.failures}
-        if not failed and isinstance(self.indexes, range):
+        if not part.failures and isinstance(self.indexes, range):
             return [(self.indexes[part.start], self.indexes[part.stop - 1] + 1)]
+        failed = {f.position for f in part.failures}
         return list(_runs(self.indexes[p] for p in range(part.start, part.stop) if p not in failed))
 
     def letter(self, failure: Failure, identity: str, at: float) -> bytes:

@@ -17,7 +17,7 @@ from functools import partial
 from toolkit import codec
 from toolkit._version import __version__
 from toolkit.errors import LedgerCorrupt, LedgerError
-from toolkit.execution import Part, Runner, Task, code_version
+from toolkit.execution import Failure, Part, Runner, Task, code_version
 from toolkit.execution.sizing import Controller
 from toolkit.guards import default_guards
 from toolkit.ledger import (
@@ -326,19 +326,18 @@ class BatchLoop:
         self._slice_end = now + SLICE_S
         self._traced = tracing.active()  # once a slice: the look is a part of the cost of a short batch
 
+    def _failed(self, failure: Failure, offset: int, batch: Batch, at: float) -> FailedItem:
+        position, category = offset + failure.position, failure.category
+        if failure.retry:
+            return FailedItem(position, "retry" if failure.charged else "again", failure.delay_s, category)
+        return FailedItem(position, "dead", 0.0, category, batch.letter(failure, self.context.identity, at))
+
     def _progress(self, claim: Claim, part: Part, offset: int, batch: Batch, tally: Tally) -> Progress:
-        failed = tuple(
-            FailedItem(offset + f.position, "retry" if f.charged else "again", f.delay_s, f.category)
-            if f.retry
-            else FailedItem(
-                offset + f.position, "dead", 0.0, f.category, batch.letter(f, self.context.identity, claim.at)
-            )
-            for f in part.failures
-        )
+        failed = tuple([self._failed(f, offset, batch, claim.at) for f in part.failures])
         output = b""
         if part.output is not None and part.n_ok:
             output = pack_output(batch.ok_ranges(part), part.output)
-        pause = next((f for f in part.failures if f.pause), None)
+        pause = next((f for f in part.failures if f.pause), None) if failed else None
         item_s = part.stats.service_s / part.stop if part.stop and part.last else 0.0
         # of a batch to be halved nothing is settled
         stop = part.start if part.bisect else part.stop

@@ -17,7 +17,7 @@
 -- A run whose items have weights is told by the field weight_size of its head, see 1_weights.lua.
 
 local CLOSED_KEPT = 4096      -- closed claim ids remembered, so that a repeated call finds its answer
-local CLOSED_TRIM = 64        -- batches after which those beyond are forgotten: with each of them costs more than it is worth
+local CLOSED_TRIM = 64        -- rows after which those beyond are forgotten: it need not be at each commit
 local GATHERED = 64           -- ready ranges in one claim at most
 local CLAIM_BYTES = 33554432  -- page bytes in one answer at most, more only for a single page
 local LATE_TICKET_MS = 2000   -- a ticket this old counts as lost once workers stand idle

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +16,6 @@ from toolkit.errors import RunNotFound
 from toolkit.ledger import Ledger
 from toolkit.settings import ServerAddress
 from toolkit.transport import archivist
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
 
 
 @pytest.fixture

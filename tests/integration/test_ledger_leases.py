@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-
 import pytest
 
 from tests.integration.ledgers import Run
 from toolkit.ledger import NOBODY, TICKET_EXPIRY_S, Contact, FailedItem, Ledger, Range, Renewed, Swept
-from toolkit.settings import ServerAddress
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
-
 
 # --------------------------------------------------------------------------- leases
 

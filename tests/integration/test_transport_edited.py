@@ -7,7 +7,6 @@ import importlib
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 
@@ -49,12 +48,6 @@ class Model:
 def modelled(item, model):
     return item + STEP
 """
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
 
 
 @pytest.fixture

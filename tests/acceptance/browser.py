@@ -179,7 +179,7 @@ class NotebookPage:
         self.open()
 
     def _note(self, error: Any) -> None:
-        self.problems.append(str(error))
+        self.problems.append(f"{error} {error.stack}")
 
     def _answer(self, dialog: Any) -> None:
         if dialog.type != "beforeunload":
@@ -268,10 +268,10 @@ class NotebookPage:
             expect(self.page.get_by_text(words).filter(visible=True)).to_have_count(0)
 
     def shut_down(self) -> None:
-        """Shut the kernel down."""
+        """Shut the kernel down, once it has started: JupyterLab reports errors of a notebook that is closed before."""
         self.page.evaluate(
-            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.shutdown()"
-            ".then(() => null).catch(() => null)"
+            """async () => { const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
+                 try { await context?.ready; await context?.shutdown(); } catch { } return null; }"""
         )
 
     def leave(self) -> None:

@@ -88,6 +88,13 @@ def test_a_remark_has_no_counters_and_is_no_point_of_the_curve(ledger: Ledger) -
     assert handle(run).progress_curve()["submitted"].is_monotonic_increasing
 
 
+def test_a_remark_on_a_run_that_is_gone_leaves_nothing(ledger: Ledger) -> None:
+    run = Run(ledger, 8)
+    run.reader.delete()
+    ledger.note(run.run_id, "declined", "too late")
+    assert not run.command("EXISTS", "events")
+
+
 @pytest.mark.parametrize("text", ["", "-1", "x", "9" * 30])
 def test_a_counter_that_does_not_parse_makes_all_of_them_missing(text: str) -> None:
     fields = {"event": "e", "ok": text, "dead": "0", "skipped": "0", "retried": "0", "submitted": "1"}

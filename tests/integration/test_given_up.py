@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from toolkit.errors import LedgerUnavailable
 from toolkit.execution import task
 from toolkit.ledger import Connection, Ledger, Page
 from toolkit.records import RunState
-from toolkit.settings import LedgerSettings, ServerAddress
+from toolkit.settings import LedgerSettings
 from toolkit.transport import node as node_module
 from toolkit.transport.loop import BatchLoop, Hooks, make_context
 from toolkit.transport.marker import Marker
@@ -29,12 +29,6 @@ from toolkit.transport.marker import Marker
 __all__ = ["broker", "ledger_server", "start"]  # fixtures
 
 DEEP = 64
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as made:
-        yield made
 
 
 def serve(run: Run, function: Callable[[Any], Any], marker: Marker | None = None, *, mine: bool = False) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,6 @@ from tests.integration.pasts import Past, finished_again, same, work
 from toolkit import frames
 from toolkit.errors import InvalidInput
 from toolkit.ledger import Ledger
-from toolkit.settings import ServerAddress
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
 
 
 @pytest.fixture

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.integration.clusters import until
 from tests.integration.pasts import Past, finished_again, past_end, same
+from toolkit.archive import Archive
 from toolkit.client.keeping import tidy
 from toolkit.errors import RunNotFound
 from toolkit.ledger import Ledger
 from toolkit.settings import ServerAddress
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
+from toolkit.transport import archivist
 
 
 @pytest.fixture
@@ -87,6 +84,38 @@ def test_a_run_that_went_on_is_not_deleted(past: Past) -> None:
         run.status()
     assert not any(run.command("EXISTS", name) for name in ("pages", "outputs", "events", "workers", "dead"))
     assert run.reader.retire(status), "once more changes nothing"
+
+
+def test_a_run_that_has_the_id_of_an_archived_one_is_not_deleted(past: Past) -> None:
+    earlier = past.run(1)
+    archived = earlier.status()
+    earlier.command("HINCRBY", "head", "created_at", 60_000)
+    assert not earlier.reader.retire(archived)
+    assert earlier.reader.retire(earlier.status())
+
+
+def test_a_node_archives_once_it_may(
+    past: Past, address: ServerAddress, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a node whose user may not yet do anything
+    monkeypatch.setattr(archivist, "_PAUSE_S", 0.01)
+    user, command = "archiving", past._ledger.connection.command
+    command("ACL", "SETUSER", user, "on", ">word")
+    path = past._archive_path
+    assert path is not None
+    node = archivist.Archivist(replace(address, username=user, password="word"), path, period_s=0.01)
+    node.start()
+    try:
+        run = past.run(1)
+        until(lambda: "nothing is archived" in caplog.text, "it is told that it may not")
+        # When it may, then what had ended meanwhile is archived
+        command("ACL", "SETUSER", user, "~*", "&*", "+@all")
+        until(lambda: Archive(path).holds(run.spec, run.status()), "the run is archived")
+        assert caplog.text.count("nothing is archived") == 1
+    finally:
+        node.stop()
+        node._thread.join()
+        command("ACL", "DELUSER", user)
 
 
 def test_a_run_whose_item_died_once_more_is_not_deleted(past: Past) -> None:

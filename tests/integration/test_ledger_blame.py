@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
 
 from tests.integration.ledgers import LETTER, Run, spans
 from toolkit.ledger import NOBODY, Claim, FailedItem, Ledger, NoClaim, Range
 from toolkit.records import CATEGORIES, FLAG_CUT_OFF, METRIC_NAMES, OUTCOMES
-from toolkit.settings import ServerAddress
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
-
 
 # --------------------------------------------------------------------------- blame
 

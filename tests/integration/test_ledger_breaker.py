@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
 
@@ -12,13 +10,6 @@ from tests.integration.ledger_model import Held, Model
 from tests.integration.ledgers import LETTER, Run
 from toolkit.ledger import Ask, Claim, Committed, FailedItem, Ledger, NoClaim, Range
 from toolkit.records import CATEGORIES
-from toolkit.settings import ServerAddress
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
 
 
 def failing(n: int, category: str = "retryable", kind: str = "retry") -> list[FailedItem]:

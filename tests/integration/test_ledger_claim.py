@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
 from tests.integration.ledgers import Run, items_of, spans
 from toolkit.ledger import NOBODY, TICKET_EXPIRY_S, FailedItem, Ledger, NoClaim, Page, PageCache, Range
-from toolkit.settings import ServerAddress
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
 
 
 def failing(kind: str, *positions: int, delay_s: float = 0.0) -> list[FailedItem]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -13,13 +12,6 @@ from toolkit import codec
 from toolkit.ledger import Connection, FailedItem, Ledger, NoClaim, Page, Range, Registry, keys, reading
 from toolkit.records import METRIC_ROW, NodeInfo, RunSpec, RunState
 from toolkit.settings import ServerAddress
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
-
 
 # --------------------------------------------------------------------------- steer
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -14,13 +13,6 @@ from toolkit import codec
 from toolkit.errors import LedgerCorrupt, LedgerError
 from toolkit.ledger import Claim, FailedItem, Ledger, NoClaim, Range, keys, library, reading
 from toolkit.records import METRIC_ROW, RunState
-from toolkit.settings import ServerAddress
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
 
 
 def dead(*positions: int) -> list[FailedItem]:

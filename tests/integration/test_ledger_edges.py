@@ -274,6 +274,19 @@ def test_what_a_server_lost_with_the_end_of_its_log_is_appended_again(
         assert ledger.status(entry.spec.run_id).closed
 
 
+def test_a_stream_that_waits_for_workers_goes_on_though_the_server_lost_its_run(address: ServerAddress) -> None:
+    with closing(Ledger(address, LedgerSettings(look_ahead_bytes=1))) as ledger:
+        # Given a stream whose window is full
+        entry = Entry(ledger)
+        intake = Intake(ledger, entry.spec, entry.create, stream=True)
+        intake.put(page_of(0, 4))
+        assert intake.waits(page_of(4, 8))
+        # When the server loses the run, then what is kept of it is stored again, and the next page after it
+        Reader(ledger.connection, entry.spec.run_id).delete()
+        intake.put(page_of(4, 8), close=True)
+        assert entry.items() == list(range(8))
+
+
 def test_what_was_lost_waits_for_memory_as_all_input_does(start_server: StartServer) -> None:
     own = start_server(*LOG)
     with closing(Ledger(own.address)) as ledger:

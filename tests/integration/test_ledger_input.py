@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -13,13 +11,6 @@ from toolkit import codec
 from toolkit.errors import InvalidInput, RunNotFound, RunStateError
 from toolkit.ledger import Ledger, keys
 from toolkit.records import RunSpec, RunState
-from toolkit.settings import ServerAddress
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
 
 
 def test_a_new_run_is_empty_and_running(ledger: Ledger) -> None:

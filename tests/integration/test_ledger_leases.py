@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-
 import pytest
 
 from tests.integration.ledgers import Run
 from toolkit.ledger import NOBODY, TICKET_EXPIRY_S, Contact, FailedItem, Ledger, Range, Renewed, Swept
-from toolkit.settings import ServerAddress
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
-
 
 # --------------------------------------------------------------------------- leases
 
@@ -224,6 +213,21 @@ def test_a_clock_set_back_lets_retries_and_tickets_wait_no_longer(ledger: Ledger
     assert run.sweep(known_workers=1).tickets == 0
     assert run.tickets() == {"new"}
     run.check()
+
+
+def test_a_clock_set_back_lets_a_cancelled_run_end_no_later(ledger: Ledger) -> None:
+    # given a run that was cancelled with a grace of ten seconds, by a clock that is ahead by 1,000 s
+    run = Run(ledger, 8)
+    claim = run.claim()
+    ledger.steer(run.run_id, "cancel", grace_s=1010.0)
+    # when it is set back, then what still runs is killed after those ten seconds
+    run.last_swept(-1000)
+    run.sweep(known_workers=1)
+    assert 5 < int(run.head("terminate_at")) / 1000 - run.status().at <= 10.5
+    # and at once where they are over by then
+    run.last_swept(-1000)
+    run.sweep(known_workers=1)
+    assert ledger.renew(run.run_id, 1, [claim.claim_id]).terminate
 
 
 def test_a_clock_set_back_moves_all_of_very_many_retries(ledger: Ledger) -> None:

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
 
 from tests.integration.ledgers import LETTER, Run, page_of
 from toolkit.errors import RunStateError
 from toolkit.ledger import NOBODY, Claim, FailedItem, Ledger, Range, keys
-from toolkit.settings import ServerAddress
 
 CLOSED_KEPT = 4096
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
 
 
 def pages(run: Run) -> list[int]:

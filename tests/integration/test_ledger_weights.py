@@ -5,8 +5,6 @@ Item `i` weighs what `ledgers.weight` says: 1, 1/4, 4, 1/2, 2, 3/2, 8, and again
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from itertools import accumulate
 
@@ -15,13 +13,6 @@ import pytest
 from tests.integration.ledgers import Run, page_of, spans, weigh, weight
 from toolkit.errors import LedgerCorrupt, LedgerError, RunStateError
 from toolkit.ledger import NOBODY, Claim, FailedItem, Ledger, weigh_page
-from toolkit.settings import ServerAddress
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
 
 
 def taken(run: Run, batches: int) -> list[list[int]]:

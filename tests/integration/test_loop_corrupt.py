@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -17,17 +15,10 @@ from toolkit.errors import LedgerCorrupt, RunStateError
 from toolkit.execution import task
 from toolkit.ledger import Ledger, Page
 from toolkit.records import RunState
-from toolkit.settings import ServerAddress
 from toolkit.transport.loop import BatchLoop, Hooks, make_context
 from toolkit.transport.marker import Marker
 
 PLACE = ZoneInfo("Europe/Lisbon")
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as made:
-        yield made
 
 
 def same(item: Any) -> Any:

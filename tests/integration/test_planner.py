@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 
 import pytest
 
@@ -17,12 +16,6 @@ from toolkit.settings import ServerAddress
 
 PATIENCE_S = 20.0
 HOSTS = ("fast", "slow\x1b[2J")
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
 
 
 def work(run: Run, count: int, seconds: Callable[[int, str], float]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 from itertools import pairwise
 from typing import Any
 
@@ -17,16 +16,9 @@ from toolkit.client.submit import Submission
 from toolkit.errors import InvalidInput, RunStateError
 from toolkit.ledger import Ledger, Page, Registry, make_pages
 from toolkit.records import RunSpec
-from toolkit.settings import ServerAddress
 
 ITEMS = list(range(3000))  # three pages
 OTHER = [*ITEMS[:-1], -1]
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
 
 
 def spec_of(**values: Any) -> RunSpec:

@@ -7,7 +7,6 @@ import importlib
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 
@@ -52,12 +51,6 @@ def modelled(item, model):
 
 
 @pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
-
-
-@pytest.fixture
 def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Edit]:
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.syspath_prepend(tmp_path)
@@ -83,15 +76,15 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Iterator[weakref.WeakSet[object]]
 
 
 @pytest.fixture
-def worker(address: ServerAddress) -> Callable[[], Servant]:
+def worker(address: ServerAddress) -> Callable[..., Servant]:
     """Start a worker that has loaded nothing; one at a time, since they share this process."""
 
-    def start() -> Servant:
+    def start(*, allow_imports: bool = True) -> Servant:
         for name in ("tk_between", "tk_lazily"):
             sys.modules.pop(name, None)
         importlib.invalidate_caches()
         app = Celery("edited", broker="memory://", set_as_current=False)
-        return Servant(Installation(app, address, allow_imports=True), "n@h")
+        return Servant(Installation(app, address, allow_imports=allow_imports), "n@h")
 
     return start
 
@@ -168,6 +161,24 @@ def test_dead_letters_sent_back_while_a_worker_takes_their_run_are_retried_with_
     # Then all is executed with the edited code, by the same ticket
     assert results(ledger, spec) == {0: 11, 2: 1002}
     assert [ask.ticket for ask in asked[:2]] == ["t2", "t2"]
+
+
+def test_a_worker_that_imports_nothing_serves_each_generation(
+    ledger: Ledger, edit: Edit, worker: Callable[..., Servant]
+) -> None:
+    # Given a worker of an application, whose modules are those that it was started with, and a run with a dead letter
+    edit(10)
+    servant = worker(allow_imports=False)
+    importlib.import_module("tk_between")
+    spec = submit(ledger, [1, -1], close=False)
+    servant.serve(spec.run_id, "t1", 0)
+    # When its module is edited and the letter sent back to work, then that worker goes on with what it has
+    edit(1000)
+    assert ledger.retry_dead(spec.run_id, [1]) == 1
+    append(ledger, spec, [2], 2)
+    servant.serve(spec.run_id, "t2", 0)
+    assert ledger.status(spec.run_id).dead == 1
+    assert results(ledger, spec) == {0: 11, 2: 12}
 
 
 def test_a_run_finds_its_own_modules_by_name_however_often_runs_of_other_editions_come_between(

@@ -12,17 +12,9 @@ import pytest
 from tests.integration.ledgers import Run, new_run_id
 from toolkit.ledger import Ask, Claim, Ledger, Registry, new_claim_id
 from toolkit.records import NodeInfo, WorkerIdentity
-from toolkit.settings import ServerAddress
 from toolkit.transport.neighbours import Neighbours, alive
 
 PLACE = "here"
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    made = Ledger(address)
-    yield made
-    made.close()
 
 
 @pytest.fixture

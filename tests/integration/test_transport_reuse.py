@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -21,12 +19,6 @@ from toolkit.settings import ServerAddress
 from toolkit.transport.marker import Marker
 from toolkit.transport.node import Keeper
 from toolkit.transport.servant import Installation, Servant
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
 
 
 def plus(item: int, more: int) -> int:

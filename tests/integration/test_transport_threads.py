@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 
-import pytest
 from celery import Celery
 
 from tests.integration.ledgers import new_run_id
@@ -19,12 +16,6 @@ from toolkit.settings import ServerAddress
 from toolkit.transport.servant import Installation, Servant
 
 WORKERS = 4
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as ledger:
-        yield ledger
 
 
 def same(item: int) -> int:

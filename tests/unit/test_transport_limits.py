@@ -311,8 +311,9 @@ def test_a_thread_is_not_killed(caplog: pytest.LogCaptureFixture) -> None:
     marker = Marker()
     marker.begin(0, RUN, CLAIM, -1)
     warden = Warden(marker)
-    warden.kill(marker.works()[0], "terminate")
-    assert "cannot be killed" in caplog.text
+    for _ in range(3):
+        warden.kill(marker.works()[0], "terminate")
+    assert caplog.text.count("cannot be killed") == 1
 
 
 # --------------------------------------------------------------------------- the machine

@@ -14,7 +14,7 @@ from toolkit.ledger import PAGE_ITEMS
 
 CUT_S: Final = 0.2
 """How long a page waits for further items, from its first one on."""
-_BULK: Final = 64  # items drawn at once from a source that gives so many
+_BULK: Final = 256  # items drawn at once from a source that gives so many
 _QUICK_S: Final = 0.001  # within this
 
 
@@ -51,7 +51,7 @@ class Source:
     def stop(self) -> None:
         """Draw no more than what is being waited for; who takes hears of it as `Stopped`.
 
-        That is one item, or up to 64 of a source that was quick until now.
+        That is one item, or up to 256 of a source that was quick until now.
         """
         with self._changed:
             self._stopped = True

@@ -157,11 +157,14 @@ class Intake:
         pause = _PAUSE_S
         self._patience.start()
         while self.waits(page):
-            status = self._ledger.status(self._run_id)
+            try:
+                status = self._ledger.status(self._run_id)
+            except RunNotFound:
+                return  # the next append finds out what the server lost
             self._waiting.drop(self._taken(status))
             self._stored_input.drop(status.done)
             if status.state not in (RunState.RUNNING, RunState.PAUSED):
-                return  # the next append says what happened
+                return  # and here, what happened
             if self.waits(page):
                 self._patience.look(status)
                 self._check()

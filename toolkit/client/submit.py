@@ -14,7 +14,19 @@ from toolkit.client.drawing import Source, Stopped
 from toolkit.client.intake import Intake
 from toolkit.client.weights import Weights
 from toolkit.errors import InvalidInput, LedgerError, RunNotFound, RunStateError, ToolkitError
-from toolkit.ledger import PAGE_ITEMS, Cuts, Draw, InputDigest, Ledger, Page, Reader, Registry, draw_from, draw_pages
+from toolkit.ledger import (
+    PAGE_ITEMS,
+    PAGE_SCALARS,
+    Cuts,
+    Draw,
+    InputDigest,
+    Ledger,
+    Page,
+    Reader,
+    Registry,
+    draw_from,
+    draw_pages,
+)
 from toolkit.records import INLINE_QUEUE, RunSpec, RunState, RunStatus, one_line
 from toolkit.settings import redact_url
 
@@ -26,6 +38,7 @@ _CALL_AGAIN_S = 0.05
 """Workers that ran out of input are called again at most so often; beside this, the sweep calls them each second."""
 _SAME = ("task", "path", "kind", "call", "batched", "weighted", "code_version", "protocol")
 """What a submission that is given again must have in common with the first one."""
+_NUMBERS: Final = frozenset((bool, int, float, type(None)))
 _CANCEL_STATES: Final = (RunState.CANCELLING, RunState.CANCELLED)
 
 
@@ -307,12 +320,19 @@ class Tickets:
 
 
 def _drawing(items: Iterable[Any] | Source, cuts: Cuts) -> Draw:
-    """Draw what belongs into one page: all of one that the run holds, else a full one, or what a stream has by now."""
+    """Draw what belongs into one page: all of one that the run holds, else a full one, or what a stream has by now.
+
+    Of a stream of numbers a full one holds as many as of a sequence; of others that much may be too large for memory.
+    """
     if not isinstance(items, Source):
         return draw_from(items, cuts)
+    most = PAGE_ITEMS
 
     def draw(at: int) -> list[Any]:
+        nonlocal most
         known = cuts.count(at, PAGE_ITEMS)
-        return items.take(PAGE_ITEMS) if known is None else items.take(known, None)
+        taken = items.take(most) if known is None else items.take(known, None)
+        most = PAGE_SCALARS if _NUMBERS.issuperset(map(type, taken)) else PAGE_ITEMS
+        return taken
 
     return draw

@@ -26,6 +26,7 @@ from toolkit.ledger.connection import Connection
 from toolkit.ledger.ledger import Ledger, Stored
 from toolkit.ledger.pages import (
     PAGE_ITEMS,
+    PAGE_SCALARS,
     Cuts,
     Draw,
     InputDigest,
@@ -45,6 +46,7 @@ __all__ = [
     "NOBODY",
     "NODE_ALIVE_S",
     "PAGE_ITEMS",
+    "PAGE_SCALARS",
     "TICKET_EXPIRY_S",
     "UNKNOWN",
     "Ask",

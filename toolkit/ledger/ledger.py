@@ -244,9 +244,9 @@ class Ledger:
             raise _not_found(run_id)
 
     def note(self, run_id: str, kind: str, detail: str) -> None:
-        """Write a remark into a run's events, for people and for ``toolkit doctor``."""
+        """Write a remark into a run's events, for people and for ``toolkit doctor``; a run that is gone keeps none."""
         self.connection.command(
-            "XADD", keys.of(run_id, "events"), "MAXLEN", "~", 10_000, "*", "event", kind, "detail",
+            "XADD", keys.of(run_id, "events"), "NOMKSTREAM", "MAXLEN", "~", 10_000, "*", "event", kind, "detail",
             detail[:1000].encode("utf-8", "replace"),
         )  # fmt: skip
 
@@ -258,7 +258,7 @@ class Ledger:
             return False
         command("HINCRBY", head, "profiles", 1)
         fields = ("event", "profile", "detail", "", "stacks", stacks)
-        command("XADD", keys.of(run_id, "events"), "MAXLEN", "~", 10_000, "*", *fields)
+        command("XADD", keys.of(run_id, "events"), "NOMKSTREAM", "MAXLEN", "~", 10_000, "*", *fields)
         return True
 
     def retry_dead(self, run_id: str, indexes: Sequence[int]) -> int:

@@ -249,8 +249,12 @@ class Reader:
         self._connection.command("DEL", *every)
 
     def retire(self, status: RunStatus) -> bool:
-        """Remove every key of a run that has ended, unless it went on since `status`; returns whether it is gone."""
-        return bool(self._connection.call("retire", keys.of_run(self.run_id), status.batches, status.dead))
+        """Remove every key of a run that has ended, unless it went on since `status`; returns whether it is gone.
+
+        Another run that has the id by now stays.
+        """
+        created_at = round(status.created_at * 1000)
+        return bool(self._connection.call("retire", keys.of_run(self.run_id), status.batches, status.dead, created_at))
 
     def metric_rows_count(self) -> int:
         """Metric rows stored, one for each executed batch."""

@@ -85,9 +85,10 @@ class Archivist:
                 try:
                     if lookout.lacks() and not self._archive():
                         pause_s = _PAUSE_S
-                except LedgerRefused as error:
-                    logger.warning("nothing is archived from this node: %s", error)
-                    return
+                except LedgerRefused as error:  # until a password is changed, or a right granted
+                    if str(error) != self._told:
+                        logger.warning("nothing is archived from this node for now: %s", error)
+                    self._told, pause_s = str(error), _PAUSE_S
                 except ToolkitError as error:
                     logger.debug("the archive is not looked after now: %s", error)
                 except Exception:

@@ -152,6 +152,7 @@ class Warden:
         self._clock = clock
         self._overdue: dict[int, tuple[Work, float]] = {}
         self._killed: dict[int, _Killed] = {}
+        self._spared: deque[bytes] = deque(maxlen=256)
 
     def keep(self, work: Work, limits: Limits) -> None:
         """Stop, interrupt or kill a worker whose time is over; called once a tick."""
@@ -173,7 +174,9 @@ class Warden:
     def kill(self, work: Work, why: str) -> None:
         """Kill a worker that is still at that item: ``timeout``, or at that claim: ``terminate``."""
         if work.pid == os.getpid():
-            logger.warning("run %s: a worker that is a thread cannot be killed", work.run_id)
+            if work.claim_id not in self._spared:  # asked again with each look
+                self._spared.append(work.claim_id)
+                logger.warning("run %s: a worker that is a thread cannot be killed", work.run_id)
             return
         if work.pid in self._killed or not self._still(work, any_item=why == "terminate"):
             return

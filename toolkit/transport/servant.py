@@ -272,11 +272,9 @@ class Servant:
 
         One that has begun goes on with what it has: hence each is noted, also where nothing was edited before it.
         """
-        if not self._installation.allow_imports:
-            return False
         generation = self.ledger.generation(context.spec.run_id)
         begins, context.generation = generation > context.generation, generation
-        if not begins:
+        if not begins or not self._installation.allow_imports:
             return False
         with self._making:  # nobody else looks at the modules meanwhile, or imports some
             return context.edition != self._modules.edition or self._modules.edited()

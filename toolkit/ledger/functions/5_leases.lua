@@ -126,8 +126,10 @@ local SET_BACK = 500000       -- retries moved with a clock that was set back: a
 local SET_BACK_PART = 1000
 
 -- The server's clock was set back by about `by`: retries are due that much earlier by it, or they would wait so much
--- longer. At most SET_BACK of them, the first ones due; they stay the first ones, so parts of them do as well.
+-- longer, and the end of a cancelled run's grace likewise. At most SET_BACK retries, the first ones due; they stay the first ones, so parts of them do as well.
 local function set_back(k, by, expiry)
+  local grace = num(k, 'terminate_at')
+  if grace > 0 then redis.call('HSET', k.h, 'terminate_at', math.max(1, grace - by)) end
   -- a ticket that expires later than any sent now was sent before, and nobody can tell when: it counts as lost
   redis.call('ZREMRANGEBYSCORE', k.t, string.format('(%d', now_ms(k) + expiry), '+inf')
   for at = 0, SET_BACK - 1, SET_BACK_PART do

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from itertools import count
-
-import pytest
 
 from tests.integration.ledgers import Run
 from toolkit.execution import task
 from toolkit.ledger import Ledger
-from toolkit.settings import ServerAddress
 from toolkit.transport.loop import BatchLoop, Hooks, RunContext, make_context
 from toolkit.transport.marker import Marker
-
-
-@pytest.fixture
-def ledger(address: ServerAddress) -> Iterator[Ledger]:
-    with closing(Ledger(address)) as made:
-        yield made
 
 
 def same(item: int) -> int:

@@ -268,10 +268,10 @@ class NotebookPage:
             expect(self.page.get_by_text(words).filter(visible=True)).to_have_count(0)
 
     def shut_down(self) -> None:
-        """Shut the kernel down."""
+        """Shut the kernel down, once it is up: what is disposed while its kernel starts is an error of the page."""
         self.page.evaluate(
-            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.shutdown()"
-            ".then(() => null).catch(() => null)"
+            "() => { const context = window.jupyterapp?.shell.currentWidget?.sessionContext;"
+            " return context?.ready.then(() => context.shutdown()).then(() => null).catch(() => null); }"
         )
 
     def leave(self) -> None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import re
 from importlib import import_module
+from pathlib import Path
 
+import pandas as pd
 import pytest
+
+from tests.unit.notebook_samples import studied
+from toolkit.notebook import Report
 
 REQUIRED = os.environ.get("TOOLKIT_REQUIRE_BROWSER") == "1"
 SHARED = "tests.acceptance.journeys"  # needs Playwright
@@ -44,6 +49,15 @@ CONTROL = re.compile(r"- (button|checkbox|combobox|listbox|slider|spinbutton|tab
 FOCUSED = """(box) => { const at = document.activeElement; return box.contains(at) ? at.tagName : ''; }"""
 
 
+# What of a view is wider than its place. Text that is there for screen readers alone takes no place.
+CUT = """(box, width) => { box.style.width = width; return [box, ...box.querySelectorAll('*')]
+  .filter(e => e.clientWidth > 1 && e.scrollWidth > e.clientWidth + 5 && getComputedStyle(e).overflowX !== 'visible')
+  .map(e => e.className || e.tagName); }"""
+PHONE, WIDE = "350px", ""
+A4_PX = 687
+"""Width of an A4 page within its margins."""
+
+
 def named_controls(box: recipe.Locator) -> int:
     """How many controls there are to use for who does not see; each must have a name."""
     found = CONTROL.findall(box.aria_snapshot())
@@ -59,6 +73,15 @@ def reached_by_keyboard(box: recipe.Locator) -> int:
         visited += 1
         box.page.keyboard.press("Tab")
     return visited
+
+
+def expect_map_to_fit_a_narrow_page(tuning: recipe.Locator) -> None:
+    """Only the map scrolls there, in its own box, and says so; elsewhere it does neither."""
+    hint = tuning.get_by_text("scrolls sideways")
+    assert tuning.evaluate(CUT, PHONE) == ["wide"]
+    expect(hint).to_be_visible()
+    assert tuning.evaluate(CUT, WIDE) == []
+    expect(hint).to_be_hidden()
 
 
 def place(tuning: recipe.Locator) -> float:
@@ -235,6 +258,8 @@ def test_views_say_that_the_server_is_away_and_go_on_when_it_is_back(
     board.get_by_label("Filter").fill("onerror step")
     board.get_by_label("State").select_option("failing")
     expect(board).to_contain_text("40 / 40 · 100 %")
+    # On a narrow page its lines are cards: nothing is cut and nothing scrolls
+    assert [board.evaluate(CUT, width) for width in (PHONE, WIDE)] == [[], []]
     board.get_by_role("button", name="Keep as it is").click()
     expect(board).to_have_count(0)
     for text in ("no longer live", "state failing", "40 / 40 · 100 %", "4 dead", NAME[:20]):
@@ -289,6 +314,8 @@ def test_explorers_follow_their_controls_and_leave_something_to_read(
     expect(tuning.locator(".tk-answer")).to_contain_text("5,000 items in a predicted")
     assert place(tuning) > start
 
+    expect_map_to_fit_a_narrow_page(tuning)
+
     # And a keyboard meets named controls alone
     for explorer in (tuning, metrics):
         assert reached_by_keyboard(explorer) == named_controls(explorer)
@@ -316,3 +343,24 @@ def test_explorers_follow_their_controls_and_leave_something_to_read(
         assert other.problems == []
     copy.leave()
     again.close()
+
+
+def test_report_fits_on_paper_and_prints_light(browser: recipe.Browser, tmp_path: Path):
+    # Given a report whose tables are as wide as they get, opened where the system is dark
+    frame, model, advice = studied()
+    name = "every page of the archive of the northern district, " * 3
+    named = frame.assign(run_id=frame["run_id"].cat.rename_categories(lambda known: f"20261129-094038-{known}"))
+    named["name"] = named["name"].cat.rename_categories(lambda _: name)
+    letters = pd.DataFrame({"index": [7], "error_type": ["UnicodeDecodeError"], "attempts": [4], "message": [name * 2]})
+    report = Report.of(frame=named, model=model, recommendation=advice, dead_letters=letters)
+    page = browser.new_page(color_scheme="dark", viewport={"width": A4_PX, "height": 1000})
+    page.goto(report.write(tmp_path / "report.html").as_uri())
+    ground = "() => getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(ground) == "rgb(20, 23, 26)"
+
+    # When it is printed, then on white paper, and no table is cut
+    page.emulate_media(media="print")
+    assert page.evaluate(ground) == "rgb(255, 255, 255)"
+    wider = "() => [...document.querySelectorAll('body *')].filter(e => e.scrollWidth > innerWidth).map(e => e.tagName)"
+    assert page.evaluate(wider) == []
+    page.close()

@@ -73,7 +73,7 @@ def test_it_compares_prediction_and_measurement(demo, task):
     ), demo.out
     assert re.search(
         r"predicted [\d.]+ m?s \(90 % interval [\d.]+ m?s to [\d.]+ m?s\), "
-        r"measured [\d.]+ m?s: (inside|OUTSIDE) the interval, [+-][\d.]+%",
+        r"measured [\d.]+ m?s: (inside|OUTSIDE) the interval, [+-][\d.]+ %",
         section,
     ), demo.out
 

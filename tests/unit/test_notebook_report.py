@@ -32,6 +32,7 @@ from toolkit.frames import METRICS, concat_metrics, empty
 from toolkit.notebook import escape
 from toolkit.notebook.html import headline, recommendation_html
 from toolkit.notebook.plots import MakespanMap, ThroughputPlot
+from toolkit.notebook.profiled import FlameGraph
 from toolkit.notebook.report import MAX_TABLE_ROWS, Report, write_report
 from toolkit.tuning import Recommendation, Recommender, Workload, simulate_runs
 
@@ -145,13 +146,20 @@ def test_a_profile_is_drawn_as_a_flame_graph_and_harms_nothing(tmp_path: Path):
     page = written(tmp_path, profile=profile)
     assert "Where user code spends it" in page
     assert "40 samples of 2 batches of run run-000001" in page
-    assert "docs:split (30 samples, 75.0 %)" in page
+    assert "docs:split (30 samples, 75 %)" in page
     assert "<script>" not in page
     read(page)
     assert "Where user code spends it" not in usual()
     frame, model, recommendation = studied()
     report = Report.of(frame=frame, model=model, recommendation=recommendation, profile=profile)
     assert "profile=client.get_run('run-000001').profile()" in report.notebook()
+    # In Markdown it says the busiest path once, and the notebook's picture has the names that fit
+    display = FlameGraph(profile)
+    assert report.markdown().count("docs:classify 100 %, in it docs:split 75 %") == 1
+    axes = display.plot().ax_
+    names = {text.get_text().strip() for text in axes.texts}
+    assert names == {"docs:classify", "docs:split", "<script>alert(1)</scr…"}
+    assert axes.get_title("left").replace("\n", " ") == display.finding()
 
 
 def test_report_of_a_long_history_is_small(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -290,7 +291,9 @@ def test_what_stays_carries_its_looks_in_each_element():
 
 
 def test_the_sheet_stays_within_its_box():
-    rules = sheet("box").removeprefix("<style>").removesuffix("}</style>").split("}")
+    css = sheet("box").removeprefix("<style>").removesuffix("</style>")
+    css = re.sub(r"@keyframes tk-\w+{(\w.*?}){2}}|@supports .*?{(?=:is)", "", css)  # named as ours, or a condition
+    rules = [rule for rule in css.split("}") if rule]
     assert all(".box" in place for rule in rules for place in rule.partition("{")[0].split(","))
 
 

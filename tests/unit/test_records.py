@@ -177,6 +177,12 @@ def test_progress_is_derived_from_one_snapshot() -> None:
         assert part in line
 
 
+def test_a_run_is_not_called_complete_before_it_is() -> None:
+    assert "999/1,000 items (99 %)" in replace(STATUS, ok=999, dead=0).line()
+    assert "1/1,000 items (<1 %)" in replace(STATUS, ok=1, dead=0).line()
+    assert "1,000/1,000 items (100 %)" in replace(STATUS, ok=999, dead=1).line()
+
+
 def test_slow_and_paused_runs_say_what_is_true() -> None:
     slow = replace(STATUS, at=10.0 + 2000.0, ok=399, dead=1)
     assert "12.0 items/min" in slow.line()

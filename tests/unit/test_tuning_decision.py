@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from toolkit import renderers
 from toolkit.errors import InvalidInput, TuningError
+from toolkit.records import percent
 from toolkit.tuning import Recommendation, Recommender, Workload, simulate_run, simulate_runs
 from toolkit.tuning.memory import fit_memory
 from toolkit.tuning.recommendation import GRID_COLUMNS, grid_frame, seconds
@@ -111,7 +113,7 @@ def test_more_risk_allows_fewer_workers(model: Recommender) -> None:
     )
     assert bold.workers == 2 < careful.workers
     assert bold.makespan_s > careful.makespan_s
-    assert any("99% probability" in reason for reason in careful.reasons)
+    assert any("99 % probability" in reason for reason in careful.reasons)
     assert "deadline" in careful.binds
 
 
@@ -311,6 +313,15 @@ def test_it_says_what_why_and_how_sure(model: Recommender) -> None:
     assert advice.n_items == 4_000
 
 
+def test_percentages_read_as_in_every_view(model: Recommender) -> None:
+    # Given an answer in full: with a comparison, a deadline, and the errors on left-out runs
+    advice = model.recommend(n_items=4_000, current={"batch_size": 3, "workers": 2}, deadline_s=1.0)
+    # Then each of its percentages stands apart from its sign, and has no digit that says nothing
+    said = f"{advice!s} {advice!r} {advice.evidence} {advice.baseline}"
+    assert len(re.findall(r"\d %", said)) >= 4
+    assert not re.search(r"\d%|\d\d\.\d %", said)
+
+
 def test_its_plain_text_is_the_answer_in_a_few_lines(model: Recommender) -> None:
     advice = replace(model.recommend(n_items=4_000, current={"batch_size": 3, "workers": 2}), binds=("overhead",))
     low, high = advice.intervals["makespan_s"]
@@ -319,7 +330,7 @@ def test_its_plain_text_is_the_answer_in_a_few_lines(model: Recommender) -> None
         f"demo.task, 4,000 items: batch size {advice.batch_size} with 4 workers.",
         f"  Predicted {seconds(advice.makespan_s)}, 90 % interval {seconds(low)} to {seconds(high)} (from the model).",
         "  Bound by overhead.",
-        f"  Compared with {other}: saves {advice.saving:.0%}.",
+        f"  Compared with {other}: saves {percent(advice.saving)}.",
     ]
     refused = learn((50, 2), (50, 2)).recommend(n_items=2_000)
     assert repr(refused).splitlines() == [

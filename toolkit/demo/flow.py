@@ -106,7 +106,7 @@ class Trial:
         return (
             f"predicted {seconds(self.predicted_s)} (90 % interval {seconds(self.low_s)} to {seconds(self.high_s)}), "
             f"measured {seconds(self.measured.makespan_s)}: {'inside' if self.inside else 'OUTSIDE'} the interval, "
-            f"{self.measured.makespan_s / self.predicted_s - 1:+.1%}"
+            f"{100 * (self.measured.makespan_s / self.predicted_s - 1):+.1f} %"
         )
 
     def frame(self) -> pd.DataFrame:

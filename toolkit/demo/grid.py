@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.demo.design import GRID_REPEATS, Setting, Study
 from toolkit.demo.measure import measure
 from toolkit.demo.table import seconds, text_table, workers_text
+from toolkit.records import percent
 
 if TYPE_CHECKING:
     from toolkit.client import Client
@@ -81,10 +82,10 @@ class Judged:
             "measured": seconds(self.measured_s),
             "best cell": f"{self.best.batch_size:,} × {self.best.workers}",
             "takes": seconds(self.best_s),
-            "regret": f"{self.regret:+.1%}",
+            "regret": f"{100 * self.regret:+.1f} %",
             "interval": f"{seconds(self.low_s)} to {seconds(self.high_s)}",
             "covers": self.covers,
-            "width": f"{self.width:.0%}",
+            "width": percent(self.width),
             "goal": "met" if self.met else "MISSED",
         }
 
@@ -135,7 +136,7 @@ def evaluate(
         best = min(grid, key=grid.__getitem__)
         low, high = advice.intervals["makespan_s"]
         apart = spread([taken[cell] for cell in cells if cell[0] == i])
-        say(f"The repeats of a cell are {apart:.0%} apart: smaller differences tell nothing")
+        say(f"The repeats of a cell are {percent(apart)} apart: smaller differences tell nothing")
         judged.append(
             Judged(
                 task=study.label,
@@ -148,7 +149,8 @@ def evaluate(
                 measured_s=medians[i, recommended[i]],
             )
         )
-    say(f"\nGoal: regret at most {GOAL_REGRET:.0%}, an interval that covers and is at most {GOAL_WIDTH:.0%} wide")
+    goal = f"regret at most {percent(GOAL_REGRET)}, an interval that covers and is at most {percent(GOAL_WIDTH)} wide"
+    say(f"\nGoal: {goal}")
     say(text_table([one.row() for one in judged], list(judged[0].row())))
     return all(one.met for one in judged)
 

@@ -15,6 +15,9 @@ from toolkit.records import RunState
 MOST: Final = 25
 """Runs, nodes or tasks shown in a table; the rest is counted."""
 
+_KINDS: Final = ("ca", "cc", "cb", "cc", "cc", "cd")
+"""Classes of the columns of runs: how much room each asks for."""
+
 
 def totals(board: Board) -> str:
     """Return the numbers of all runs together."""
@@ -53,7 +56,7 @@ def table(lines: Sequence[RunLine], board: Board) -> str:
     body = [_run(line) for line in lines[:MOST]]
     more = len(lines) - len(body)
     rest = f"<div class=foot>and {fmt.quantity(more, 'more run')}: filter, or see <code>client.runs()</code></div>"
-    return f"<div class=gap>{leaves.rows(head, body, (0, 1, 2))}{rest if more else ''}</div>"
+    return f"<div class=gap>{leaves.deck(head, body, _KINDS)}{rest if more else ''}</div>"
 
 
 def _run(line: RunLine) -> tuple[str, ...]:

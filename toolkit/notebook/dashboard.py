@@ -22,6 +22,14 @@ from toolkit.notebook.sheet import sheet
 from toolkit.settings import Settings
 
 SCOPE: Final = "tk-dashboard"
+CARDS: Final = (
+    f"<style>.{SCOPE}{{container-type:inline-size}}@container (max-width:740px){{"
+    f".{SCOPE} thead.blk{{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}}"
+    f".{SCOPE} .card{{padding:8px 0}}.{SCOPE} td:nth-child(5).cc::before{{content:'left ';opacity:.75}}"
+    f".{SCOPE} td.cd::before{{content:'failed ';opacity:.75}}}}</style>"
+)
+"""Looks of a narrow dashboard, whose lines are cards: the heading is for who listens, cells say what they are."""
+
 WIDE: Final = 160
 """Characters of a line where nobody says how wide the place is."""
 _SECTIONS: Final = (("Workers", views.workers), ("Dead letters", views.dead), ("Backlog by task", views.by_task))
@@ -80,7 +88,7 @@ class Dashboard(LiveView):
         titles = tuple(words for words, _ in _SECTIONS)
         self.sections = folds.Folds(titles, [self.leaves[words] for words in titles], self.attend)
         row = w.HBox([self.text, self.state, self.button], layout=w.Layout(flex_flow="row wrap", margin="8px 0"))
-        look_of_all = w.HTML(sheet(SCOPE) + folds.STYLE, layout=w.Layout(margin="0", height="0"))
+        look_of_all = w.HTML(sheet(SCOPE) + folds.STYLE + CARDS, layout=w.Layout(margin="0", height="0"))
         box = w.Layout(border="1px solid #8888", padding="10px 14px", max_width="1060px", overflow="hidden")
         shown = [self.leaves["totals"], row, self.leaves["table"], self.leaves["foot"], self.sections.box]
         self.box = w.VBox([look_of_all, *shown], layout=box)

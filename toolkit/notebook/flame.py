@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from toolkit.notebook import escape
+from toolkit.notebook import format as fmt
 
 if TYPE_CHECKING:
     from toolkit.client.profile import Profile
@@ -79,7 +80,7 @@ def _draw(box: Box, x: float, width: float, level: int, total: int, out: list[st
     for name, child in box.above.items():
         wide = width * child.samples / box.samples
         if wide >= _LEAST:
-            share = f"{child.samples:,} samples, {100 * child.samples / total:.1f} %"
+            share = f"{child.samples:,} samples, {fmt.percent(child.samples / total)}"
             room = int((wide - 6) / _CHAR)
             label = (
                 f'<text x="{x + 3:.1f}" y="{level * _ROW + 14}" fill="#1b1f24">{escape.html(name, room)}</text>'
@@ -107,5 +108,5 @@ def words(root: Box) -> str:
     box = root
     while box.above and len(parts) < 6:
         name, box = max(box.above.items(), key=lambda pair: pair[1].samples)
-        parts.append(f"{name} {100 * box.samples / root.samples:.0f} %")
+        parts.append(f"{name} {fmt.percent(box.samples / root.samples)}")
     return "Most time: " + ", in it ".join(parts) if parts else "No samples"

@@ -98,25 +98,12 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def percent(part: float | None) -> str:
     """Return a share of 1 as a percentage, for example ``42 %``."""
-    if part is None or not math.isfinite(part):
-        return UNKNOWN
-    value = 100 * part
-    if not math.isfinite(value):
-        return UNKNOWN
-    if 0 < value < 0.05:
-        return "<0.1 %"
-    return f"{value:.1f} %" if 0 < abs(value) < 9.95 and abs(value - round(value)) > 0.05 else f"{value:,.0f} %"
+    return UNKNOWN if part is None else words.percent(part)
 
 
 def progress(done: int, total: int) -> str:
     """Return how much of a whole is done; 0 % and 100 % are said only when exact."""
-    if total <= 0:
-        return UNKNOWN
-    if done >= total:
-        return "100 %"
-    if 0 < done * 100 < total:
-        return "<1 %"
-    return f"{done * 100 // total} %"
+    return UNKNOWN if total <= 0 else words.progress(done, total)
 
 
 def rate(per_second: float | None, noun: str = "items") -> str:
@@ -180,6 +167,11 @@ def moment_among(at: float, latest: float) -> str:
     """Return a moment in UTC as short as it tells moments up to `latest` apart: on another day without the seconds."""
     same_day = _utc(at, "%Y-%m-%d") == _utc(latest, "%Y-%m-%d")
     return _utc(at, "%H:%M:%S" if same_day else "%m-%d %H:%M")
+
+
+def minute(at: float | None) -> str:
+    """Return a moment in UTC, in seconds since the epoch, as ``2026-11-23 14:03``."""
+    return _utc(at, "%Y-%m-%d %H:%M")
 
 
 def moment(at: float | None) -> str:

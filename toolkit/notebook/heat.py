@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_COLUMNS: Final = 12
 MAX_ROWS: Final = 12
+_HEAD_PX, _CELL_PX = 62, 56  # about as wide as the table's columns are
+_ONE_LINE: Final = "display:inline-block;vertical-align:bottom;overflow:hidden;white-space:nowrap"
 _LEAST: Final = 1e-9  # keeps the logarithm of a size finite
 
 # matplotlib's "cividis" at eleven even steps (Nunez, Anderton and Renslow, PLOS ONE 13(7), 2018): even in
@@ -198,14 +200,17 @@ class HeatGrid:
         shares = self.shares()
         edge = "padding:3px 6px;text-align:right;font-weight:600"
         head = "".join(f'<th scope="col" style="{edge}">{fmt.batch_size(b)}</th>' for b in self.batch_sizes)
+        # Words of no width, but where the page is narrower than the table; the sanitiser keeps no style element.
+        room = f"calc(({_HEAD_PX + _CELL_PX * len(self.batch_sizes)}px - 100%)*999)"
+        scrolls = f'<span style="{_ONE_LINE};max-width:{room}">&ensp;→ scrolls sideways</span>'
         body = ""
         for i in reversed(range(len(self.workers))):
             cells = "".join(self._cell(i, j, float(shares[i, j])) for j in range(len(self.batch_sizes)))
             body += f'<tr><th scope="row" style="{edge}">{fmt.count(self.workers[i])}</th>{cells}</tr>'
         return (
             f'<div style="margin:4px 0;opacity:.8;line-height:1.45">{self.meaning()} by workers (down) and batch '
-            "size (across). ★ recommended, ● measured, <i>~ extrapolated</i></div>"
-            '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:12px;line-height:1.45">'
+            f"size (across). ★ recommended, ● measured, <i>~ extrapolated</i>{scrolls}</div>"
+            '<div class=wide><table style="border-collapse:collapse;font-size:12px;line-height:1.45">'
             f'<thead><tr><th scope="col" style="{edge}">workers</th>{head}</tr></thead>'
             f"<tbody>{body}</tbody></table></div>"
         )

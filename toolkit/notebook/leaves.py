@@ -40,6 +40,21 @@ def rows(
     )
 
 
+def deck(head: tuple[str, ...], body: Sequence[tuple[str, ...]], kinds: tuple[str, ...]) -> str:
+    """Return a table whose lines become cards where there is no room for them; `kinds` are the columns' classes.
+
+    Each line shares the width by itself, by what its columns ask for at least, so those of all lines stay in line.
+    """
+    top = "".join(f"<th class={kind} scope=col>{cell}</th>" for kind, cell in zip(kinds, head, strict=True))
+    lines = "".join(
+        f"<tr class=card>{''.join(f'<td class={k}>{cell}</td>' for k, cell in zip(kinds, row, strict=True))}</tr>"
+        for row in body
+    )
+    return (
+        f"<table class=deck><thead class=blk><tr class=card>{top}</tr></thead><tbody class=blk>{lines}</tbody></table>"
+    )
+
+
 def table(
     head: tuple[str, ...], body: Sequence[tuple[str, ...]], caption: str = "", left: tuple[int, ...] = (0,)
 ) -> str:

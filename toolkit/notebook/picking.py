@@ -17,7 +17,7 @@ from toolkit.notebook.measured import MeasuredRun, measured_runs
 from toolkit.notebook.relation import Relation
 from toolkit.notebook.report.style import DARK, LIGHT
 from toolkit.notebook.spread import ServiceTimes
-from toolkit.notebook.svg import CSS
+from toolkit.notebook.svg import CSS, LEAST_PX
 from toolkit.notebook.timeline import TimeBreakdown, Timeline
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ FIGURE_STYLE: Final = (
     f"<style>.tk-figure{{{LIGHT}}}.tk-figure,body .tk-figure{{--paper:var(--jp-layout-color0,#fff);max-width:760px}}"
     f'body[data-jp-theme-light="false"] .tk-figure{{{DARK}}}'
     ".tk-figure figcaption{font-size:12px;line-height:1.45;opacity:.8}"
-    f".tk-figure figure{{margin:4px 0;color:var(--ink)}}{CSS}</style>"
+    f".tk-figure figure{{margin:4px 0;color:var(--ink)}}{CSS}.tk-figure svg{{min-width:{LEAST_PX}px}}</style>"
 )
 """Colours of a live figure, in the light and in the dark theme."""
 
@@ -161,8 +161,8 @@ def figure_html(display: Display, ident: str) -> str:
     """Return a figure that follows the theme of the page, for a widget; its caption is below and its description."""
     caption = escape.html(display.caption(), 2000)
     return (
-        f'{FIGURE_STYLE}<div class="tk-figure"><figure>{display.svg(ident)}<figcaption>{caption}</figcaption>'
-        "</figure></div>"
+        f'{FIGURE_STYLE}<div class="tk-figure"><figure><div class=wide>{display.svg(ident)}</div>'
+        f"<figcaption>{caption}</figcaption></figure></div>"
     )
 
 

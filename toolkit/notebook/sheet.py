@@ -68,6 +68,13 @@ LOOKS: Final = {
     "cap": "text-align:left;opacity:.8",
     "wide": f"overflow-x:auto;max-width:100%;{FONT}",
     "met": "width:80px",
+    "deck": f"display:block;width:100%;margin-top:4px;{FONT}",
+    "blk": "display:block",
+    "card": "display:flex;flex-wrap:wrap;gap:2px 14px;padding:4px 0;border-bottom:1px solid #8888",
+    "ca": "flex:5 1 220px;min-width:0;padding:0;text-align:left;overflow-wrap:anywhere",
+    "cb": "flex:2 1 160px;min-width:0;padding:0;text-align:left",
+    "cc": "flex:1 1 100px;min-width:0;padding:0;text-align:left",
+    "cd": "flex:1 1 64px;min-width:0;padding:0;text-align:left",
 }
 """Declarations by class."""
 
@@ -85,8 +92,15 @@ def fits(scope: str) -> str:
     """Return the rules that fit widgets into a box with the class `scope`, and into the theme of the page."""
     # A leaf may be narrower than its widest word, which then scrolls or wraps.
     parts = f".{scope} .widget-html,.{scope} .widget-html-content{{min-width:0;max-width:100%;width:100%}}"
+    # What is wider than the page scrolls in its own box, whose edge fades while there is more to see.
+    box = f":is(.{scope} .wide,.{scope} [style^=overflow-x])"
+    more = (
+        f"{box}{{overflow-x:auto;max-width:100%}}@supports (animation-timeline:scroll()){{"
+        f"{box}{{animation:tk-more linear both;animation-timeline:scroll(self inline)}}}}@keyframes tk-more{{"
+        "from,92%{mask-image:linear-gradient(90deg,#000 calc(100% - 36px),#0003)}to{mask-image:none}}"
+    )
     # The triangle that ipywidgets draws into a list of choices is black, also on the dark theme's ground.
-    return f'{parts}body[data-jp-theme-light="false"] .{scope}{{--jp-widgets-dropdown-arrow:url("{_ARROW}")}}'
+    return f'{parts}{more}body[data-jp-theme-light="false"] .{scope}{{--jp-widgets-dropdown-arrow:url("{_ARROW}")}}'
 
 
 _ARROW: Final = (

@@ -48,6 +48,9 @@ CSS: Final = (
 )
 """Rules that a page with such figures needs, beside a definition of each theme colour as a custom property."""
 
+LEAST_PX: Final = 480
+"""Narrower, the words in a figure are too small to read: it scrolls in its box instead."""
+
 
 def inline_svg(figure: Figure, ident: str, *, title: str, description: str) -> str:
     """Return `figure` as an ``svg`` element to put into a page.

@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from toolkit.errors import InvalidInput
 from toolkit.notebook import escape
 from toolkit.notebook import format as fmt
-from toolkit.notebook.svg import inline_svg
+from toolkit.notebook.svg import LEAST_PX, inline_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,6 +116,9 @@ def empty(axes: Axes, why: str) -> None:
     axes.set_yticks([])
 
 
+_PICTURE: Final = "background-color:#ffffff;border-radius:6px;padding:8px 8px 2px;overflow-x:auto"
+
+
 class Display:
     """Base of the display objects: data attributes, `plot`, and pictures of it.
 
@@ -195,8 +198,8 @@ class Display:
         picture = base64.b64encode(self.png()).decode("ascii")
         words = escape.html(self.caption(), 2000)
         return (
-            '<div style="max-width:760px"><div style="background-color:#ffffff;border-radius:6px;padding:8px 8px 2px">'
-            f'<img alt="{words}" style="width:100%" src="data:image/png;base64,{picture}"></div>'
+            f'<div style="max-width:760px"><div style="{_PICTURE}">'
+            f'<img alt="{words}" style="width:100%;min-width:{LEAST_PX}px" src="data:image/png;base64,{picture}"></div>'
             f'<div style="font-size:12px;opacity:.8;padding:4px 0">{words}</div></div>'
         )
 

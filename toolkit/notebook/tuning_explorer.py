@@ -26,7 +26,9 @@ LOOKS: Final = (
     f"<style>{fits(SCOPE)}.{SCOPE} .noUi-handle{{visibility:hidden}}"
     f".{SCOPE} .noUi-touch-area{{visibility:visible;box-sizing:border-box;border-radius:50%;cursor:ew-resize;"
     "background:var(--jp-layout-color1,#fff);border:1px solid var(--jp-border-color1,#8888)}"
-    f".{SCOPE} .noUi-touch-area:hover{{background:var(--jp-brand-color1,{leaves.BLUE})}}</style>"
+    f".{SCOPE} .noUi-touch-area:hover{{background:var(--jp-brand-color1,{leaves.BLUE})}}"
+    # Where the map scrolls, its worker counts stay.
+    f".{SCOPE} th[scope=row]{{position:sticky;left:0;background:var(--jp-layout-color0,#fff)}}</style>"
 )
 """Looks of the explorer; takes the nameless handles of sliders out of the order of tabs and of the accessible tree."""
 

@@ -40,6 +40,8 @@ from toolkit.records.words import (
     check_name,
     check_run_id,
     one_line,
+    percent,
+    progress,
     quantity,
 )
 
@@ -72,6 +74,8 @@ __all__ = [
     "metric_layout",
     "metric_row_bytes",
     "one_line",
+    "percent",
+    "progress",
     "qualified_name",
     "quantity",
     "utc",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from toolkit.records.words import RunState, one_line, quantity
+from toolkit.records.words import RunState, one_line, progress, quantity
 
 
 def utc(seconds: float | None) -> datetime | None:
@@ -124,7 +124,7 @@ class RunStatus:
     def line(self) -> str:
         """One line of text for terminals and logs."""
         total = f"{self.submitted:,}" if self.closed else f"{self.submitted:,}+"
-        percent = f" ({100 * self.done / self.submitted:.0f} %)" if self.submitted else ""
+        percent = f" ({progress(self.done, self.submitted)})" if self.submitted else ""
         parts = [f"{one_line(self.name or self.task)} {self.run_id}: {self.state} {self.done:,}/{total} items{percent}"]
         if self.elapsed_s:
             parts.append(f"{self.elapsed_s:.1f} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from enum import StrEnum
 from typing import Final
@@ -66,6 +67,23 @@ def check_name(name: str, what: str = "name") -> str:
 def quantity(count: int, singular: str, plural: str = "") -> str:
     """Return a count with its noun, for example ``1 worker`` or ``12,000 batches``."""
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
+def percent(share: float) -> str:
+    """Return a share of 1 as a percentage, for example ``42 %`` or ``3.4 %``; an en dash where it is not finite."""
+    value = 100 * share
+    if not math.isfinite(value):
+        return "–"
+    if 0 < value < 0.05:
+        return "<0.1 %"
+    return f"{value:.1f} %" if 0 < abs(value) < 9.95 and abs(value - round(value)) > 0.05 else f"{value:,.0f} %"
+
+
+def progress(done: int, total: int) -> str:
+    """Return how much of a whole is done; 0 % and 100 % are said only when exact."""
+    if done >= total:
+        return "100 %"
+    return "<1 %" if 0 < done * 100 < total else f"{done * 100 // total} %"
 
 
 def one_line(text: str, limit: int = 300) -> str:

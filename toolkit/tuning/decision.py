@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import InvalidInput
+from toolkit.records import percent
 from toolkit.tuning import explain
 from toolkit.tuning.baseline import best_measured, common_heuristic, throughput
 from toolkit.tuning.grids import Grid, by_throughput, compared, predict_grid
@@ -120,7 +121,7 @@ def _tapered(model: TaskModel, answer: Recommendation, grid: Grid, allowed: NDAr
     if found is None:
         return answer
     gain = 1.0 - found.makespan_s / answer.makespan_s
-    why = f"batches of {found.batch_size:,} that get smaller toward the end take {gain:.0%} less than equal ones"
+    why = f"batches of {found.batch_size:,} that get smaller toward the end take {percent(gain)} less than equal ones"
     return replace(answer, taper=found.batch_size, taper_s=found.makespan_s, reasons=(*answer.reasons, why))
 
 
@@ -166,7 +167,7 @@ def _allowed(
         in_time = late_s <= request.deadline_s
         if (allowed & in_time).any():
             if _value(grid, request)[allowed & in_time].min() > (1 + SAME) * _value(grid, request)[allowed].min():
-                sure = f"{1 - request.deadline_risk:.0%}"
+                sure = percent(1 - request.deadline_risk)
                 binding.append(f"the deadline binds: with {sure} probability it ends within {request.deadline_s:g} s")
             allowed &= in_time
         else:
@@ -199,7 +200,7 @@ def _choose(grid: Grid, allowed: NDArray[np.bool_], request: Request) -> tuple[i
     fewest = near[grid.workers[near] == grid.workers[near].min()]
     chosen = int(fewest[np.argmin(grid.makespan_s[fewest])])
     if grid.workers[chosen] < grid.workers[best]:
-        return chosen, [f"{int(grid.workers[best])} workers would gain less than {SAME:.0%}"]
+        return chosen, [f"{int(grid.workers[best])} workers would gain less than {percent(SAME)}"]
     return chosen, []
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toolkit.records import percent
 from toolkit.tuning.learning import disturbance
 from toolkit.tuning.model import TaskModel
 from toolkit.tuning.recommendation import seconds
@@ -41,8 +42,8 @@ def refusal(model: TaskModel) -> str | None:
     # The middle error, since a single run that had bad luck says little of the next one.
     if known and min(float(np.nanmedian(np.abs(np.expm1(e)))) for e in (backtest.model, backtest.baseline)) > _UNUSABLE:
         return (
-            f"on left-out runs the model is off by {backtest.model_error:.0%} on average, and the plain throughput of "
-            f"earlier runs by {backtest.baseline_error:.0%}: these runs are too unlike each other."
+            f"on left-out runs the model is off by {percent(backtest.model_error)} on average, and the plain "
+            f"throughput of earlier runs by {percent(backtest.baseline_error)}: these runs are too unlike each other."
         )
     return None
 
@@ -91,7 +92,7 @@ def why(model: TaskModel, n_items: int, batch_size: int, workers: int) -> list[s
     busy = float(model.costs.service_s(np.array([float(batch_size)]), np.array([float(workers)]))[0, 0])
     fixed = per_batch * busy / max(per_batch + per_item * batch_size, 1e-12) + gap
     costs = f"a batch costs {seconds(per_batch)} and an item {seconds(per_item)}, with {seconds(gap)} between batches"
-    lines = [f"{costs}: at {batch_size:,} items {fixed / (busy + gap):.1%} of the time is not spent on items"]
+    lines = [f"{costs}: at {batch_size:,} items {percent(fixed / (busy + gap))} of the time is not spent on items"]
     if model.checks.workers_known:
         if workers > 1:
             lines.append(f"{workers} workers do the work of {workers / factor:.1f}")
@@ -114,8 +115,8 @@ def how_sure(model: TaskModel) -> list[str]:
     known = int(np.isfinite(backtest.model).sum())
     if known:
         lines.append(
-            f"each of {known} runs predicted from the others: off by {backtest.model_error:.1%} on average, "
-            f"plain throughput by {backtest.baseline_error:.1%}"
+            f"each of {known} runs predicted from the others: off by {percent(backtest.model_error)} on average, "
+            f"plain throughput by {percent(backtest.baseline_error)}"
         )
     else:
         lines.append(f"{_count(len(model.history.runs), 'run')} only: no prediction could be checked on a left-out run")
@@ -127,7 +128,8 @@ def how_sure(model: TaskModel) -> list[str]:
             f"{_count(disturbed, 'run')} had less of the processors than others of their kind: they count less"
         )
     if model.effects.drift_sd > _NOTABLE:
-        lines.append(f"the machine drifts by about {model.effects.drift_sd:.0%} from run to run; later runs count more")
+        drift = percent(model.effects.drift_sd)
+        lines.append(f"the machine drifts by about {drift} from run to run; later runs count more")
     dropped = ", ".join(f"{count:,} {name}" for name, count in model.history.dropped.items() if count)
     if dropped:
         lines.append(f"rows left out: {dropped}")
@@ -143,7 +145,7 @@ def how_sure(model: TaskModel) -> list[str]:
 def errors(model: TaskModel) -> dict[str, Any]:
     """Errors on left-out runs, None where none could be left out."""
     pair = {"model error": model.backtest.model_error, "throughput error": model.backtest.baseline_error}
-    return {name: None if math.isnan(value) else f"{value:.1%}" for name, value in pair.items()}
+    return {name: None if math.isnan(value) else percent(value) for name, value in pair.items()}
 
 
 def evidence(model: TaskModel) -> dict[str, Any]:
@@ -163,7 +165,7 @@ def evidence(model: TaskModel) -> dict[str, Any]:
         "per_item_s": float(model.costs.base[0, 1]),
         "per_batch_interval": [seconds(bound) for bound in checks.per_batch_s],
         "per_item_interval": [seconds(bound) for bound in checks.per_item_s],
-        "equal_runs_differ_by": f"{model.effects.noise_sd:.1%}",
+        "equal_runs_differ_by": percent(model.effects.noise_sd),
     }
 
 
@@ -203,7 +205,7 @@ def experiment(model: TaskModel, grid: Grid, chosen: int) -> str:
     if gain[best] < _WORTH:
         return ""
     size, workers = int(grid.batch_size[best]), int(grid.workers[best])
-    return f"batch_size={size}, max_workers={workers}: it may be up to {_most(grid, best, chosen):.0%} faster."
+    return f"batch_size={size}, max_workers={workers}: it may be up to {percent(_most(grid, best, chosen))} faster."
 
 
 def _most(grid: Grid, other: int, chosen: int) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.execution.trials import Trials
+from toolkit.records import percent
 from toolkit.tuning.history import Array
 from toolkit.tuning.nonneg import weighted_nonneg
 from toolkit.tuning.schedule import EqualTiming, analytic_s, equal_splits
@@ -145,7 +146,7 @@ def _plan(fit: _Fit, largest: float, remaining: int, workers: int) -> Plan:
     overhead = (fit.per_batch_s + fit.gap_s) / float(whole[best])
     reasons = (
         f"a batch costs {1e3 * fit.per_batch_s:.3g} ms and an item {1e3 * fit.per_item_s:.3g} ms",
-        f"{overhead:.1%} of a batch of {chosen:,} is overhead",
+        f"{percent(overhead)} of a batch of {chosen:,} is overhead",
     )
     # Each cost must be known where it matters: relative to itself, or to the batch that was chosen.
     matters = 0.05 * float(whole[best])

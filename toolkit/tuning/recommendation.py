@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit import renderers
 from toolkit.errors import TuningError
-from toolkit.records import one_line
+from toolkit.records import one_line, percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,11 +129,11 @@ class Recommendation:
     def __str__(self) -> str:
         lines = self._refusal() if self.refused else self._answer()
         if not self.refused and self.saving is not None and self.saving > 0:
-            saves = f"  Saves {self.saving:.0%} against {self.baseline.get('setting', 'the baseline')}"
+            saves = f"  Saves {percent(self.saving)} against {self.baseline.get('setting', 'the baseline')}"
             if self.better is not None and "saving" in self.intervals:
                 low, high = self.intervals["saving"]
-                chance = "over 99%" if self.better > 0.99 else f"{self.better:.0%}"
-                saves += f" ({low:.0%} to {high:.0%}; better with {chance} probability)"
+                chance = "over 99 %" if self.better > 0.99 else percent(self.better)
+                saves += f" ({percent(low)} to {percent(high)}; better with {chance} probability)"
             lines.insert(2, saves + ".")
         lines += [f"  - {reason}" for reason in self.reasons]
         if self.experiment:
@@ -162,7 +162,7 @@ class Recommendation:
         """The baseline's setting, what it would take, and what is saved against it."""
         known = self.baseline
         setting = f"{known['setting']}, batch size {self.size_text(known['batch_size'])}, {_workers(known['workers'])}"
-        saved = "" if self.saving is None else f": saves {self.saving:.0%}"
+        saved = "" if self.saving is None else f": saves {percent(self.saving)}"
         return f"{setting}, predicted {seconds(known['makespan_s'])}{saved}"
 
     def size_text(self, size: float | None = None) -> str:

@@ -16,6 +16,7 @@ from toolkit.notebook import escape
 from toolkit.notebook.report import page
 from toolkit.notebook.report.content import Block, Column, Content, Picture, Section, Table, Tiles
 from toolkit.notebook.report.markdown import block as in_words
+from toolkit.notebook.svg import LEAST_PX
 
 if TYPE_CHECKING:
     from toolkit.notebook.report.sections import Sources
@@ -140,6 +141,7 @@ def _png(picture: Picture) -> str:
     words = escape.html(picture.display.caption(), 2000)
     data = base64.b64encode(picture.display.png(_DPI)).decode("ascii")
     return (
-        f'<img alt="{words}" style="width:100%;max-width:760px" src="data:image/png;base64,{data}">'
+        f'<div style="overflow-x:auto"><img alt="{words}" style="width:100%;max-width:760px;min-width:{LEAST_PX}px" '
+        f'src="data:image/png;base64,{data}"></div>'
         f'<div style="font-size:12px;opacity:.8;max-width:760px">{words}</div>'
     )

@@ -50,7 +50,8 @@ def svg(picture: Picture) -> str:
     """Return a picture as inline SVG, in the colours of the page around it."""
     caption = escape.html(picture.display.caption(), 2000)
     ident = picture.ident
-    return f'<figure id="{ident}">{picture.display.svg(ident)}<figcaption>{caption}</figcaption></figure>'
+    drawn = f'<div class="wide">{picture.display.svg(ident)}</div>'
+    return f'<figure id="{ident}">{drawn}<figcaption>{caption}</figcaption></figure>'
 
 
 def blocks(parts: tuple[Block, ...], draw: Draw) -> str:

@@ -284,13 +284,13 @@ def _runs(runs: tuple[MeasuredRun, ...]) -> list[Block]:
     if not runs:
         return [Paragraph("No run was measured.", note=True)]
     columns = (
-        Column("run", text=True), Column("name", text=True), Column("started", text=True), Column("batch size"),
+        Column("run", text=True), Column("name", text=True), Column("started, UTC", text=True), Column("batch size"),
         Column("workers"), Column("items"), Column("failed"), Column("makespan"), Column("throughput"),
         Column("busy"),
     )  # fmt: skip
     rows = [
         (
-            run.run_id, run.name, fmt.moment(run.started_at),
+            run.run_id, run.name, fmt.minute(run.started_at),
             f"{fmt.count(run.batch_size)}{'' if run.steady else ', steered'}", fmt.count(run.workers),
             fmt.count(run.items), fmt.count(run.failed), fmt.duration(run.makespan_s), fmt.rate(run.rate),
             fmt.percent(run.busy),

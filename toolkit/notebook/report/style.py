@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from toolkit.notebook.svg import CSS
+from toolkit.notebook.svg import CSS, LEAST_PX
 
 # Okabe-Ito as published on light; on dark the blues are lifted until a line reaches a contrast of 3 with the ground.
 LIGHT: Final = (
@@ -31,16 +31,24 @@ STYLE: Final = (
     ".tiles div{background:var(--card);border-radius:.5rem;padding:.6rem .9rem;font-size:.8rem;"
     "color:var(--muted)}.tiles b{display:block;font-size:1.3rem;white-space:nowrap;color:var(--ink)}"
     "figure{margin:1.2rem 0 1.6rem;break-inside:avoid}figcaption{margin-top:.4rem}"
-    ".wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.85rem;margin:.6rem 0;"
+    # What is wider than the page scrolls in its own box, whose edge fades while there is more to see.
+    ".wide{overflow-x:auto}@supports (animation-timeline:scroll()){.wide{animation:more linear both;"
+    "animation-timeline:scroll(self inline)}}@keyframes more{"
+    "from,92%{mask-image:linear-gradient(90deg,#000 calc(100% - 36px),#0003)}to{mask-image:none}}"
+    f"@media screen{{figure svg{{min-width:{LEAST_PX}px}}td.text:last-child{{min-width:14em}}}}"
+    "table{border-collapse:collapse;width:100%;font-size:.85rem;margin:.6rem 0;"
     "font-variant-numeric:tabular-nums}caption{text-align:left;padding:.3rem 0}"
     "th,td{border-bottom:1px solid var(--grid);padding:.3rem .5rem;text-align:right;vertical-align:top;"
-    "white-space:nowrap}.text{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:7.5em}"
+    "white-space:nowrap}.text{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:8.5em}"
     "th.text{overflow-wrap:normal}.facts{width:auto}.facts th{font-weight:400;color:var(--muted);padding-right:1.5rem}"
-    "pre{background:var(--card);padding:.7rem 1rem;border-radius:.5rem;overflow-x:auto;font-size:.85rem}"
+    "pre{background:var(--card);padding:.7rem 1rem;border-radius:.5rem;white-space:pre-wrap;font-size:.85rem}"
     "summary{cursor:pointer;color:var(--muted)}"
     "@page{size:A4;margin:16mm 14mm}"
     f"@media print{{:root{{color-scheme:light;{LIGHT}}}body{{max-width:none;margin:0;padding:0;font-size:10pt}}"
-    "h2{break-after:avoid}thead{display:table-header-group}tr,.answer,.tiles{break-inside:avoid}"
+    "h2,caption{break-after:avoid}thead{display:table-header-group}tr,.answer,.tiles,.facts{break-inside:avoid}"
+    # Paper does not scroll: a table has to fit, and smaller pictures leave fewer gaps at the ends of pages.
+    ".wide{overflow:visible;animation:none}.wide table{font-size:8pt}th,td{padding:.18rem .35rem}.text{min-width:5em}"
+    "figure .wide{max-width:158mm}p,li{orphans:3;widows:3}"
     "summary{display:none}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}"
     f"{CSS}"
 )

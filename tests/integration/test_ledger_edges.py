@@ -101,6 +101,31 @@ def test_a_key_of_the_wrong_type_is_named_and_nobody_else_notices(ledger: Ledger
     ledger.connection.command("DEL", *keys.of_run(run.run_id), key)
 
 
+@pytest.mark.parametrize("name", ["leases", "closed"])
+@pytest.mark.parametrize("failed", [[], [FailedItem(1, "dead", letter=LETTER)]], ids=["ok", "failed"])
+def test_a_claim_that_cannot_be_closed_is_all_there_once_the_key_is_mended(
+    ledger: Ledger, name: str, failed: list[FailedItem]
+) -> None:
+    # given a worker that commits a batch while a key which this takes is not what it should be
+    run = Run(ledger, 12)
+    claim = run.commit(run.claim(), ask=run.ask()).claim
+    assert isinstance(claim, Claim)
+    key, aside = (f"{{tk:{run.run_id}}}:{part}" for part in (name, "aside"))
+    ledger.connection.command("RENAME", key, aside)
+    ledger.connection.command("SADD", key, "garbage")
+    with pytest.raises(LedgerCorrupt):
+        run.commit(claim, failed=failed, ask=run.ask())
+    # when it is mended, then nothing of the batch was counted
+    ledger.connection.command("RENAME", aside, key)
+    run.check()
+    # and it can be committed, and the run ends
+    following = run.commit(claim, failed=failed, ask=run.ask()).claim
+    assert isinstance(following, Claim)
+    assert run.commit(following).state == "finished"
+    assert run.counts() == (12 - len(failed), len(failed), 0, 0)
+    run.check()
+
+
 def head_fields(ledger: Ledger) -> list[str]:
     run, _held = filled(ledger)
     return sorted(x.decode() for x in run.command("HKEYS", "head") if x.decode() not in TEXTS)

@@ -230,6 +230,18 @@ def test_a_clock_set_back_lets_a_cancelled_run_end_no_later(ledger: Ledger) -> N
     assert ledger.renew(run.run_id, 1, [claim.claim_id]).terminate
 
 
+def test_a_run_cancelled_after_the_clock_was_set_back_keeps_its_grace(ledger: Ledger) -> None:
+    # given a clock that was set back by 1,000 s since the latest sweep
+    run = Run(ledger, 8)
+    claim = run.claim()
+    run.last_swept(-1000)
+    # when the run is cancelled with a grace of ten seconds, then these count from now
+    ledger.steer(run.run_id, "cancel", grace_s=10.0)
+    run.sweep(known_workers=1)
+    assert not ledger.renew(run.run_id, 1, [claim.claim_id]).terminate
+    assert 5 < int(run.head("terminate_at")) / 1000 - run.status().at <= 10.5
+
+
 def test_a_clock_set_back_moves_all_of_very_many_retries(ledger: Ledger) -> None:
     run, n = Run(ledger, 8), 12_345
     later = int(run.status().at * 1000) + 3_000_000

@@ -71,19 +71,22 @@ def test_items_that_are_gone_from_the_server_are_compared_too(ledger: Ledger) ->
         submit(ledger, spec, OTHER, resumes=True)
 
 
-def interrupted(ledger: Ledger, spec: RunSpec, cuts: list[int], kept: set[int] | None = None) -> None:
-    """Leave an open run of `ITEMS`, cut at `cuts`, of which only the pages that begin at `kept` are stored."""
+def interrupted(
+    ledger: Ledger, spec: RunSpec, cuts: list[int], kept: set[int] | None = None, taken: int | None = None,
+    items: list[int] = ITEMS,
+) -> None:  # fmt: skip
+    """Leave an open run of `items`, cut at `cuts`, of which only the pages that begin at `kept` are stored."""
     release = not spec.keep_results
     ledger.create(spec, batch_size=1, auto=False, max_workers=0, release=release)
     intake = Intake(ledger, spec, lambda: None, stream=True)
     for start, stop in pairwise([0, *cuts]):
-        intake.put(page(ITEMS[start:stop], start))
+        intake.put(page(items[start:stop], start))
         if kept is not None and start not in kept:
             name = f"{{tk:{spec.run_id}}}"
             ledger.connection.command("HDEL", f"{name}:pages", start, f"n{start}")
             ledger.connection.command("ZREM", f"{name}:page_index", start)
     if release:
-        ledger.connection.command("HSET", f"{{tk:{spec.run_id}}}:head", "cursor", cuts[-1])
+        ledger.connection.command("HSET", f"{{tk:{spec.run_id}}}:head", "cursor", cuts[-1] if taken is None else taken)
 
 
 CUTS = [7, 20, 1100, 1102, 1500]
@@ -100,6 +103,17 @@ def test_a_submission_goes_on_whatever_pages_are_left_of_it(
     assert submit(ledger, spec, given(ITEMS), resumes=True) == 3000  # with pages of two submissions, and closed
     status = ledger.status(spec.run_id)
     assert (status.submitted, status.closed) == (3000, True)
+
+
+@pytest.mark.parametrize("taken", [0, 1200, 12_000])
+def test_a_quick_stream_goes_on_behind_large_pages_that_nobody_has_taken(ledger: Ledger, taken: int) -> None:
+    # given pages as a quick stream of numbers has them, the last ones not taken, and those that ended gone
+    spec, given = spec_of(keep_results=False), list(range(12_500))
+    starts = [0, 1024, 9216]
+    kept = {a for a, b in pairwise([*starts, 12_000]) if b > taken}
+    interrupted(ledger, spec, [*starts[1:], 12_000], kept, taken, given)
+    # when all of it is given again, then it goes on
+    assert submit_stream(ledger, spec, iter(given), resumes=True) == 12_500
 
 
 @pytest.mark.parametrize("kept", [None, {20}, set()], ids=["all", "middle", "none"])

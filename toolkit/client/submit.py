@@ -192,7 +192,12 @@ class Submission:
             return Cuts()
         starts = Reader(self._ledger.connection, self._spec.run_id).page_starts()
         within = [start for start in starts if start < stored.submitted]
-        return Cuts([*within, stored.submitted], whole=self._spec.keep_results)
+        if self._spec.keep_results:
+            return Cuts([*within, stored.submitted])
+        # Pages that workers have not taken whole are all there, and have to be given as they were cut.
+        taken, none = stored.submitted - stored.remaining, stored.submitted
+        whole_from = max((start for start in within if start <= taken), default=none) if stored.remaining else none
+        return Cuts([*within, stored.submitted], whole_from=whole_from)
 
     def _check_ahead(self, pages: Iterator[Page], everything: bool) -> list[Page]:
         checked: list[Page] = []

@@ -81,13 +81,13 @@ class Cuts:
     ----------
     stops : sequence of int
         Known ones, ascending; the last is how many items the run holds.
-    whole : bool
-        They are all of them: no page was deleted.
+    whole_from : int
+        From the page on that begins here they are all of them: none of those was deleted.
     """
 
-    def __init__(self, stops: Sequence[int] = (), *, whole: bool = True) -> None:
+    def __init__(self, stops: Sequence[int] = (), *, whole_from: int = 0) -> None:
         self._stops = stops
-        self._whole = whole
+        self._whole_from = whole_from
 
     def count(self, start: int, most: int) -> int | None:
         """How many items from `start` on go into one page, None behind what the run holds.
@@ -98,7 +98,7 @@ class Cuts:
         if at == len(self._stops):
             return None
         count = self._stops[at] - start
-        return count if self._whole else min(count, most)
+        return count if start >= self._whole_from else min(count, most)
 
 
 def draw_from(items: Iterable[Any], cuts: Cuts | None = None) -> Draw:

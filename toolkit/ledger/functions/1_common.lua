@@ -313,13 +313,18 @@ local function row_append(k, n, row)
   redis.call('APPEND', k.m .. ':' .. math.floor((n - 1) / __SEGMENT_ROWS__), row)
 end
 
--- A claim id that will never live again. how: 1 closed by its commit, 0 taken away; nth: the number of its metric row.
-local function close_claim(k, id, c, how, nth)
-  redis.call('HDEL', k.c, id)
-  redis.call('ZREM', k.l, id)
-  add(k, 'claimed', -(c.total - c.off))
+-- A claim id that will never live again, and its lease. how: 1 closed by its commit, 0 taken away; nth: the number of its
+-- metric row. Called before anything else is written of the end of a claim: where these keys cannot be, nothing is.
+local function close_id(k, id, how, nth)
   redis.call('ZADD', k.z, now_ms(k) * 2 + how, id)
+  redis.call('ZREM', k.l, id)
   if not nth or nth % CLOSED_TRIM == 0 then redis.call('ZREMRANGEBYRANK', k.z, 0, -CLOSED_KEPT - 1) end
+end
+
+-- The claim of a closed id.
+local function close_claim(k, id, c)
+  redis.call('HDEL', k.c, id)
+  add(k, 'claimed', -(c.total - c.off))
 end
 
 local function bury(k, index, blob)

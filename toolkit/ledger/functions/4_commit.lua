@@ -79,11 +79,12 @@ local function commit(K, A)
     if from == c.off and upto >= from and upto <= c.total then
       local failed = parse_failures(A, nfail, from, upto)
       if not failed then return redis.error_reply('ERR commit: bad failure list') end
-      -- everything is checked; writes from here on
-      account(k, c, from, upto, failed, head.release == 1)
       local good = upto - from - nfail
       local row = last and A[7] ~= ''
       if row then head.rows = head.rows + 1 end
+      -- everything is checked; writes from here on
+      if last then close_id(k, id, 1, row and head.rows) end
+      account(k, c, from, upto, failed, head.release == 1)
       head.claimed = head.claimed - (upto - from)
       local said = { 'claimed', head.claimed, 'ok', head.ok + good, 'rows', head.rows }
       if A[6] ~= '' then
@@ -101,7 +102,7 @@ local function commit(K, A)
       if row then row_append(k, head.rows, A[7]) end
       if last then
         local rest = ranges_from(c, c.off)
-        close_claim(k, id, c, 1, row and head.rows)
+        close_claim(k, id, c)
         if split and c.total - c.off > 1 then give_back_halves(k, rest, c.total - c.off)
         else give_all_back(k, rest) end
       else

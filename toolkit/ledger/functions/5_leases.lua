@@ -47,7 +47,8 @@ local function lose(k, id, blamed, cause)
   if not stored then redis.call('ZREM', k.l, id) return 0 end
   local c = claim_parse(k, stored)
   local left = c.total - c.off
-  close_claim(k, id, c, 0)
+  close_id(k, id, 0)
+  close_claim(k, id, c)
   add(k, 'lost', 1)
   local free = blamed == -2
   if blamed < c.off or blamed >= c.total then blamed = nil end
@@ -126,7 +127,8 @@ local SET_BACK = 500000       -- retries moved with a clock that was set back: a
 local SET_BACK_PART = 1000
 
 -- The server's clock was set back by about `by`: retries are due that much earlier by it, or they would wait so much
--- longer, and the end of a cancelled run's grace likewise. At most SET_BACK retries, the first ones due; they stay the first ones, so parts of them do as well.
+-- longer, and the end of a cancelled run's grace likewise. At most SET_BACK retries, the first ones due; they stay the
+-- first ones, so parts of them do as well.
 local function set_back(k, by, expiry)
   local grace = num(k, 'terminate_at')
   if grace > 0 then redis.call('HSET', k.h, 'terminate_at', math.max(1, grace - by)) end

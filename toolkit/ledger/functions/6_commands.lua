@@ -10,7 +10,11 @@ local function steer(K, A)
   if target then
     redis.call('HSET', k.h, 'state', target)
     if A[1] == 'resume' then forget_errors(k) else redis.call('HSET', k.h, 'reason', A[2]) end
-    if A[1] == 'cancel' and A[3] ~= '' then redis.call('HSET', k.h, 'terminate_at', now_ms(k) + tonumber(A[3])) end
+    if A[1] == 'cancel' and A[3] ~= '' then
+      -- from a clock that was set back the next sweep takes off by how much, see set_back
+      local from_ms = math.max(now_ms(k), tonumber(redis.call('HGET', k.h, 'swept_at') or 0) or 0)
+      redis.call('HSET', k.h, 'terminate_at', from_ms + tonumber(A[3]))
+    end
     if target ~= state then event(k, A[1], A[2]) end
   end
   return settle(k)

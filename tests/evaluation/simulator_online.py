@@ -34,8 +34,9 @@ class Automatic:
         self._batches = Batches(np.zeros((1, n)), np.zeros((1, n)), np.zeros((1, n)))
         self._controllers = [Controller() for _ in range(workers)]
         self._learned = [-1] * workers  # the last batch of each worker
+        self._told: list[tuple[float, int, int]] = [(0.0, 0, 0)] * workers  # at its claim: hint, batch size asked, left
         self._sizes = np.zeros(n, dtype=np.int64)
-        self._count = 0
+        self._count, self._asked = 0, 1
         self._planned, self._plans, self._look_at = size, MAX_REPLANS if size else 0, 0.0
         self.left = n
 
@@ -52,25 +53,27 @@ class Automatic:
             return at
         ended = np.flatnonzero(done.end_s[0, :at] <= now)
         self._plan(now, done, ended)
-        proposal = self._propose(worker, done, ended)
-        size = int(taken(Proposal(self._planned or proposal.want, proposal.floor), self.left, self._workers))
+        proposal = self._propose(worker, done)
+        asked = self._planned or proposal.want
+        size = int(taken(Proposal(asked, proposal.floor), self.left, self._workers))
         self._sizes[at] = size
         self._count, self.left, self._learned[worker] = at + 1, self.left - size, at
+        service = (done.end_s[0] - done.start_s[0])[ended]
+        hint = float(service.sum() / self._sizes[ended].sum()) if len(ended) else 0.0
+        self._told[worker], self._asked = (hint, int(asked), self.left), int(asked)
         one = self._luck.batches(self._sizes[: at + 1])
         for name in ("items", "work_s", "held_s"):
             getattr(self._batches, name)[0, at] = getattr(one, name)[0, at]
         return at + 1
 
-    def _propose(self, worker: int, done: Played, ended: NDArray[np.int64]) -> Proposal:
-        """What the worker wants, once it has learned from its last batch."""
-        latest = max(1, int(self._sizes[self._count - 1])) if self._count else 1
+    def _propose(self, worker: int, done: Played) -> Proposal:
+        """What the worker wants, once it has learned from its last batch: of the run it knows what that claim told."""
         last = self._learned[worker]
         if last < 0:
-            return Proposal(latest, 1)
-        controller, service = self._controllers[worker], done.end_s[0] - done.start_s[0]
-        controller.observe(int(self._sizes[last]), float(service[last]), float(done.idle_s[0, last]))
-        hint = float(service[ended].sum() / self._sizes[ended].sum()) if len(ended) else 0.0
-        return controller.propose(hint, latest, self.left, self._workers)
+            return Proposal(self._asked, 1)
+        controller, service_s = self._controllers[worker], float(done.end_s[0, last] - done.start_s[0, last])
+        controller.observe(int(self._sizes[last]), service_s, float(done.idle_s[0, last]))
+        return controller.propose(*self._told[worker], self._workers)
 
     def _plan(self, now: float, done: Played, ended: NDArray[np.int64]) -> None:
         """Plan anew as the client does, which looks every so often."""

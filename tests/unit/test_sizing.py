@@ -103,6 +103,16 @@ def test_a_fixed_cost_of_seconds_does_not_keep_batches_small(per_batch_s: float)
     assert max(world.sizes[:16]) <= 10  # tried first: a fiftieth of a worker's part
 
 
+def test_what_remains_is_shared_in_one_round_where_a_batch_costs_seconds() -> None:
+    """Given workers that all took 49 items before, when the next one asks, it takes an equal part of what remained."""
+    controller, left = Controller(), 3_700
+    for items in (1, 9, 49):
+        controller.observe(items, 2.0 + 0.02 * items, 0.0005)
+    assert controller.per_item_s == pytest.approx(0.02, rel=0.5)  # 49 items took less than five times 9: a fixed cost
+    floor = controller.propose(0.0, 49, left, 8).floor
+    assert floor == pytest.approx((left - 7 * 49 / 2) / 8, rel=0.01)
+
+
 def test_heavy_tailed_items_are_not_taken_for_a_fixed_cost() -> None:
     """Given long items in the first small batches, when these say what the items took, no worker swallows the rest."""
     for seed in range(30):

@@ -17,6 +17,7 @@ from toolkit import renderers
 from toolkit.errors import InvalidInput, TuningError
 from toolkit.records import percent
 from toolkit.tuning import Recommendation, Recommender, Workload, simulate_run, simulate_runs
+from toolkit.tuning.grids import Paired, paired, predict_grid
 from toolkit.tuning.memory import fit_memory
 from toolkit.tuning.recommendation import GRID_COLUMNS, grid_frame, seconds
 
@@ -206,6 +207,39 @@ def test_much_larger_batches_are_chosen_only_where_they_surely_win() -> None:
     plain = Workload(per_item_s=1e-3, gap_s=1e-5)
     model = Recommender().fit(simulate_runs(plain, 2_000, [(2, 2), (8, 2), (16, 2), (4, 1), (16, 1)]))
     assert model.recommend(n_items=20_000).batch_size <= 32
+
+
+# --------------------------------------------------------------------------- no gamble
+
+
+def test_the_loss_that_is_risked_counts_how_probable_and_how_large_it_is() -> None:
+    mean, sd = np.array([[0.0, -0.5, 0.3], [0.0, -0.5, -0.3]]), np.full((2, 3), 0.1)
+    loss = Paired(np.array([0.25, 0.75]), mean, sd).loss
+    assert loss[0] == pytest.approx(0.1 / math.sqrt(2 * math.pi))  # of a normal one around nothing
+    assert loss[1] < 1e-6
+    assert loss[2] == pytest.approx(0.25 * 0.3, abs=1e-3)
+
+
+def test_what_may_well_be_slower_than_the_rule_of_thumb_is_not_advised() -> None:
+    """Given a device whose first items are free: what sizes and worker counts beyond the runs do is anyone's guess."""
+    device = Workload(per_item_s=8e-4, per_batch_s=0.06, free_items=64.0, sigma=0.15, kappa=0.01)
+    settings = [(2, 8), (16, 8), (120, 4), (20, 2), (145, 8)]
+    model = Recommender().fit(simulate_runs(device, 2_048, settings, seed=10_001, warm=False))
+    advice = model.recommend(n_items=8_192, max_workers=8)
+    grid = predict_grid(model.models_[device.name], 8_192, 8)
+    chosen, rule = (
+        int(np.flatnonzero((grid.batch_size == size) & (grid.workers == count))[0])
+        for size, count in ((advice.batch_size, advice.workers), (256, 8))
+    )
+    assert grid.makespan_s.min() < 0.95 * grid.makespan_s[chosen]  # others promise more
+    assert any("may well be slower than the rule of thumb" in reason for reason in advice.reasons)
+    assert chosen == rule or paired(model.models_[device.name], 8_192, 0.0, grid, np.array([chosen]), rule).loss < 0.02
+
+
+def test_a_sure_gain_over_the_rule_of_thumb_is_taken() -> None:
+    costly = Workload(per_item_s=2e-3, per_batch_s=0.5, item_sigma=0.4)
+    model = Recommender().fit(simulate_runs(costly, 1_000, [(2, 4), (12, 4), (60, 2), (12, 1), (120, 4)]))
+    assert model.recommend(n_items=4_000).batch_size > 2 * 250  # which is the rule's
 
 
 # --------------------------------------------------------------------------- refusals

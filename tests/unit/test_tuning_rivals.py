@@ -83,6 +83,40 @@ def test_rivals_are_the_probable_candidates_with_the_chosen_one_first() -> None:
     assert found.belief[2] == pytest.approx(2 * found.belief[0] * np.exp(-1.0) / 2)
 
 
+def test_a_threshold_beside_other_contentions_is_a_rival_where_it_was_tried() -> None:
+    # given a threshold that explains far more than none, tried at two points, at one of them with another contention
+    tried = {
+        ("none", 0.0): (0.0, costs(0.1)),
+        ("usl", 0.0): (9.0, costs(0.2)),
+        ("usl", 8.0): (20.0, costs(0.3, 8.0)),
+        ("usl", 16.0): (20.0, costs(0.4, 16.0)),
+        ("saturation:2", 8.0): (20.0, costs(0.5, 8.0)),
+    }
+
+    # when
+    found = Rivals.of(Structure("usl", 8.0, value=20.0, tried=tried), costs(0.3, 8.0), np.zeros(3))
+
+    # then it counts as much as both points together
+    assert [one.base[0, 1] for one in found.costs] == [0.3, 0.5, 0.4]
+    assert found.belief == pytest.approx([0.25, 0.5, 0.25], abs=0.01)
+
+
+def test_what_whole_makespans_could_not_decide_stays_a_rival() -> None:
+    alone = Rivals((costs(0.1), costs(0.2)), np.array([0.5, 0.5]), np.zeros(3))
+    assert alone.beside(costs(0.3), 0.5).belief == pytest.approx([0.4, 0.4, 0.2])
+    assert alone.beside(costs(0.3), 1e-4) is alone
+
+    # given items that take longer and longer: in these runs that looks like a lock as much as like no contention
+    work = Workload(per_item_s=0.06, per_batch_s=0.05, drift=3.0)
+    runs = simulate_runs(work, 1_000, [(1, 8), (9, 8), (58, 4), (8, 2), (65, 8)], seed=10_003, warm=False)
+
+    # when
+    found = Recommender().fit(runs).models_[work.name].rivals
+
+    # then
+    assert {"none", "serial"} <= {one.kind for one in found.costs}
+
+
 def test_rivals_say_how_far_apart_they_are() -> None:
     cells = Cells(
         run=np.array([0, 1]), items=np.array([10.0, 20.0]), busy=np.ones(2), first=np.zeros(2), cold=np.zeros(2),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from toolkit.client.arguments import Size
@@ -29,6 +31,15 @@ def test_tapering_stops_where_cutting_would_double_the_work() -> None:
     assert tapering_floor(2.0, 0.02, 0.0, 10.0) == pytest.approx(100.0)
     # With many left, a fifth of a batch may be fixed cost.
     assert tapering_floor(2.0, 0.02, 0.0, 10_000.0) == pytest.approx(400.0)
+    assert tapering_floor(2.0, 0.02, 0.0, math.inf) == pytest.approx(400.0)
+    # What an item costs is hardly known: it may be far more than nothing.
+    assert tapering_floor(2.0, 1e-3, 0.0, 10.0, error_s=0.5) == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(("share", "rounds"), [(450.0, 1), (799.0, 1), (900.0, 2), (2_100.0, 5)])
+def test_the_end_of_a_run_has_whole_rounds_where_a_batch_costs_much(share: float, rounds: int) -> None:
+    """Given that a fifth of a batch of 400 is fixed cost, what is left for a worker is cut into equal ones of more."""
+    assert tapering_floor(2.0, 0.02, 0.0, share) == pytest.approx(share / rounds)
 
 
 def test_tapering_is_advised_where_items_differ_much() -> None:

@@ -26,6 +26,7 @@ _MIN_ITEM_S: Final = 1e-9  # keeps divisions finite for items that cost nothing 
 _WALK: Final = 0.03  # relative change of a cost between two batches that counts as drift, not as noise
 _CLIP: Final = 3.0  # residuals beyond this many standard deviations are clipped
 _ODD: Final = 4.0  # times what later batches explain, from which the first of a process is asked after
+_FAR_LESS: Final = 1.5  # times what a batch took, from which the noise of a longer prediction is not believed
 _RATE: Final = 0.1  # how fast the noise level and the gap are re-learned
 
 
@@ -99,15 +100,20 @@ def taken(proposal: Proposal, remaining: int, workers: int) -> float:
     return max(1, min(proposal.want, max(proposal.floor, share), remaining))
 
 
-def tapering_floor(fixed_s: float, item_s: float, gap_s: float, share: float, limits: Limits | None = None) -> float:
+def tapering_floor(
+    fixed_s: float, item_s: float, gap_s: float, share: float, limits: Limits | None = None, error_s: float = 0.0
+) -> float:
     """Items below which tapering does not cut a batch that costs `fixed_s` and `item_s` an item.
 
-    `gap_s` is what passes between two batches, `share` the items that remain for each worker.
+    `gap_s` is what passes between two batches, `share` the items that remain for each worker, infinite for any number,
+    and `error_s` a standard error of `item_s`.
     """
     limits = limits or Limits()
-    # Never starve the other workers for a fixed cost, unless cutting further would double the work.
-    even = max(share, fixed_s / item_s)
-    by_overhead = min((1 / limits.floor_overhead - 1) * (fixed_s + gap_s) / item_s, even)
+    by_overhead = (1 / limits.floor_overhead - 1) * (fixed_s + gap_s) / item_s
+    if share < by_overhead:  # never starve the other workers for a fixed cost, unless cutting would double the work
+        by_overhead = min(by_overhead, max(share, fixed_s / (item_s + error_s)))
+    elif 0 < by_overhead < share < math.inf:  # whole rounds: nobody pays a fixed cost more for what is left of one
+        by_overhead = share / math.floor(share / by_overhead)
     return max(limits.floor_s / item_s, by_overhead)
 
 
@@ -133,6 +139,7 @@ class Controller:
         "_gap",
         "_joined",
         "_largest",
+        "_last",
         "_least",
         "_least_s",
         "_limits",
@@ -157,6 +164,7 @@ class Controller:
         self._updates = 0
         self._gap = 0.0
         self._largest = 0.0
+        self._last = 0.0  # batch
         self._smallest = 0.0
         self._joined = False  # the first batch counts like every other
         self._trials = Trials()
@@ -188,6 +196,7 @@ class Controller:
         """
         if items < self._least or not items > 0 or not math.isfinite(service_s) or service_s < 0:
             return
+        self._last = items
         if item_sum_s is not None:
             if self._first is not None:  # the first batch of a process may carry its setup
                 self._learn_fixed(max(0.0, service_s - item_sum_s))
@@ -247,7 +256,10 @@ class Controller:
             self._a = self._ab = 0.0
         to_alpha = self._a + self._ab * items
         to_beta = self._ab + self._b * items
-        variance = to_alpha + to_beta * items + self._noise * predicted * predicted
+        # Noise is in proportion to what a batch takes; far below what was predicted, the prediction does not say so.
+        scale = min(predicted, max(_FAR_LESS * service_s, predicted / 4))
+        chance = self._noise * scale * scale
+        variance = to_alpha + to_beta * items + chance
         error = service_s - predicted
         bound = _CLIP * math.sqrt(variance)
         if abs(error) > bound:
@@ -257,14 +269,14 @@ class Controller:
                 self._b += (service_s / items) ** 2
                 to_alpha = self._a + self._ab * items
                 to_beta = self._ab + self._b * items
-                variance = to_alpha + to_beta * items + self._noise * predicted * predicted
+                variance = to_alpha + to_beta * items + chance
             else:
                 error = math.copysign(bound, error)
         else:
             self._surprises = 0
         # Of the error, the part that noise explains: the rest is what was not known yet about the costs.
         relative = max(-1.0, min(2.0, error / predicted))
-        explained = relative * relative * self._noise * predicted * predicted / variance
+        explained = relative * relative * chance / variance
         self._updates += 1
         self._noise += max(_RATE, 1 / (self._updates + 1)) * (explained - self._noise)
         self._noise = max(self._noise, 1e-4)
@@ -308,7 +320,7 @@ class Controller:
         last_batch : int or float
             Items of the run's latest batch; 0 when unknown.
         remaining : int or float
-            Items that nobody has taken.
+            Items that nobody had taken when this worker last claimed.
         workers : int
             Workers that share them.
         """
@@ -367,7 +379,9 @@ class Controller:
         want = max(float(self._least), self._trials.bounded(want, self.per_batch_s, self._beta, remaining / workers))
         if workers == 1:  # nobody waits for the last batch
             return self._bounded(want, want, remaining, workers, remaining)
-        floor = tapering_floor(alpha, self._beta, self._gap, remaining / workers, limits)
+        # `remaining` is of this worker's last claim: each other one has claimed since, and is half through with that.
+        mine = max(0.0, remaining - (workers - 1) * self._last / 2) / workers
+        floor = tapering_floor(alpha, self._beta, self._gap, mine, limits, math.sqrt(self._b))
         return self._bounded(want, floor, remaining, workers, share)
 
     def _apart(self) -> float:

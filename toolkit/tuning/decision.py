@@ -18,7 +18,7 @@ from toolkit.errors import InvalidInput
 from toolkit.records import percent
 from toolkit.tuning import explain
 from toolkit.tuning.baseline import best_measured, common_heuristic, throughput
-from toolkit.tuning.grids import Grid, by_throughput, compared, predict_grid
+from toolkit.tuning.grids import Grid, by_throughput, compared, paired, predict_grid
 from toolkit.tuning.history import Array
 from toolkit.tuning.intervals import bounds
 from toolkit.tuning.memory import MemoryModel, fit_memory
@@ -29,6 +29,8 @@ from toolkit.tuning.tapering import find_tapering
 SAME = 0.01  # settings whose makespans differ by less are equally fast
 _MORE_MEMORY = 1.5
 _FEW_TIMES = 8
+_GAMBLE = 0.02  # expected loss against the rule of thumb beyond which that is recommended
+_TRIED = 24  # settings that are compared with it
 OBJECTIVES = ("makespan", "cost")
 
 
@@ -108,7 +110,11 @@ def recommend(model: TaskModel, request: Request) -> Recommendation:
     allowed, binding = _allowed(model, request, grid, memory)
     if not allowed.any():
         return _refused(model, request, limit, binding[-1])
-    chosen, preferred = _choose(grid, allowed, request)
+    chosen, preferred = _choose(grid, _surely(model, request, grid, allowed), request)
+    value = _value(grid, request)
+    promised = 1.0 - float(value[allowed].min() / value[chosen])
+    if promised > SAME:
+        preferred.append(f"what promises {promised:.0%} less may well be slower than the rule of thumb N / (4 w)")
     answer = _answer(model, request, grid, chosen, [*binding, *preferred])
     return answer if grid.method == "throughput" else _tapered(model, answer, grid, allowed)
 
@@ -189,6 +195,26 @@ def _value(grid: Grid, request: Request) -> Array:
     """What is minimised: beyond the data the middle between what is predicted and the slow end of the interval."""
     value = grid.makespan_s * grid.workers.astype(np.float64) ** request.weight
     return np.where(grid.extrapolated, value * np.sqrt(grid.high_s / grid.makespan_s), value)
+
+
+def _surely(model: TaskModel, request: Request, grid: Grid, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the allowed settings are no gamble beside the rule of thumb, which everybody has without a model.
+
+    Both are thought of under the same circumstances. Where the rule may not be chosen, or leads beyond what was
+    measured, all others may be.
+    """
+    workers = int(grid.workers.max())
+    rule = (grid.batch_size == common_heuristic(request.n_items, workers)) & (grid.workers == workers)
+    rule &= allowed & ~grid.extrapolated
+    if grid.method == "throughput" or not rule.any():
+        return allowed
+    at, value = int(np.flatnonzero(rule)[0]), _value(grid, request)
+    better = np.flatnonzero(allowed & (value < value[at]))
+    better = better[np.argsort(value[better], kind="stable")][:_TRIED]
+    loss = paired(model, request.n_items, request.weight, grid, better, at).loss
+    sure: NDArray[np.bool_] = rule.copy()
+    sure[better[loss <= _GAMBLE]] = True
+    return sure
 
 
 def _choose(grid: Grid, allowed: NDArray[np.bool_], request: Request) -> tuple[int, list[str]]:

@@ -165,14 +165,16 @@ class RunEffects:
         return np.asarray(np.linalg.inv(system))
 
     def contrast(self, points: Points) -> tuple[Array, Array]:
-        """Of two settings under the same circumstances: mean and variance of the log ratio of the second to the first.
+        """Of settings under the same circumstances: mean and variance of the log ratio of each to the first one.
 
-        Of the shape of `mix` each, beside what the structure predicts; what equal runs differ by is not in it.
+        Of shape (n_sizes * n_structures, n_points) as `mix`, beside what the structure predicts; what equal runs differ
+        by is not in it.
         """
-        mean, _ = self._given(points)
+        mean = self._mean(points, self._cross(points))
         own = self._uncertain(points)
-        variance = np.repeat(own[:, 0, 0] + own[:, 1, 1] - 2.0 * own[:, 0, 1], len(self.belief))
-        return mean[:, 1] - mean[:, 0], np.maximum(variance, 1e-12)
+        each = np.einsum("kii->ki", own)
+        variance = np.repeat(each + each[:, :1] - 2.0 * own[:, 0, :], len(self.belief), axis=0)
+        return mean - mean[:, :1], np.maximum(variance, 1e-12)
 
     def uncertain(self, points: Points) -> Array:
         """Covariance of what is not known of settings, circumstances of a run left out, (n_points, n_points)."""

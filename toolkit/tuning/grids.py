@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.tuning.baseline import throughput
+from toolkit.tuning.baseline import common_heuristic, throughput
 from toolkit.tuning.history import Array
 from toolkit.tuning.intervals import bounds
 from toolkit.tuning.model import TaskModel
@@ -72,11 +72,11 @@ def worker_counts(most: int, measured: tuple[int, ...]) -> list[int]:
 
 
 def predict_grid(model: TaskModel, n_items: int, limit: int) -> Grid:
-    """Predict a grid of settings: a lattice, the measured sizes, and those that a screening found promising."""
+    """Predict a grid: a lattice, measured sizes, that of the rule of thumb, and those that a screening promises."""
     counts = worker_counts(limit, model.checks.workers)
     fine = {round(b) for b in np.geomspace(1, n_items, 6 * max(1, math.ceil(math.log2(n_items + 1))))}
     fine |= {b for w in counts for b in equal_splits(n_items, w)}
-    measured = {b for b, _ in model.checks.settings if b <= n_items}
+    measured = {b for b, _ in model.checks.settings if b <= n_items} | {common_heuristic(n_items, counts[-1])}
     every = np.array(sorted(fine | measured), dtype=np.int64)
     size, workers = (a.ravel() for a in np.meshgrid(every, np.array(counts, dtype=np.int64), indexing="ij"))
     screened = model.screen(np.full_like(size, n_items), size, workers)[0]
@@ -145,6 +145,51 @@ def by_throughput(model: TaskModel, n_items: int, limit: int) -> Grid | None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Settings beside a reference, both thought of under the same circumstances: a mixture of normal log ratios.
+
+    Attributes
+    ----------
+    mix : ndarray of shape (n_parts,)
+        How probable each part is.
+    mean, sd : ndarray of shape (n_parts, n_settings)
+        Of the logarithm of the setting's makespan over the reference's.
+    """
+
+    mix: Array
+    mean: Array
+    sd: Array
+
+    @property
+    def loss(self) -> Array:
+        """How much slower than the reference a setting is to be expected, where it is slower, of shape (n_settings,).
+
+        The expectation of the log ratio's positive part, which is 0 for what cannot lose.
+        """
+        from scipy.special import ndtr
+
+        z = self.mean / self.sd
+        density = np.exp(-0.5 * np.square(z)) / math.sqrt(2.0 * math.pi)
+        return np.asarray(self.mix @ (self.sd * density + self.mean * ndtr(z)))
+
+
+def paired(
+    model: TaskModel, n_items: int, weight: float, grid: Grid, some: NDArray[np.int64], reference: int
+) -> Paired:
+    """Compare the settings at `some` with the one at `reference`; `weight` says how much cost counts."""
+    at = np.concatenate([[reference], some])
+    points = model.points(np.full(len(at), n_items), grid.batch_size[at], grid.workers[at])
+    mean, variance = model.effects.contrast(points)
+    value = grid.makespan_s[at] * grid.workers[at].astype(np.float64) ** weight
+    predicted = np.log(value / value[0])
+    middle = model.effects.shift(points)  # which the makespans have in them
+    further = np.square(model.beyond(grid.batch_size[at], grid.workers[at]))
+    variance = variance + np.abs(further - further[0])
+    mean = mean + predicted - (middle - middle[0])
+    return Paired(model.effects.mix, mean[:, 1:], np.sqrt(variance[:, 1:]))
+
+
 def compared(
     model: TaskModel, n_items: int, weight: float, grid: Grid, chosen: int, baseline: Mapping[str, Any]
 ) -> tuple[float, dict[str, tuple[float, float]], float | None]:
@@ -162,7 +207,7 @@ def compared(
         np.array([baseline["workers"], int(grid.workers[chosen])], dtype=np.int64),
     ]
     points = model.points(*pair)
-    mean, variance = model.effects.contrast(points)
+    mean, variance = (part[:, 1] for part in model.effects.contrast(points))
     rng = np.random.default_rng(model.options.seed + 5)
     pick = rng.choice(len(mean), size=4_000, p=model.effects.mix)
     middle = float(np.diff(model.effects.shift(points))[0])  # which `ratio` has in it

@@ -76,9 +76,11 @@ def fit_task(history: TaskHistory, options: Options) -> TaskModel:
     trials = [
         _try(history, cells, one, spread, rest, options) for one in (structure, structure.rival) if one is not None
     ]
-    best = max(trials, key=lambda trial: trial.evidence)
+    best, *lost = sorted(trials, key=lambda trial: -trial.evidence)
     structure, costs, rest, sensitivity = best.structure, best.costs, best.rest, best.sensitivity
     rivals = Rivals.of(structure, costs, rest.gap)
+    for other in lost:
+        rivals = rivals.beside(other.costs, math.exp(other.evidence - best.evidence))
     points = replace(best.points, apart=rivals.of_runs(cells, len(runs))[:, best.judged])
     effects = fit_effects(points, best.residual, best.prior, rivals.belief, math.sqrt(variance.batch))
     draws = sensitivity.moved(effects.draws(options.draws, options.seed + 3))

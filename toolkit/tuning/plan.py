@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit.execution.sizing import tapering_floor
 from toolkit.execution.trials import Trials
 from toolkit.records import percent
 from toolkit.tuning.history import Array
@@ -122,7 +123,11 @@ def _plan(fit: _Fit, largest: float, remaining: int, workers: int) -> Plan:
     want = math.ceil(min(longer, _FARTHEST * largest))
     reach = trials.bounded(want, fit.per_batch_s, fit.per_item_s, remaining / workers)
     most = max(1, min(remaining, math.floor(reach)))
-    sizes = {round(b) for b in np.geomspace(1, most, 40)} | {b for b in equal_splits(remaining, workers) if b <= most}
+    # Workers are at work on other batches and not free at once: the last round is left to tapering.
+    floor = tapering_floor(fit.per_batch_s, max(fit.per_item_s, 1e-9), fit.gap_s, math.inf) if workers > 1 else 1.0
+    least = min(math.ceil(floor), most)
+    sizes = {least} | {round(b) for b in np.geomspace(1, most, 40)}
+    sizes |= {b for b in equal_splits(remaining, workers) if b <= most}
     size: NDArray[np.int64] = np.array(sorted(sizes), dtype=np.int64)
     count = -(-remaining // size)
     last = remaining - (count - 1) * size
@@ -141,7 +146,7 @@ def _plan(fit: _Fit, largest: float, remaining: int, workers: int) -> Plan:
     # The ledger tapers automatic batches, so long ones cost nothing at the end, and each gap is paid by every worker.
     patient = min(fit.gap_s / _GAP_SHARE, _PATIENT_S) / max(fit.per_item_s, 1e-9)
     patient = min(patient, remaining / (4 * workers), most)
-    best = max(best, int(np.flatnonzero(size <= max(1.0, patient))[-1]))
+    best = max(best, int(np.flatnonzero(size <= max(1.0, patient, least))[-1]))
     chosen = int(size[best])
     overhead = (fit.per_batch_s + fit.gap_s) / float(whole[best])
     reasons = (

@@ -44,8 +44,8 @@ class Rivals:
     def of(cls, structure: Structure, costs: Costs, gap: Array) -> Rivals:
         """Those among the candidates of `structure` that count beside it, which has `costs`.
 
-        Whether there is a shared resource was decided by whole makespans, and is not asked again. A threshold was tried
-        with the most probable contention only, and is thought as probable beside every other.
+        Whether there is a shared resource was decided by whole makespans, see `beside`. Thresholds were tried with one
+        contention, and the most probable one with every other; where none was, it is thought as probable beside each.
         """
         tried = {
             which: one
@@ -56,15 +56,20 @@ class Rivals:
         free = {which: value for which, (value, _) in tried.items() if which[1]}
         best = max(plain.values())
         odds = {which: math.exp(value - best) for which, value in plain.items()}
-        every = sum(odds.values())
-        # A threshold was looked for at many points, each of which is a part of that candidate.
-        odds |= {which: every * math.exp(min(value - best, _MOST_ODDS)) / len(free) for which, value in free.items()}
+        odds |= _thresholds(free, best, sum(odds.values()))
         chosen = (structure.kind, structure.free)
         others = sorted((which for which in odds if which != chosen), key=lambda which: -odds[which])[:_MOST]
         total = sum(odds.values())
         kept = [chosen, *(which for which in others if odds[which] >= _LEAST * total)]
         belief = np.array([odds[which] for which in kept])
         return cls((costs, *(tried[which][1] for which in kept[1:])), belief / belief.sum(), gap)
+
+    def beside(self, other: Costs, odds: float) -> Rivals:
+        """With another one, which is `odds` times as probable as the chosen one."""
+        belief = np.append(self.belief, odds * self.belief[0])
+        if odds < _LEAST:
+            return self
+        return Rivals((*self.costs, other), belief / belief.sum(), self.gap)
 
     def of_runs(self, cells: Cells, n_runs: int) -> Array:
         """Logarithm of what each says of the batches of each run over what the first says, (n_structures, n_runs)."""
@@ -91,6 +96,25 @@ class Rivals:
     def _apart(total: Array) -> Array:
         apart = np.log(np.maximum(total, 1e-12) / np.maximum(total[:1], 1e-12))
         return np.clip(apart, -_MOST_APART, _MOST_APART)
+
+
+def _thresholds(found: dict[tuple[str, float], float], best: float, every: float) -> dict[tuple[str, float], float]:
+    """Odds of (contention, threshold) from their log evidence, against a structure without one that has `best`.
+
+    A threshold was looked for at many points, each of which is a part of that candidate.
+    """
+    if not found:
+        return {}
+    kinds = [kind for kind, _ in found]
+    searched = max(kinds, key=kinds.count)
+    points = {which: value for which, value in found.items() if which[0] == searched}
+    odds = {which: math.exp(min(value - best, _MOST_ODDS)) / len(points) for which, value in points.items()}
+    others = {which: value for which, value in found.items() if which[0] != searched}
+    if not others:
+        return {which: every * value for which, value in odds.items()}
+    total = sum(odds.values())
+    at = next(iter(others))[1]
+    return odds | {which: total * math.exp(value - points[searched, at]) for which, value in others.items()}
 
 
 def gap_s(gap: Array, items: Array, busy: Array, contention: Array) -> Array:

@@ -94,6 +94,10 @@ def choose(cells: Cells, spread: Array, within: Array) -> Structure:
     found = {kind: judge.evidence(kind) for kind in contention_kinds(cells)}
     best = max((kind for kind in found if kind != "serial"), key=found.__getitem__)
     free, value = _threshold(cells, judge, best, found[best])
+    if free:  # which of the contentions it stands beside is asked again: without it, they had to explain it too
+        beside = {kind: judge.evidence(kind, free) for kind in found if kind not in ("serial", best)} | {best: value}
+        best = max(beside, key=beside.__getitem__)
+        value = beside[best]
     shared = found.get("serial", -math.inf)
     rival = Structure("serial", 0.0, found, shared, None, judge.tried) if shared > value - _CLOSE else None
     return Structure(best, free, found, value, rival, judge.tried)

@@ -114,7 +114,7 @@ def recommend(model: TaskModel, request: Request) -> Recommendation:
     value = _value(grid, request)
     promised = 1.0 - float(value[allowed].min() / value[chosen])
     if promised > SAME:
-        preferred.append(f"what promises {promised:.0%} less may well be slower than the rule of thumb N / (4 w)")
+        preferred.append(f"what promises {percent(promised)} less may well be slower than the rule of thumb N / (4 w)")
     answer = _answer(model, request, grid, chosen, [*binding, *preferred])
     return answer if grid.method == "throughput" else _tapered(model, answer, grid, allowed)
 

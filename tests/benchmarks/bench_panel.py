@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from toolkit.client import Client
 from toolkit.cluster import LocalCluster
 from toolkit.frames import row_dtype
 from toolkit.ledger import Ledger, keys
-from toolkit.notebook.live import FULL_S, SLOW_S, keep_s, period_s
+from toolkit.notebook.live import FULL_S, LONG_S, SLOW_S, keep_s, period_s
 from toolkit.settings import ServerAddress
 
 HOUR_S = 3600.0
@@ -176,7 +177,8 @@ def buffered(page: recipe.NotebookPage, seconds: float) -> list[Line]:
     page.run(7)
     text = page.output(7).inner_text()
     messages, size, picture = (int(word) for word in text.split()[:3])
-    refreshes = FULL_S / period_s(0) + (SLOW_S - FULL_S) / period_s(FULL_S) + (HOUR_S - SLOW_S) / period_s(SLOW_S)
+    steps = (0.0, FULL_S, SLOW_S, LONG_S, HOUR_S)
+    refreshes = sum((end - start) / period_s(start) for start, end in pairwise(steps))
     a_refresh = size / (seconds / period_s(0))
     pictures = 1 + SLOW_S / keep_s(0) + (HOUR_S - SLOW_S) / keep_s(SLOW_S)
     print(

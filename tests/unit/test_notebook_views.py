@@ -259,8 +259,9 @@ def test_a_section_that_cannot_be_read_says_why():
 
 @pytest.mark.parametrize(
     ("age_s", "trouble", "pause_s"),
-    [(0, False, 0.25), (59, False, 0.25), (61, False, 1.0), (301, False, 5.0), (0, True, 1.0), (9999, True, 5.0)],
-)
+    [(0, False, 0.25), (59, False, 0.25), (61, False, 1.0), (301, False, 5.0), (901, False, 10.0), (0, True, 1.0),
+     (9999, True, 10.0)],
+)  # fmt: skip
 def test_panel_refreshes_fast_at_first_and_slowly_for_a_run_of_hours(age_s: float, trouble: bool, pause_s: float):
     assert period_s(age_s, trouble) == pause_s
 

@@ -29,13 +29,15 @@ _open: set[LiveView] = set()
 
 FULL_S: Final = 60.0
 SLOW_S: Final = 300.0
+LONG_S: Final = 900.0
 
 
 def period_s(age_s: float, trouble: bool = False) -> float:
     """Return the pause between two refreshes: short while someone is likely to watch, long for a run of hours.
 
     jupyter_server stores every message for a tab that is closed, so a view must not go on at full rate for ever: these
-    steps leave less than 2 MB an hour. Whoever clicks, or runs a cell that shows the view, is seen to watch.
+    steps leave less than 2 MB an hour, also of a run with failures, whose refreshes are longer. Whoever clicks, or runs
+    a cell that shows the view, is seen to watch.
 
     Parameters
     ----------
@@ -44,7 +46,7 @@ def period_s(age_s: float, trouble: bool = False) -> float:
     trouble : bool
         The server does not answer.
     """
-    pause = 0.25 if age_s < FULL_S else 1.0 if age_s < SLOW_S else 5.0
+    pause = 0.25 if age_s < FULL_S else 1.0 if age_s < SLOW_S else 5.0 if age_s < LONG_S else 10.0
     return max(pause, 1.0) if trouble else pause
 
 

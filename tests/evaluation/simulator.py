@@ -36,7 +36,7 @@ def measure(name: str, seeds: Sequence[int], parts: Sequence[str]) -> Found:
         "regret": lambda: measures.regrets(case, seeds, truth, grid),
         "deadline": lambda: measures.deadlines(case, seeds, truth, grid),
         "error": lambda: measures.held_out(case, seeds),
-        "probing": lambda: measures.no_history(case, seeds, grid)["probing"],
+        "probing": lambda: measures.no_history(case, seeds, grid),
         "tapered": lambda: measures.tapering(case, truth, grid, seeds)["tapered"],
         "bad": lambda: bad_rows(case, seeds, truth, best),
     }
@@ -145,13 +145,16 @@ def show_error(results: list[Found], _short: bool) -> None:
 
 
 def show_probing(results: list[Found], _short: bool) -> None:
-    """No history at all: regret of a run that finds its batch size by itself."""
-    head("no history", ("mean", "max"))
+    """No history at all: regret of a run that finds its batch size by itself, and what exploring cost."""
+    head("no history", ("mean", "max", "exploring"))
     for found in results:
-        row(found["name"], [_mean(found["probing"]), max(found["probing"])])
-    probing = np.concatenate([found["probing"] for found in results])
+        took = found["probing"]
+        row(found["name"], [_mean(took["probing"]), max(took["probing"]), _mean(took["explored"])])
+    probing = pooled(results, "probing", "probing")
     goal("no history, mean regret", float(probing.mean()), 0.08)
     goal("no history, P95", float(np.quantile(probing, 0.95)), 0.20)
+    most = max(_mean(found["probing"]["explored"]) for found in results)
+    goal("exploring, share of the workers' time, highest workload", most, 0.10)
 
 
 def show_tapered(results: list[Found], _short: bool) -> None:

@@ -116,13 +116,17 @@ def _error(model: Recommender, work: Workload, n_items: int, size: int, workers:
 
 
 def no_history(case: Case, seeds: Sequence[int], grid: dict[tuple[int, int], float]) -> Numbers:
-    """An automatic run of a task that was never run, against the best static setting under the same luck."""
+    """An automatic run of a task that was never run, against the best static setting under the same luck.
+
+    And the share of its workers' time that exploring cost.
+    """
     work, best = replace(case.work, warm_s=0.0), min(grid, key=grid.__getitem__)
-    out: Numbers = {"probing": []}
+    out: Numbers = {"probing": [], "explored": []}
     for seed in seeds:
-        took = Automatic(Luck(work, case.n_items, [9_000 + seed]), case.most).makespan_s()
+        took, explored = Automatic(Luck(work, case.n_items, [9_000 + seed]), case.most).played()
         static = simulate_makespans(work, case.n_items, [best], seeds=[9_000 + seed])[0, 0]
         out["probing"].append(took / float(static) - 1)
+        out["explored"].append(explored)
     return out
 
 

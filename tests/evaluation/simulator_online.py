@@ -14,6 +14,8 @@ from toolkit.tuning.engine import Batches, Played, play
 from toolkit.tuning.plan import Row
 from toolkit.tuning.simulate import Luck
 
+_PROBES = 3  # batches of a worker: of one item, of another size, and one that tells imports from a fixed cost
+
 
 class Automatic:
     """One run whose batches taper, its functions batched: ``batch_size="auto"`` of a task that was never run.
@@ -42,9 +44,25 @@ class Automatic:
 
     def makespan_s(self) -> float:
         """Play it to its end; seconds."""
+        return self.played()[0]
+
+    def played(self) -> tuple[float, float]:
+        """Play it to its end; seconds, and the share of the workers' time that exploring cost.
+
+        Exploring are the first batches of each worker, and what they cost is what they took beyond what their items
+        take in the later ones.
+        """
         rules = self._luck.workload.rules(self._workers)
         done = play(self._batches, rules, self._cut)
-        return float(done.makespan_s(self._batches)[0]) + self._luck.workload.gap_s
+        makespan_s = float(done.makespan_s(self._batches)[0]) + self._luck.workload.gap_s
+        worker, service = done.worker[0, : self._count], (done.end_s - done.start_s)[0, : self._count]
+        sizes, first = self._sizes[: self._count], np.zeros(self._count, dtype=bool)
+        for one in range(self._workers):
+            first[np.flatnonzero(worker == one)[:_PROBES]] = True
+        if first.all():
+            return makespan_s, 0.0
+        beyond = service[first] - sizes[first] * service[~first].sum() / sizes[~first].sum()
+        return makespan_s, float(np.maximum(beyond, 0.0).sum()) / (self._workers * makespan_s)
 
     def _cut(self, worker: int, now: float, done: Played) -> int:
         """Cut the batch that `worker` asks for; returns how many there are."""

@@ -102,6 +102,14 @@ def test_the_last_round_is_left_to_tapering_where_a_batch_costs_seconds() -> Non
     assert plan.batch_size >= 240  # not 63; of 400 a fifth would be fixed cost
 
 
+def test_the_first_in_the_last_round_may_take_a_little_more_than_an_equal_part() -> None:
+    """Given one round to come, what workers think of an equal part differs: none of them is cut short of it."""
+    rows: list[Row] = [(b, 2.0 + 0.02 * b, 8, 0.0005, False) for b in (9, 49)] * 8
+    plan = replan(rows, remaining=3_528, workers=8)
+    assert plan is not None
+    assert 1.1 * 441 < plan.batch_size < 1.3 * 441
+
+
 def test_a_gap_makes_batches_longer_while_enough_remain() -> None:
     rows = probes(Workload(per_item_s=1e-4, gap_s=0.002), (1, 16, 256, 2_000), 2)
     many, few = (replan(rows, remaining=n, workers=2) for n in (200_000, 4_000))

@@ -33,7 +33,7 @@ def test_tapering_stops_where_cutting_would_double_the_work() -> None:
     assert tapering_floor(2.0, 0.02, 0.0, 10_000.0) == pytest.approx(400.0)
     assert tapering_floor(2.0, 0.02, 0.0, math.inf) == pytest.approx(400.0)
     # What an item costs is hardly known: it may be far more than nothing.
-    assert tapering_floor(2.0, 1e-3, 0.0, 10.0, error_s=0.5) == pytest.approx(10.0)
+    assert tapering_floor(2.0, 1e-6, 0.0, 10.0, error_s=0.5) == pytest.approx(10.0)
 
 
 @pytest.mark.parametrize(("share", "rounds"), [(450.0, 1), (799.0, 1), (900.0, 2), (2_100.0, 5)])

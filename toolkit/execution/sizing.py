@@ -114,7 +114,7 @@ def tapering_floor(
         by_overhead = min(by_overhead, max(share, fixed_s / (item_s + error_s)))
     elif 0 < by_overhead < share < math.inf:  # whole rounds: nobody pays a fixed cost more for what is left of one
         by_overhead = share / math.floor(share / by_overhead)
-    return max(limits.floor_s / item_s, by_overhead)
+    return max(limits.floor_s / (item_s + error_s), by_overhead)
 
 
 class Controller:

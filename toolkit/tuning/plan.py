@@ -30,6 +30,7 @@ _REACH = 4.0  # how far beyond the largest batch seen a plan may go, in items or
 _FARTHEST = 16.0  # the same in items, whatever the seconds
 _HUBER = 2.5
 _GAP_SHARE = 0.005  # of a batch: toward it, longer batches are chosen than would do
+_ROOM = 1.25  # times an equal part that a worker may take of the last round
 _PATIENT_S = 0.5  # as long as a batch may grow for that
 
 
@@ -148,13 +149,16 @@ def _plan(fit: _Fit, largest: float, remaining: int, workers: int) -> Plan:
     patient = min(patient, remaining / (4 * workers), most)
     best = max(best, int(np.flatnonzero(size <= max(1.0, patient, least))[-1]))
     chosen = int(size[best])
-    overhead = (fit.per_batch_s + fit.gap_s) / float(whole[best])
+    if workers > 1 and chosen * workers >= remaining:  # one round: a little more for the first, and nothing is left
+        chosen = min(most, math.ceil(_ROOM * chosen))
+    chosen_s = float(seconds(np.array([chosen]))[0])
+    overhead = (fit.per_batch_s + fit.gap_s) / chosen_s
     reasons = (
         f"a batch costs {1e3 * fit.per_batch_s:.3g} ms and an item {1e3 * fit.per_item_s:.3g} ms",
         f"{percent(overhead)} of a batch of {chosen:,} is overhead",
     )
     # Each cost must be known where it matters: relative to itself, or to the batch that was chosen.
-    matters = 0.05 * float(whole[best])
+    matters = 0.05 * chosen_s
     known_item = fit.item_error <= max(_PRECISE * fit.per_item_s, matters / chosen)
     known_batch = fit.batch_error <= max(_PRECISE * fit.per_batch_s, matters)
     return Plan(chosen, float(total[best]), reasons, known_item and known_batch)

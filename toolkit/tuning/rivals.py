@@ -112,9 +112,9 @@ def _thresholds(found: dict[tuple[str, float], float], best: float, every: float
     others = {which: value for which, value in found.items() if which[0] != searched}
     if not others:
         return {which: every * value for which, value in odds.items()}
-    total = sum(odds.values())
-    at = next(iter(others))[1]
-    return odds | {which: total * math.exp(value - points[searched, at]) for which, value in others.items()}
+    total, at = sum(odds.values()), next(iter(others))[1]
+    more = {which: min(value - points[searched, at], _MOST_ODDS) for which, value in others.items()}
+    return odds | {which: total * math.exp(value) for which, value in more.items()}
 
 
 def gap_s(gap: Array, items: Array, busy: Array, contention: Array) -> Array:

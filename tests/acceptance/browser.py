@@ -268,10 +268,15 @@ class NotebookPage:
             expect(self.page.get_by_text(words).filter(visible=True)).to_have_count(0)
 
     def shut_down(self) -> None:
-        """Shut the kernel down, once it is up: what is disposed while its kernel starts is an error of the page."""
+        """Shut the kernel down, once it is up: what goes while its kernel starts is an error of the page.
+
+        One that was shut down before is never ready again, so that is waited for some seconds only.
+        """
         self.page.evaluate(
             "() => { const context = window.jupyterapp?.shell.currentWidget?.sessionContext;"
-            " return context?.ready.then(() => context.shutdown()).then(() => null).catch(() => null); }"
+            " const soon = new Promise(done => setTimeout(done, 5000));"
+            "\n return context && Promise.race([context.ready, soon]).then(() => context.shutdown())"
+            ".then(() => null).catch(() => null); }"
         )
 
     def leave(self) -> None:

@@ -268,10 +268,14 @@ class NotebookPage:
             expect(self.page.get_by_text(words).filter(visible=True)).to_have_count(0)
 
     def shut_down(self) -> None:
-        """Shut the kernel down, once it has started: JupyterLab reports errors of a notebook that is closed before."""
+        """Shut the kernel down, once it has started: JupyterLab reports errors of a notebook that is closed before.
+
+        One that was shut down before is never ready again, so that is waited for some seconds only.
+        """
         self.page.evaluate(
             """async () => { const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
-                 try { await context?.ready; await context?.shutdown(); } catch { } return null; }"""
+                 const soon = new Promise(done => setTimeout(done, 5000));
+                 try { await Promise.race([context?.ready, soon]); await context?.shutdown(); } catch { } return null; }"""
         )
 
     def leave(self) -> None:

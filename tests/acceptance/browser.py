@@ -275,7 +275,8 @@ class NotebookPage:
         self.page.evaluate(
             """async () => { const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
                  const soon = new Promise(done => setTimeout(done, 5000));
-                 try { await Promise.race([context?.ready, soon]); await context?.shutdown(); } catch { } return null; }"""
+                 try { await Promise.race([context?.ready, soon]); await context?.shutdown(); } catch { }
+                 return null; }"""
         )
 
     def leave(self) -> None:

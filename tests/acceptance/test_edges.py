@@ -292,8 +292,9 @@ def test_a_submission_that_was_killed_goes_on_from_another_process(
         assert process.stdout is not None
         while process.stdout.readline().strip() != str(3 * PAGE):
             pass
+        run = client.get_run(run_id)
+        eventually(lambda: run.status().submitted > PAGE)
         process.kill()
-    run = client.get_run(run_id)
     stored = run.status().submitted
     assert 0 < stored < n
     eventually(lambda: run.status().done == stored)

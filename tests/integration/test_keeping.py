@@ -86,14 +86,6 @@ def test_a_run_that_went_on_is_not_deleted(past: Past) -> None:
     assert run.reader.retire(status), "once more changes nothing"
 
 
-def test_a_run_that_has_the_id_of_an_archived_one_is_not_deleted(past: Past) -> None:
-    earlier = past.run(1)
-    archived = earlier.status()
-    earlier.command("HINCRBY", "head", "created_at", 60_000)
-    assert not earlier.reader.retire(archived)
-    assert earlier.reader.retire(earlier.status())
-
-
 def test_a_node_archives_once_it_may(
     past: Past, address: ServerAddress, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -492,3 +492,12 @@ def test_a_run_that_is_gone_leaves_the_lists_though_the_clock_was_set_back(ledge
     registry.forget_runs([run.run_id])
     assert run.run_id not in registry.run_ids()
     assert run.run_id not in [run_id for run_id, _ in registry.active_runs(run.spec.queue)]
+
+
+def test_a_run_that_has_the_id_of_an_archived_one_is_not_deleted(ledger: Ledger) -> None:
+    run = Run(ledger, 4)
+    run.commit(run.claim())
+    archived = run.status()
+    run.command("HINCRBY", "head", "created_at", 60_000)
+    assert not run.reader.retire(archived)
+    assert run.reader.retire(run.status())

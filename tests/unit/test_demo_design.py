@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from toolkit.demo.design import Setting, alternate, studies, worker_counts, workers_needed
-from toolkit.demo.flow import DEMO_ITEMS, QUICK_ITEMS, Options
+from toolkit.demo.flow import DEMO_ITEMS, GRID_TIMES, QUICK_ITEMS, Options
 from toolkit.demo.grid import Judged, evaluate, spread
 from toolkit.demo.record import anonymous
 from toolkit.demo.summary import busy_hint
@@ -159,8 +159,30 @@ def test_how_many_paragraphs(options, limit):
     assert options.limit() == limit
 
 
+@pytest.mark.parametrize(
+    ("options", "times"),
+    [
+        (Options(), 1),
+        (Options(grid=True), GRID_TIMES),
+        (Options(grid=True, items=500), 1),
+        (Options(grid=True, quick=True), 1),
+        (Options(grid=True, times=1), 1),
+        (Options(items=500, times=4), 4),
+    ],
+)
+def test_how_often_each_paragraph_is_taken(options, times):
+    assert options.repeats() == times
+
+
+def test_paragraphs_are_taken_once_at_least():
+    with pytest.raises(InvalidInput, match="times=0"):
+        Options(times=0).repeats()
+
+
 def test_options_have_the_documented_defaults():
-    assert Options() == Options(quick=False, grid=False, items=None, report=Path("report.html"), record=None)
+    assert Options() == Options(
+        quick=False, grid=False, items=None, times=None, report=Path("report.html"), record=None
+    )
 
 
 def test_the_noise_of_a_grid_is_what_separates_the_repeats_of_its_middle_cell():

@@ -21,6 +21,7 @@ from toolkit.demo.measure import Measured, measure
 from toolkit.demo.record import record, require_pyarrow
 from toolkit.demo.table import seconds, text_table, workers_text
 from toolkit.demo.texts import paragraphs
+from toolkit.errors import InvalidInput
 from toolkit.notebook import write_report
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ QUICK_ITEMS = 1_500
 
 DEMO_ITEMS = 14_000
 """Paragraphs of a plain demo, about every second of each message, so that it stays a matter of a minute or two."""
+
+GRID_TIMES = 3
+"""How often the grid goes through all paragraphs. On a shared machine a run of 4 s differs from an equal one by a tenth;
+longer ones outlast its ups and downs."""
 
 WARM_UP = "warm-up"
 """Tag of the runs that only warm the workers up."""
@@ -52,6 +57,8 @@ class Options:
         Also compare the recommendation with a measured grid.
     items : int or None
         How many paragraphs; None takes `DEMO_ITEMS`, `QUICK_ITEMS` when quick, all of them for the grid.
+    times : int or None
+        How often each of them is an item; None is once, `GRID_TIMES` for the grid of all.
     report : pathlib.Path
         Where the report goes.
     record : pathlib.Path or None
@@ -61,6 +68,7 @@ class Options:
     quick: bool = False
     grid: bool = False
     items: int | None = None
+    times: int | None = None
     report: Path = Path("report.html")
     record: Path | None = None
 
@@ -71,6 +79,20 @@ class Options:
         if self.quick:
             return QUICK_ITEMS
         return None if self.grid else DEMO_ITEMS
+
+    def repeats(self) -> int:
+        """How often to take each paragraph.
+
+        Raises
+        ------
+        InvalidInput
+            `times` is below 1.
+        """
+        if self.times is None:
+            return GRID_TIMES if self.grid and self.limit() is None else 1
+        if self.times < 1:
+            raise InvalidInput(f"times={self.times}: each paragraph is an item once or more often")
+        return self.times
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +166,12 @@ def run_demo(options: Options) -> bool:
     """
     if options.record is not None:
         require_pyarrow()
+    times = options.repeats()
     items = paragraphs(options.limit())
     years = [item["year"] for item in items]
-    say(f"{len(items):,} paragraphs of State of the Union messages, {min(years)} to {max(years)}.")
+    often = f", {times:,} times over: {times * len(items):,} items" if times > 1 else ""
+    say(f"{len(items):,} paragraphs of State of the Union messages, {min(years)} to {max(years)}{often}.")
+    items *= times
     if not model_dir().is_dir():
         say("Training the text model of the second task (once, about 10 s) ...")
     plan = studies(items, ensure_model(), default_workers(), quick=options.quick)

@@ -35,8 +35,10 @@ DEMO_ITEMS = 14_000
 """Paragraphs of a plain demo, about every second of each message, so that it stays a matter of a minute or two."""
 
 GRID_TIMES = 3
-"""How often the grid goes through all paragraphs. On a shared machine a run of 4 s differs from an equal one by a tenth;
-longer ones outlast its ups and downs."""
+"""How often the grid goes through all paragraphs.
+
+On a shared machine a run of 4 s differs from an equal one by a tenth; longer ones outlast its ups and downs.
+"""
 
 WARM_UP = "warm-up"
 """Tag of the runs that only warm the workers up."""

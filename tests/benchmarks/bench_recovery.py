@@ -83,8 +83,9 @@ class Deployment:
             self.nodes[name] = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
 
     def children(self, name: str) -> list[int]:
-        """Worker processes of a node."""
-        return [child.pid for child in psutil.Process(self.nodes[name].pid).children()]
+        """Worker processes of a node that live; it may not have noticed yet that one was killed."""
+        every = psutil.Process(self.nodes[name].pid).children()
+        return [child.pid for child in every if child.status() != psutil.STATUS_ZOMBIE]
 
     def kill(self, name: str) -> None:
         """Kill a node as a whole."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import replace
 from functools import partial
@@ -47,6 +49,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_BROKER_REST_S = 30.0
+"""How long a submission sends no tickets to a broker that took none."""
+
 
 class Client(History):
     """Submits runs to a Celery deployment, by default this user's own LocalCluster.
@@ -57,8 +62,8 @@ class Client(History):
         Application whose nodes called `toolkit.install`, or its ``module:attribute``;
         by default ``TOOLKIT_APP``. Without one, a LocalCluster is joined or started.
     ledger_url : str, optional
-        Server that holds the ledger; by default the one that `toolkit.install` was given, then
-        ``TOOLKIT_LEDGER_URL``.
+        Server that holds the ledger; by default ``TOOLKIT_LEDGER_URL``, then the one that `toolkit.install` was
+        given.
     cluster : LocalCluster, optional
         A certain LocalCluster.
     function_key_file : path, optional
@@ -105,9 +110,9 @@ class Client(History):
 
             self._app = make_app(self._cluster.broker_url, self._cluster.queue)
         else:
-            from toolkit.transport import load_app, task_names
+            from toolkit.transport import task_names
 
-            self._app = load_app(app)
+            self._app = celery_app.load(app)
             address = celery_app.ledger_address(self._app, ledger_url, env)
         self.settings = settings or LedgerSettings()
         self._ledger = Ledger(address, self.settings)
@@ -259,7 +264,7 @@ class Client(History):
         spec = earlier or spec
         remark = reach.check_reach(spec, size, self._registry.nodes(), self._cluster)
         run = self._handle(spec, described.task)
-        send = (lambda _n: None) if inline else (lambda n: self._try_send(spec, n))
+        send = (lambda _n: None) if inline else self._sender(spec)
         submission = Submission(self._ledger, self._registry, spec, size, send, resumes=earlier is not None)
         self._submitted = True
         grown = "" if inline or earlier is not None else self._grow(spec, size, items)
@@ -416,9 +421,10 @@ class Client(History):
         return self._registry.nodes()
 
     def doctor(self, run_id: str | None = None) -> list[Finding]:
-        """Check server, nodes, queues and unfinished runs (or one run): why nothing moves, and what to do."""
+        """Check servers, nodes, queues and unfinished runs (or one run): why nothing moves, and what to do."""
         queue = str(self._cluster.queue if self._cluster is not None else self._app.conf.task_default_queue)
-        return list(examine(self._ledger, self._registry, run_id and check_run_id(run_id), queue))
+        broker = partial(celery_app.ask_broker, self._app)
+        return list(examine(self._ledger, self._registry, broker, run_id and check_run_id(run_id), queue))
 
     def close(self) -> None:
         """Close connections and release the LocalCluster; runs go on.
@@ -479,13 +485,24 @@ class Client(History):
 
         return issue(self._app, self._ledger, spec, n)
 
-    def _try_send(self, spec: RunSpec, n: int) -> None:
-        """First tickets; where the broker does not take them, the sweeper sends others."""
-        try:
-            self._send(spec, n)
-        except TransportError:
-            if not self._registry.nodes():
-                raise
+    def _sender(self, spec: RunSpec) -> Callable[[int], None]:
+        """Send the tickets of a submission; where the broker does not take them, the sweeper sends others."""
+        not_before = -math.inf
+
+        def send(n: int) -> None:
+            nonlocal not_before
+            if time.monotonic() < not_before:
+                return
+            try:
+                self._send(spec, n)
+            except TransportError as error:
+                if not self._registry.nodes():
+                    raise
+                logger.warning("run %s: %s. Nodes that reach it send tickets instead", spec.run_id, error)
+                # a broker that is away costs each attempt some seconds, and the items wait for no ticket of ours
+                not_before = time.monotonic() + _BROKER_REST_S
+
+        return send
 
     def _route(self, described: Described) -> str:
         if self._cluster is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from toolkit._version import PROTOCOL, __version__
@@ -28,12 +28,18 @@ class Finding:
 
 
 def examine(
-    ledger: Ledger, registry: Registry, run_id: str | None = None, queue: str | None = None
+    ledger: Ledger,
+    registry: Registry,
+    ask_broker: Callable[[], tuple[str, str]],
+    run_id: str | None = None,
+    queue: str | None = None,
 ) -> Iterator[Finding]:
-    """Yield findings about the server, the nodes, the queues, and unfinished runs (or just `run_id`).
+    """Yield findings about the servers, the nodes, the queues, and unfinished runs (or just `run_id`).
 
     Parameters
     ----------
+    ask_broker : callable
+        Says where the broker is, and why it takes no tickets, empty where it answers.
     run_id : str, optional
         Look at one run only.
     queue : str, optional
@@ -47,6 +53,7 @@ def examine(
     except LedgerError as error:
         yield Finding("problem", str(error))
         return
+    yield _about_broker(*ask_broker())
     nodes = registry.nodes(alive_only=False)
     alive = {n.node for n in registry.nodes()}
     yield from _about_nodes(nodes, alive)
@@ -72,6 +79,17 @@ def examine(
             yield from _about_run(ledger, spec, status, living)
     if not unfinished:
         yield Finding("note", "no run is unfinished")
+
+
+def _about_broker(address: str, trouble: str) -> Finding:
+    if not trouble:
+        return Finding("ok", f"broker {address} answers")
+    return Finding(
+        "problem",
+        f"the broker {address} does not answer this client as it should ({trouble}). Check that it runs, and the "
+        "application's broker_url; where nodes cannot reach it either, none gets a ticket, and runs stand still. "
+        "Their items are safe in the ledger",
+    )
 
 
 def _about_nodes(nodes: list[NodeInfo], alive: set[str]) -> Iterator[Finding]:

@@ -140,6 +140,22 @@ def test_a_broker_that_is_away_is_named_and_nodes_send_the_tickets(
     assert "zebra" not in problem + told[0]
 
 
+def test_a_time_limit_that_celery_alone_keeps_is_warned_of_once(
+    client: Client, environment: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    limited = App("limited", broker="memory://", set_as_current=False)
+    limited.tasks["shop.square"].soft_time_limit = 7  # Celery registers it in every application of a process
+
+    def told() -> int:
+        return caplog.text.count("task shop.square has a time limit of 7 s")
+
+    with Client(limited, environment["SHARED_LEDGER"]) as here:
+        assert here.map("shop.square", [3], inline=True, batch_time_limit_s=60).results() == [9]
+        assert told() == 0
+        assert [here.map("shop.square", [3], inline=True).results() for _ in range(2)] == [[9], [9]]
+    assert told() == 1
+
+
 def test_wrong_password_and_no_server_say_what_to_do(environment: dict[str, str], tmp_path: Path) -> None:
     from toolkit.settings import LedgerSettings
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.client.arguments import Size
-from toolkit.client.celery_app import ask_broker, ledger_address, load
+from toolkit.client.celery_app import ask_broker, ledger_address, load, own_limit_s
 from toolkit.client.describe import Deployment, describe
 from toolkit.client.reach import check_reach, why_gone, why_waiting
 from toolkit.cluster import LocalCluster
@@ -104,6 +104,17 @@ def test_an_application_that_is_installed_wrongly_says_so_in_one_line(
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(InvalidInput, match=r"app='halfway:app'\): its module says: toolkit.install needs ledger_url="):
         load("halfway:app")
+
+
+def test_a_time_limit_of_a_celery_task_is_known(app: App) -> None:
+    def price(item: int) -> int:
+        return item
+
+    for name, limits in (("both", {"soft_time_limit": 5, "time_limit": 9}), ("hard", {"time_limit": 7}), ("free", {})):
+        app.task(price, name=name, shared=False, **limits)
+    knows = Deployment(False, lambda: ["both", "hard", "free", "elsewhere"], list, None)
+    found = [own_limit_s(app, describe(name, knows)) for name in ("both", "hard", "free", "elsewhere")]
+    assert found == [5.0, 7.0, None, None]
 
 
 def test_a_celery_task_whose_name_no_run_can_carry_is_refused(tmp_path: Path) -> None:

@@ -116,6 +116,13 @@ def default_retry(app: App, described: Described) -> Retry:
     return Retry()
 
 
+def own_limit_s(app: App, described: Described) -> float | None:
+    """Time limit that a Celery task has of its own, in seconds; None where it has none, or is not known here."""
+    task = app.tasks.get(described.name) if described.kind == "celery" else None
+    limits = [getattr(task, name, None) for name in ("soft_time_limit", "time_limit")]
+    return min((float(limit) for limit in limits if limit), default=None)
+
+
 def with_function(app: App, described: Described) -> Described:
     """The same with a function that this process can call, for an inline run."""
     if described.task is not None:

@@ -123,6 +123,7 @@ class Client(History):
         )  # fmt: skip
         self._archive_path = env.archive or (self._cluster.state_dir / "archive" if self._cluster else None)
         self._submitted = self._closed = False
+        self._unlimited: set[str] = set()  # tasks of whose time limits somebody was told
         self._inputs: list[Submitting] = []  # streams that are being submitted, or whose error nobody was told
         self._detached = threading.Event()
         self._ledger.connection.check_server()
@@ -239,7 +240,7 @@ class Client(History):
         check_options(priority, queue or "celery", name, tags, retry, call)
         key = check_key(key)
         described = describe(task, self._deployment)
-        check_limits(item_time_limit_s, batch_time_limit_s, described.batched)
+        self._check_limits(described, item_time_limit_s, batch_time_limit_s)
         encoded_kwargs = encode_kwargs(kwargs, self.settings.max_item_bytes)
         if inline:
             described = celery_app.with_function(self._app, described)
@@ -484,6 +485,20 @@ class Client(History):
         from toolkit.transport import issue
 
         return issue(self._app, self._ledger, spec, n)
+
+    def _check_limits(self, described: Described, item_s: float | None, batch_s: float | None) -> None:
+        """Refuse limits that cannot be kept; warn once of one that Celery keeps for a message, and nobody for items."""
+        check_limits(item_s, batch_s, described.batched)
+        limit_s = celery_app.own_limit_s(self._app, described) if item_s is batch_s is None else None
+        if limit_s is not None and described.name not in self._unlimited:
+            self._unlimited.add(described.name)
+            logger.warning(
+                "task %s has a time limit of %g s, which Celery keeps for calls by message and not for items of a run: "
+                "pass item_time_limit_s=%g for the same here, or batch_time_limit_s=",
+                described.name,
+                limit_s,
+                limit_s,
+            )
 
     def _sender(self, spec: RunSpec) -> Callable[[int], None]:
         """Send the tickets of a submission; where the broker does not take them, the sweeper sends others."""

@@ -10,7 +10,7 @@ import pytest
 from toolkit.client.arguments import Size
 from toolkit.client.celery_app import ask_broker, ledger_address, load, own_limit_s
 from toolkit.client.describe import Deployment, describe
-from toolkit.client.reach import check_reach, why_gone, why_waiting
+from toolkit.client.reach import check_reach, coming, why_gone, why_waiting
 from toolkit.cluster import LocalCluster
 from toolkit.errors import InvalidInput
 from toolkit.records import INLINE_QUEUE, NodeInfo, RunSpec
@@ -61,6 +61,7 @@ def test_more_workers_than_listen_are_remarked(cluster: LocalCluster) -> None:
 
 def test_nothing_is_said_of_a_cluster_that_was_not_started_or_is_none(cluster: LocalCluster) -> None:
     assert why_gone(cluster) == why_gone(None) == ""
+    assert coming(cluster) is coming(None) is None
     assert why_waiting(None, "celery") == why_waiting(cluster, "other") == why_waiting(cluster, cluster.queue) == ""
 
 

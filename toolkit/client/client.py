@@ -102,6 +102,11 @@ class Client(History):
                 raise InvalidInput(
                     "Client(ledger_url=...) needs app= as well: the Celery application whose workers serve that ledger"
                 )
+            if cluster is None and env.ledger_url:
+                logger.warning(
+                    "TOOLKIT_LEDGER_URL is set, and no application: this client uses your LocalCluster. Set "
+                    "TOOLKIT_APP (module:attribute) or pass app=... for runs on that ledger"
+                )
             self._cluster = cluster or LocalCluster()
             self._cluster.start()
             address, key_file = self._cluster.address, key_file or self._cluster.function_key_file
@@ -425,7 +430,9 @@ class Client(History):
         """Check servers, nodes, queues and unfinished runs (or one run): why nothing moves, and what to do."""
         queue = str(self._cluster.queue if self._cluster is not None else self._app.conf.task_default_queue)
         broker = partial(celery_app.ask_broker, self._app)
-        return list(examine(self._ledger, self._registry, broker, run_id and check_run_id(run_id), queue))
+        coming = reach.coming(self._cluster)
+        asked = None if coming else queue
+        return list(examine(self._ledger, self._registry, broker, run_id and check_run_id(run_id), asked, coming))
 
     def close(self) -> None:
         """Close connections and release the LocalCluster; runs go on.

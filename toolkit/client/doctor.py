@@ -33,6 +33,7 @@ def examine(
     ask_broker: Callable[[], tuple[str, str]],
     run_id: str | None = None,
     queue: str | None = None,
+    coming: Finding | None = None,
 ) -> Iterator[Finding]:
     """Yield findings about the servers, the nodes, the queues, and unfinished runs (or just `run_id`).
 
@@ -44,6 +45,8 @@ def examine(
         Look at one run only.
     queue : str, optional
         Queue that a new run of this client would use.
+    coming : Finding, optional
+        Why the node of a LocalCluster is not there yet: then its absence is no finding of its own.
     """
     try:
         version = ledger.connection.check_server()
@@ -56,7 +59,7 @@ def examine(
     yield _about_broker(*ask_broker())
     nodes = registry.nodes(alive_only=False)
     alive = {n.node for n in registry.nodes()}
-    yield from _about_nodes(nodes, alive)
+    yield from _about_nodes(nodes, alive, coming)
     living = [n for n in nodes if n.node in alive]
     if queue is not None and run_id is None:
         yield from _about_queue(queue, living)
@@ -92,8 +95,10 @@ def _about_broker(address: str, trouble: str) -> Finding:
     )
 
 
-def _about_nodes(nodes: list[NodeInfo], alive: set[str]) -> Iterator[Finding]:
-    if not alive:
+def _about_nodes(nodes: list[NodeInfo], alive: set[str], coming: Finding | None) -> Iterator[Finding]:
+    if coming is not None:
+        yield coming
+    elif not alive:
         yield Finding(
             "problem",
             "no node is alive: nobody takes tickets. Start one (celery -A yourapp worker, beside tk.install), or use "

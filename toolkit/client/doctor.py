@@ -65,7 +65,7 @@ def examine(
         yield from _about_queue(queue, living)
     if run_id is not None:
         spec = ledger.spec(run_id)
-        yield from _about_run(ledger, spec, ledger.status(run_id, spec), living)
+        yield from _about_run(ledger, spec, ledger.status(run_id, spec), living, coming)
         return
     unfinished = 0
     for name in registry.queues():
@@ -79,7 +79,7 @@ def examine(
                 yield Finding("problem", f"run {listed}: {error}")
                 continue
             unfinished += not status.state.final
-            yield from _about_run(ledger, spec, status, living)
+            yield from _about_run(ledger, spec, status, living, coming)
     if not unfinished:
         yield Finding("note", "no run is unfinished")
 
@@ -126,7 +126,9 @@ def _about_queue(queue: str, nodes: list[NodeInfo]) -> Iterator[Finding]:
         yield Finding("problem", f"nobody listens to queue {queue!r}: start a node with -Q {queue}, or pass queue=...")
 
 
-def _about_run(ledger: Ledger, spec: RunSpec, status: RunStatus, nodes: list[NodeInfo]) -> Iterator[Finding]:
+def _about_run(
+    ledger: Ledger, spec: RunSpec, status: RunStatus, nodes: list[NodeInfo], coming: Finding | None
+) -> Iterator[Finding]:
     run = f"run {spec.run_id} ({spec.task})"
     if status.state.final:
         ended = f"{status.ok:,} ok, {quantity(status.dead, 'dead letter')}, {status.skipped:,} skipped"
@@ -137,7 +139,8 @@ def _about_run(ledger: Ledger, spec: RunSpec, status: RunStatus, nodes: list[Nod
             "note", f"{run} executes in the process that submitted it; {status.done:,}/{status.submitted:,} items done"
         )
         return
-    yield from _about_queue(spec.queue, nodes)
+    if coming is None:
+        yield from _about_queue(spec.queue, nodes)
     if spec.kind == "celery" and nodes and not any(spec.task in n.tasks for n in nodes):
         yield Finding("problem", f"{run}: no node that is alive knows the task; restart them with its module imported")
     if spec.kind == "function" and nodes and not any(n.functions for n in nodes):

@@ -36,7 +36,7 @@ Cursor = Mapping[str, int]
 
 def read_instrumented(  # noqa: PLR0913 - one call says which rows, and where they are
     task: str | None = None, *, since: datetime | str | float | None = None,
-        until: datetime | str | float | None = None,
+    until: datetime | str | float | None = None,
     tags: Mapping[str, str] | None = None, ledger: str | ServerAddress | None = None, queue_wait: bool = False,
     source: str = "both", archive: Path | str | None = None,
 ) -> pd.DataFrame:  # fmt: skip

@@ -5,16 +5,35 @@ Only `Settings.from_env` reads the environment. Everything else is handed a valu
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from toolkit.errors import InvalidInput
 
 _SCHEMES = {"redis", "rediss", "valkey", "valkeys", "unix"}
+_OPTIONS = {
+    "client_name": ".+",
+    "db": "[0-9]+",
+    "health_check_interval": "[0-9]+",
+    "max_connections": "[0-9]+",
+    "protocol": "[23]",
+    "socket_connect_timeout": r"[0-9]+(\.[0-9]+)?",
+    "socket_keepalive": "(?i:true|false|yes|no|0|1)",
+    "socket_timeout": r"[0-9]+(\.[0-9]+)?",
+    "ssl_ca_certs": ".+",
+    "ssl_ca_path": ".+",
+    "ssl_cert_reqs": "none|optional|required",
+    "ssl_certfile": ".+",
+    "ssl_check_hostname": "(?i:true|false|yes|no|0|1)",
+    "ssl_ciphers": ".+",
+    "ssl_keyfile": ".+",
+}
+"""What may follow ``?`` in a URL, as redis-py calls it, and what it may say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +70,8 @@ class ServerAddress:
         ------
         InvalidInput
             The scheme is none of redis, rediss, valkey, valkeys, unix, or the URL cannot be split safely: a password
-            with ``/ ? # @`` must be percent-encoded, and none belongs in the query.
+            with ``/ ? # @`` must be percent-encoded, and none belongs in the query. Or its database is no number, or
+            an option is none that a connection has.
         """
         try:
             parts = urlsplit(url)
@@ -72,6 +92,13 @@ class ServerAddress:
                 f"ledger URL {redact_url(url)!r}: scheme must be one of {', '.join(sorted(_SCHEMES))}, "
                 "for example redis://127.0.0.1:6379/0"
             )
+        if parts.scheme != "unix" and not re.fullmatch(r"/?|/[0-9]+", parts.path):
+            # redis-py takes database 0 instead: a run would be looked for, or stored, where nobody expects it
+            raise InvalidInput(
+                f"ledger URL {redact_url(url)!r}: {parts.path[1:]!r} is no database; a server numbers them, "
+                "for example redis://127.0.0.1:6379/0"
+            )
+        _check_options(redact_url(url).partition("?")[0], parts.query)
         scheme = {"valkey": "redis", "valkeys": "rediss"}.get(parts.scheme, parts.scheme)
         username = unquote(parts.username) if parts.username else None
         password = unquote(parts.password) if parts.password else None
@@ -87,6 +114,18 @@ class ServerAddress:
 
     def __str__(self) -> str:
         return self.url
+
+
+def _check_options(url: str, query: str) -> None:
+    """Look at what follows ``?``; the value of an option that nobody knows is not repeated, it may be a secret."""
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        pattern = _OPTIONS.get(name)
+        if pattern is None:
+            close = difflib.get_close_matches(name, _OPTIONS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(_OPTIONS)}"
+            raise InvalidInput(f"ledger URL {url!r}: {name!r} is no option of a connection; {hint}")
+        if not re.fullmatch(pattern, value):
+            raise InvalidInput(f"ledger URL {url!r}: {name}={value!r} is no value for this option of a connection")
 
 
 def redact_url(url: str) -> str:

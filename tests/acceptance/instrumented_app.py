@@ -64,6 +64,25 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@app.task(name="plain.leave")
+def leave() -> None:
+    """End the process."""
+    raise SystemExit(3)
+
+
+@app.task(name="plain.over", time_limit=0.2)
+def over(seconds: float) -> None:
+    """Take too long."""
+    time.sleep(seconds)
+
+
+@app.task(name="plain.linger")
+def linger(path: str, seconds: float) -> None:
+    """Say that it has begun, and go on."""
+    Path(path).touch()
+    time.sleep(seconds)
+
+
 @app.task(name="plain.note", ignore_result=True)
 def note(path: str, value: Any) -> None:
     """Leave a trace without the server."""

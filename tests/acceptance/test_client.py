@@ -362,6 +362,18 @@ def test_a_closed_client_takes_no_work_and_its_runs_go_on(cluster: LocalCluster)
         Client(cluster=2)  # type: ignore[arg-type]
 
 
+def test_a_ledger_without_an_application_is_warned_of(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who names a ledger and forgets the application would take the empty list of a LocalCluster for its runs."""
+    monkeypatch.setenv("TOOLKIT_STATE_DIR", str(cluster.state_dir))
+    monkeypatch.setenv("TOOLKIT_LEDGER_URL", "redis://:zebra@ledger")
+    with Client() as here:
+        assert "LocalCluster" in repr(here)
+    assert "TOOLKIT_LEDGER_URL is set, and no application" in caplog.text
+    assert "zebra" not in caplog.text
+
+
 def test_unknown_tasks_and_runs(client: Client) -> None:
     with pytest.raises(UnknownTask, match="registered"):
         client.map("no.such.task", [1])

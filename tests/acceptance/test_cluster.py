@@ -247,6 +247,8 @@ def test_who_waits_for_a_node_that_starts_is_told_so(
     monkeypatch.setattr("toolkit.client.notices.IDLE_S", 0.0)
     with LocalCluster(1, state_dir=home) as cluster, Client(cluster=cluster) as client:
         run = client.map(shop.double, range(3), max_workers=64)
+        # a node that starts is no problem, such as that nobody listens
+        assert [f.text for f in client.doctor() if f.level == "problem"] == []
         assert run.results(PATIENCE_S) == [0, 2, 4]
         said = capsys.readouterr().err
         assert "has not started: the LocalCluster's node is starting its 1 workers" in said

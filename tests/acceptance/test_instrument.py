@@ -97,6 +97,8 @@ def test_failures_retries_and_deaths(plain: Celery, prefork: str, eventually: Ev
         plain.tasks["plain.fail"].apply_async(queue=prefork).get(timeout=60)
     assert plain.tasks["plain.again"].apply_async(queue=prefork).get(timeout=60) == 1
     eventually(lambda: len(rows("plain.again")) == 2 and len(rows("plain.fail")) == 1)
+    for name, args in (("plain.over", (60,)), ("plain.leave", ())):
+        plain.tasks[name].apply_async(args, queue=prefork)
     plain.tasks["plain.die"].apply_async(queue=prefork)  # what its process had not sent yet would be lost with it
     eventually(lambda: len(rows("plain.die")) == 1)
     failed, again, died = rows("plain.fail"), rows("plain.again"), rows("plain.die")
@@ -106,6 +108,20 @@ def test_failures_retries_and_deaths(plain: Celery, prefork: str, eventually: Ev
     assert again["retried"].tolist() == [1, 0]
     assert again["ok"].tolist() == [0, 1]
     assert (died["outcome"][0], died["error_category"][0], died["cut_off"][0]) == ("lost", "worker_lost", True)
+    for name, category in (("plain.over", "timeout"), ("plain.leave", "worker_lost")):
+        # the dying process and its main process know of it, the latter twice of a time limit
+        eventually(lambda name=name: len(rows(name)) > 0)
+        assert rows(name)[["outcome", "error_category"]].to_numpy().tolist() == [["lost", category]]
+
+
+def test_a_terminated_task_is_one_row(plain: Celery, prefork: str, eventually: Eventually, tmp_path: Path) -> None:
+    """Given a task that runs, when it is revoked and terminated, its execution is told of as lost."""
+    begun = tmp_path / "begun"
+    running = plain.tasks["plain.linger"].apply_async((str(begun), 60), queue=prefork)
+    eventually(begun.exists)
+    running.revoke(terminate=True)
+    eventually(lambda: len(rows("plain.linger")) > 0)
+    assert rows("plain.linger")[["outcome", "dead"]].to_numpy().tolist() == [["lost", 1]]
 
 
 def test_processor_time_and_the_peak_are_those_of_the_execution(

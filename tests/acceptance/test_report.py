@@ -90,7 +90,8 @@ def test_the_notebook_makes_the_report_anew_with_other_parameters(
 
 def test_an_unknown_name_and_an_unknown_format_are_errors(runs: list[Run], report, tmp_path: Path) -> None:
     for words, hint in (
-        (("no.such.task",), "task 'no.such.task': no run of that name is recorded"),
+        (("no.such.task",), "no run here has this id, and no runs are of such a task: task 'no.such.task': no run of"),
+        ((runs[0].run_id, "-o", "absent/tuning.md"), "absent is no directory that you may write to"),
         ((runs[0].run_id, "-o", "tuning.pdf"), ".html, .md or .ipynb"),
     ):
         answer = report(*words)

@@ -15,6 +15,7 @@ from tests.acceptance.nodes import celery_node
 from toolkit.client import Client
 from toolkit.errors import FunctionNotAllowed, LedgerRefused, LedgerUnavailable, UnknownTask
 from toolkit.settings import ServerAddress, url_with_password
+from toolkit.transport import App
 
 Eventually = Callable[..., None]
 
@@ -122,6 +123,37 @@ def test_a_node_of_another_version_declines_and_the_run_goes_on_elsewhere(
             assert run.results(60) == [i * i for i in range(200)]
             assert not run.metrics()["node"].str.startswith("old@").any()
         assert any("declines" in f.text for f in client.doctor() if f.level == "warning")
+
+
+def test_a_broker_that_is_away_is_named_and_nodes_send_the_tickets(
+    client: Client, environment: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a client that alone does not reach the broker, its runs go on, and it is told why they begin late."""
+    away = App("away", broker="redis+socket://:zebra@/nowhere/broker.sock", set_as_current=False)
+    away.conf.broker_transport_options = {"max_retries": 1, "interval_start": 0}
+    with Client(away, environment["SHARED_LEDGER"]) as lonely:
+        assert lonely.map("shop.square", [3], queue="celery").results(60) == [9]
+        (problem,) = [f.text for f in lonely.doctor() if f.level == "problem"]
+    told = [r.getMessage() for r in caplog.records if "does not take tickets" in r.getMessage()]
+    assert len(told) == 1
+    assert "/nowhere/broker.sock does not answer this client" in problem
+    assert "zebra" not in problem + told[0]
+
+
+def test_a_time_limit_that_celery_alone_keeps_is_warned_of_once(
+    client: Client, environment: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    limited = App("limited", broker="memory://", set_as_current=False)
+    limited.tasks["shop.square"].soft_time_limit = 7  # Celery registers it in every application of a process
+
+    def told() -> int:
+        return caplog.text.count("task shop.square has a time limit of 7 s")
+
+    with Client(limited, environment["SHARED_LEDGER"]) as here:
+        assert here.map("shop.square", [3], inline=True, batch_time_limit_s=60).results() == [9]
+        assert told() == 0
+        assert [here.map("shop.square", [3], inline=True).results() for _ in range(2)] == [[9], [9]]
+    assert told() == 1
 
 
 def test_wrong_password_and_no_server_say_what_to_do(environment: dict[str, str], tmp_path: Path) -> None:

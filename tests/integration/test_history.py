@@ -239,6 +239,7 @@ def test_a_feed_gives_each_row_once(past: Past) -> None:
     whole = past.metrics(past.task, source="server")
     same(frames.concat_metrics(seen), whole[whole["run_id"] == late.run_id])
     assert run.run_id in str(feed.cursor)
+    assert repr(feed) == "<MetricsFeed: 4 rows of 2 runs pulled, ended>"
 
 
 def test_a_cursor_goes_on_in_another_feed(past: Past) -> None:

@@ -190,3 +190,11 @@ def test_the_command_never_repeats_a_url_with_a_password(
     assert answer.exit_code == 1, answer.output
     assert "zebra" not in answer.output
     assert isinstance(answer.exception, SystemExit)
+
+
+def test_the_doctor_finds_a_server_that_is_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SECURED_BROKER", "memory://")
+    monkeypatch.setenv("TOOLKIT_LEDGER_URL", f"unix://:zebra@{tmp_path}/nobody.sock")
+    answer = CliRunner().invoke(main, ["-A", "tests.acceptance.secured_app:app", "doctor"])
+    assert answer.exit_code == 1
+    assert answer.output.startswith(f"PROBLEM the server at unix://{tmp_path}/nobody.sock does not answer")

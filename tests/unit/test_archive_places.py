@@ -136,6 +136,26 @@ def test_what_is_missing_between_files_is_written_anew(tmp_path: Path) -> None:
     assert archive.metrics(archive.known_runs()[1])["batch"].tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("table", ["rows", "dead_letters"])
+def test_a_file_that_was_taken_away_is_written_anew(table: str, tmp_path: Path) -> None:
+    """Given a damaged file that was removed, as its error advises, the next call writes it, and nothing else."""
+    archive, run = Archive(tmp_path), Source(make.SPEC, make.STATUS, make.Bulk())
+    archive.write([run])
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    (damaged,) = (tmp_path / table).rglob("*.parquet")
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    reads = {"rows": archive.metrics, "dead_letters": archive.dead_letters}[table]
+    with pytest.raises(ArchiveError, match="remove the file and archive again"):
+        reads(archive.known_runs()[1])
+    damaged.unlink()
+    assert not archive.holds(run.spec, run.status)
+    done = archive.write([run])
+    assert (done.runs, done.unchanged, getattr(done, table)) == (0, 0, len(reads(archive.known_runs()[1])))
+    assert damaged.is_file()
+    assert {path: path.stat().st_mtime_ns for path in files if path != damaged}.items() <= files.items()
+    assert archive.write([run]).unchanged == 1
+
+
 def test_an_archive_that_is_not_there_is_empty(tmp_path: Path) -> None:
     archive = Archive(tmp_path / "none")
     pd.testing.assert_frame_equal(archive.runs(), frames.empty(frames.RUNS))

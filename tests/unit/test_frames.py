@@ -444,7 +444,13 @@ def test_a_moment_without_a_zone_is_utc() -> None:
     assert frames.timestamp("1970-01-01 00:00:05") == frames.timestamp("1970-01-01T01:00:05+01:00") == 5.0
 
 
-@pytest.mark.parametrize("moment", ["never", "NaT", object()])
+@pytest.mark.parametrize("moment", [1_795_960_545.5, np.float64(1_795_960_545.5), "2026-11-29 13:55:45.5"])
+def test_a_number_is_seconds_since_1970(moment: Any) -> None:
+    """As `RunStatus.created_at` and time.time() say it; pandas alone would read nanoseconds, and so 1970."""
+    assert frames.timestamp(moment) == 1_795_960_545.5
+
+
+@pytest.mark.parametrize("moment", ["never", "NaT", object(), "now", " Today", -1, 1_795_960_545_500, math.nan, True])
 def test_no_moment_is_refused(moment: Any) -> None:
     with pytest.raises(InvalidInput, match="is not a date"):
         frames.timestamp(moment)

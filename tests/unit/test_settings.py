@@ -38,6 +38,7 @@ from toolkit.settings import (
         ("unix:///run/s.sock", "unix:///run/s.sock", None, None),
         ("unix:///run/s.sock?db=3", "unix:///run/s.sock?db=3", None, None),
         ("unix://:pw@/run/s.sock", "unix:///run/s.sock", None, "pw"),
+        ("redis://h:1/?db=2&socket_timeout=2.5", "redis://h:1/?db=2&socket_timeout=2.5", None, None),
     ],
 )
 def test_a_url_is_split_into_address_and_credentials(
@@ -54,6 +55,24 @@ def test_other_schemes_are_refused_without_showing_a_password(url: str) -> None:
     with pytest.raises(InvalidInput, match="scheme must be one of redis, rediss, unix, valkey, valkeys") as caught:
         ServerAddress.parse(url)
     assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("redis://:zebra@h:1/ledger", r"redis://:\*\*\*@h:1/ledger': 'ledger' is no database"),
+        ("redis://h/0/1", "'0/1' is no database"),
+        ("rediss://:zebra@h/0?ssl_ca_cert=/c.pem", "'ssl_ca_cert' is no option .*; did you mean 'ssl_ca_certs'"),
+        ("redis://h/0?token=zebra", "'token' is no option of a connection; there are client_name, db,"),
+        ("redis://h/0?socket_timeout=soon", "socket_timeout='soon' is no value"),
+        ("unix:///run/s.sock?db=x", "db='x' is no value"),
+    ],
+)  # fmt: skip
+def test_a_database_or_an_option_that_no_server_has_is_refused(url: str, message: str) -> None:
+    """It is not taken for database 0, which holds others' runs, and does not fail within a library later."""
+    with pytest.raises(InvalidInput, match=message) as caught:
+        ServerAddress.parse(url)
+    assert "zebra" not in str(caught.value)
 
 
 secrets = st.text(st.characters(min_codepoint=33, exclude_categories=["Cs"]), min_size=4, max_size=20)

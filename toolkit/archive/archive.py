@@ -121,9 +121,16 @@ class Archive:
     # ------------------------------------------------------------------ write
 
     def holds(self, spec: RunSpec, status: RunStatus) -> bool:
-        """Whether a run is in the archive completely, as it stands; one that has not ended is not."""
+        """Whether a run is in the archive completely, as it stands; one that has not ended is not.
+
+        A file of it may have been taken away since, as the error of one that cannot be read advises.
+        """
+        key = RunKey.of(status)
         return (
-            status.state.final and self._places.of_run(RUNS, RunKey.of(status), spec.task, state_part(status)).is_file()
+            status.state.final
+            and self._places.of_run(RUNS, key, spec.task, state_part(status)).is_file()
+            and not any(_missing(self._places.beside(ROWS, spec.task, key), status.batches))
+            and (not status.dead or bool(self._places.beside(LETTERS, spec.task, key)))
         )
 
     def write(self, runs: Iterable[Source], wait_s: float = _LOCK_WAIT_S) -> Archived:
@@ -167,6 +174,8 @@ class Archive:
             yield "rows", self._write_frames(ROWS, path, _row_frames(run, first, stop))
         yield "dead_letters", self._write_letters(run, key)
         path = self._places.of_run(RUNS, key, run.spec.task, state_part(run.status))
+        if path.is_file():  # only other files of it were missing
+            return
         yield "runs", self._write_frames(RUNS, path, [tables.run_frame(run.spec, run.status, time.time())])
 
     def _write_letters(self, run: Source, key: RunKey) -> int:

@@ -116,6 +116,7 @@ class Places:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._listed: dict[Path, tuple[int, dict[RunKey, list[Stored]]]] = {}
 
     def of_run(self, table: str, key: RunKey, task: str, part: str) -> Path:
         """Path of a file."""
@@ -134,6 +135,22 @@ class Places:
                 continue
             found.append(Stored(path, RunKey(int(match[2]), match[1]), match[3]))
         return sorted(found, key=lambda s: (s.key, s.part))
+
+    def beside(self, table: str, task: str, key: RunKey) -> list[Stored]:
+        """Files of a run, as `files`, for who asks for many runs: a directory is listed anew only when it changed."""
+        folder = self.of_run(table, key, task, "").parent
+        try:
+            changed = folder.stat().st_mtime_ns
+        except OSError:
+            return []
+        if folder not in self._listed or self._listed[folder][0] != changed:
+            found: dict[RunKey, list[Stored]] = {}
+            for path in sorted(folder.glob("*.parquet")):
+                if match := _NAME.fullmatch(path.name):
+                    stored = Stored(path, RunKey(int(match[2]), match[1]), match[3])
+                    found.setdefault(stored.key, []).append(stored)
+            self._listed[folder] = changed, found
+        return self._listed[folder][1].get(key, [])
 
     @contextmanager
     def locked(self, wait_s: float) -> Iterator[Self]:

@@ -11,6 +11,7 @@ from toolkit import __version__, notebook
 from toolkit.cli import acl, archive, exporter, letters, report, top
 from toolkit.cli.output import inert, open_client, plain_errors, print_frame
 from toolkit.cluster import LocalCluster
+from toolkit.errors import LedgerError
 from toolkit.records import one_line
 
 _MARKS = {"ok": "ok      ", "note": "note    ", "warning": "warning ", "problem": "PROBLEM "}
@@ -40,9 +41,14 @@ top.add_to(main)
 @click.pass_context
 @plain_errors
 def doctor(context: click.Context, run_id: str | None) -> None:
-    """Explain why nothing moves: server, nodes, queues, runs."""
+    """Explain why nothing moves: servers, nodes, queues, runs."""
     problems = 0
-    for finding in open_client(context).doctor(run_id):
+    try:
+        client = open_client(context)
+    except LedgerError as error:  # without its server there is no client, and nothing more to look at
+        click.echo(_MARKS["problem"] + one_line(str(error), 2000))
+        sys.exit(1)
+    for finding in client.doctor(run_id):
         problems += finding.level == "problem"
         click.echo(_MARKS[finding.level] + one_line(finding.text, 2000))
     if problems:

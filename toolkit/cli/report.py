@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +38,14 @@ def report(context: click.Context, run_or_task: str, output: Path, n_items: int 
     from toolkit.notebook import Report
     from toolkit.tuning import Recommender
 
+    _check_place(output)
     client = open_client(context)
     run = _find(client, run_or_task)
     task = run.spec.task if run is not None else run_or_task
-    frame = client.metrics(task)
+    try:
+        frame = client.metrics(task)
+    except InvalidInput as error:
+        raise InvalidInput(f"no run here has this id, and no runs are of such a task: {error}") from error
     if frame.empty and run is None:
         raise InvalidInput(f"no run and no task with metric rows is called {task!r}; `toolkit runs` lists both")
     status = run.status() if run is not None else None
@@ -51,6 +56,15 @@ def report(context: click.Context, run_or_task: str, output: Path, n_items: int 
     about: dict[str, Any] = {} if run is None else {"dead_letters": run.dead_letters(), "profile": _profile(run)}
     made = Report.of(frame=frame, model=model, recommendation=advice, status=status, title=title, **about)
     click.echo(inert(f"{made.write(output)}: {advice.batch_size or 'no'} items a batch recommended"))
+
+
+def _check_place(output: Path) -> None:
+    """Look whether the file can be written, before anything is fitted for it."""
+    if output.suffix.lower() not in (".html", ".md", ".ipynb"):
+        raise InvalidInput(f"{output.name!r}: a report ends in .html, .md or .ipynb, which says its format")
+    folder = output.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InvalidInput(f"{output} cannot be written: {folder} is no directory that you may write to; pass --output")
 
 
 def _find(client: Client, name: str) -> Run | None:

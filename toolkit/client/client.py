@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import replace
 from functools import partial
@@ -47,6 +49,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_BROKER_REST_S = 30.0
+"""How long a submission sends no tickets to a broker that took none."""
+
 
 class Client(History):
     """Submits runs to a Celery deployment, by default this user's own LocalCluster.
@@ -57,8 +62,8 @@ class Client(History):
         Application whose nodes called `toolkit.install`, or its ``module:attribute``;
         by default ``TOOLKIT_APP``. Without one, a LocalCluster is joined or started.
     ledger_url : str, optional
-        Server that holds the ledger; by default the one that `toolkit.install` was given, then
-        ``TOOLKIT_LEDGER_URL``.
+        Server that holds the ledger; by default ``TOOLKIT_LEDGER_URL``, then the one that `toolkit.install` was
+        given.
     cluster : LocalCluster, optional
         A certain LocalCluster.
     function_key_file : path, optional
@@ -97,6 +102,11 @@ class Client(History):
                 raise InvalidInput(
                     "Client(ledger_url=...) needs app= as well: the Celery application whose workers serve that ledger"
                 )
+            if cluster is None and env.ledger_url:
+                logger.warning(
+                    "TOOLKIT_LEDGER_URL is set, and no application: this client uses your LocalCluster. Set "
+                    "TOOLKIT_APP (module:attribute) or pass app=... for runs on that ledger"
+                )
             self._cluster = cluster or LocalCluster()
             self._cluster.start()
             address, key_file = self._cluster.address, key_file or self._cluster.function_key_file
@@ -105,9 +115,9 @@ class Client(History):
 
             self._app = make_app(self._cluster.broker_url, self._cluster.queue)
         else:
-            from toolkit.transport import load_app, task_names
+            from toolkit.transport import task_names
 
-            self._app = load_app(app)
+            self._app = celery_app.load(app)
             address = celery_app.ledger_address(self._app, ledger_url, env)
         self.settings = settings or LedgerSettings()
         self._ledger = Ledger(address, self.settings)
@@ -118,6 +128,7 @@ class Client(History):
         )  # fmt: skip
         self._archive_path = env.archive or (self._cluster.state_dir / "archive" if self._cluster else None)
         self._submitted = self._closed = False
+        self._unlimited: set[str] = set()  # tasks of whose time limits somebody was told
         self._inputs: list[Submitting] = []  # streams that are being submitted, or whose error nobody was told
         self._detached = threading.Event()
         self._ledger.connection.check_server()
@@ -234,7 +245,7 @@ class Client(History):
         check_options(priority, queue or "celery", name, tags, retry, call)
         key = check_key(key)
         described = describe(task, self._deployment)
-        check_limits(item_time_limit_s, batch_time_limit_s, described.batched)
+        self._check_limits(described, item_time_limit_s, batch_time_limit_s)
         encoded_kwargs = encode_kwargs(kwargs, self.settings.max_item_bytes)
         if inline:
             described = celery_app.with_function(self._app, described)
@@ -259,7 +270,7 @@ class Client(History):
         spec = earlier or spec
         remark = reach.check_reach(spec, size, self._registry.nodes(), self._cluster)
         run = self._handle(spec, described.task)
-        send = (lambda _n: None) if inline else (lambda n: self._try_send(spec, n))
+        send = (lambda _n: None) if inline else self._sender(spec)
         submission = Submission(self._ledger, self._registry, spec, size, send, resumes=earlier is not None)
         self._submitted = True
         grown = "" if inline or earlier is not None else self._grow(spec, size, items)
@@ -416,9 +427,12 @@ class Client(History):
         return self._registry.nodes()
 
     def doctor(self, run_id: str | None = None) -> list[Finding]:
-        """Check server, nodes, queues and unfinished runs (or one run): why nothing moves, and what to do."""
+        """Check servers, nodes, queues and unfinished runs (or one run): why nothing moves, and what to do."""
         queue = str(self._cluster.queue if self._cluster is not None else self._app.conf.task_default_queue)
-        return list(examine(self._ledger, self._registry, run_id and check_run_id(run_id), queue))
+        broker = partial(celery_app.ask_broker, self._app)
+        coming = reach.coming(self._cluster)
+        asked = None if coming else queue
+        return list(examine(self._ledger, self._registry, broker, run_id and check_run_id(run_id), asked, coming))
 
     def close(self) -> None:
         """Close connections and release the LocalCluster; runs go on.
@@ -479,13 +493,38 @@ class Client(History):
 
         return issue(self._app, self._ledger, spec, n)
 
-    def _try_send(self, spec: RunSpec, n: int) -> None:
-        """First tickets; where the broker does not take them, the sweeper sends others."""
-        try:
-            self._send(spec, n)
-        except TransportError:
-            if not self._registry.nodes():
-                raise
+    def _check_limits(self, described: Described, item_s: float | None, batch_s: float | None) -> None:
+        """Refuse limits that cannot be kept; warn once of one that Celery keeps for a message, and nobody for items."""
+        check_limits(item_s, batch_s, described.batched)
+        limit_s = celery_app.own_limit_s(self._app, described) if item_s is batch_s is None else None
+        if limit_s is not None and described.name not in self._unlimited:
+            self._unlimited.add(described.name)
+            logger.warning(
+                "task %s has a time limit of %g s, which Celery keeps for calls by message and not for items of a run: "
+                "pass item_time_limit_s=%g for the same here, or batch_time_limit_s=",
+                described.name,
+                limit_s,
+                limit_s,
+            )
+
+    def _sender(self, spec: RunSpec) -> Callable[[int], None]:
+        """Send the tickets of a submission; where the broker does not take them, the sweeper sends others."""
+        not_before = -math.inf
+
+        def send(n: int) -> None:
+            nonlocal not_before
+            if time.monotonic() < not_before:
+                return
+            try:
+                self._send(spec, n)
+            except TransportError as error:
+                if not self._registry.nodes():
+                    raise
+                logger.warning("run %s: %s. Nodes that reach it send tickets instead", spec.run_id, error)
+                # a broker that is away costs each attempt some seconds, and the items wait for no ticket of ours
+                not_before = time.monotonic() + _BROKER_REST_S
+
+        return send
 
     def _route(self, described: Described) -> str:
         if self._cluster is not None:

@@ -13,7 +13,7 @@ from toolkit.client.notices import say
 from toolkit.errors import FunctionNotAllowed, InvalidInput, UnknownTask
 from toolkit.execution import Task, as_task, code_version, dump_function, read_key
 from toolkit.execution.versions import source_digest
-from toolkit.records import NodeInfo, Retry
+from toolkit.records import NodeInfo, Retry, check_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def describe(task: Any, deployment: Deployment) -> Described:
     FunctionNotAllowed
         A function that no module holds, on a deployment without a key.
     InvalidInput
-        It is not a task at all.
+        It is not a task at all, or has a name that no run can carry.
     """
     if isinstance(task, str):
         return _by_name(task, deployment)
@@ -147,6 +147,7 @@ def _by_name(name: str, deployment: Deployment) -> Described:
 
 
 def _celery(name: str, deployment: Deployment) -> Described:
+    check_name(name, "task name")  # a node declines a run whose spec holds another
     if deployment.local:
         raise UnknownTask(
             f"task {name!r} belongs to a Celery application, and the LocalCluster's workers do not load it. "

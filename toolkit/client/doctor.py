@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from toolkit._version import PROTOCOL, __version__
@@ -28,16 +28,25 @@ class Finding:
 
 
 def examine(
-    ledger: Ledger, registry: Registry, run_id: str | None = None, queue: str | None = None
+    ledger: Ledger,
+    registry: Registry,
+    ask_broker: Callable[[], tuple[str, str]],
+    run_id: str | None = None,
+    queue: str | None = None,
+    coming: Finding | None = None,
 ) -> Iterator[Finding]:
-    """Yield findings about the server, the nodes, the queues, and unfinished runs (or just `run_id`).
+    """Yield findings about the servers, the nodes, the queues, and unfinished runs (or just `run_id`).
 
     Parameters
     ----------
+    ask_broker : callable
+        Says where the broker is, and why it takes no tickets, empty where it answers.
     run_id : str, optional
         Look at one run only.
     queue : str, optional
         Queue that a new run of this client would use.
+    coming : Finding, optional
+        Why the node of a LocalCluster is not there yet: then its absence is no finding of its own.
     """
     try:
         version = ledger.connection.check_server()
@@ -47,15 +56,16 @@ def examine(
     except LedgerError as error:
         yield Finding("problem", str(error))
         return
+    yield _about_broker(*ask_broker())
     nodes = registry.nodes(alive_only=False)
     alive = {n.node for n in registry.nodes()}
-    yield from _about_nodes(nodes, alive)
+    yield from _about_nodes(nodes, alive, coming)
     living = [n for n in nodes if n.node in alive]
     if queue is not None and run_id is None:
         yield from _about_queue(queue, living)
     if run_id is not None:
         spec = ledger.spec(run_id)
-        yield from _about_run(ledger, spec, ledger.status(run_id, spec), living)
+        yield from _about_run(ledger, spec, ledger.status(run_id, spec), living, coming)
         return
     unfinished = 0
     for name in registry.queues():
@@ -69,13 +79,26 @@ def examine(
                 yield Finding("problem", f"run {listed}: {error}")
                 continue
             unfinished += not status.state.final
-            yield from _about_run(ledger, spec, status, living)
+            yield from _about_run(ledger, spec, status, living, coming)
     if not unfinished:
         yield Finding("note", "no run is unfinished")
 
 
-def _about_nodes(nodes: list[NodeInfo], alive: set[str]) -> Iterator[Finding]:
-    if not alive:
+def _about_broker(address: str, trouble: str) -> Finding:
+    if not trouble:
+        return Finding("ok", f"broker {address} answers")
+    return Finding(
+        "problem",
+        f"the broker {address} does not answer this client as it should ({trouble}). Check that it runs, and the "
+        "application's broker_url; where nodes cannot reach it either, none gets a ticket, and runs stand still. "
+        "Their items are safe in the ledger",
+    )
+
+
+def _about_nodes(nodes: list[NodeInfo], alive: set[str], coming: Finding | None) -> Iterator[Finding]:
+    if coming is not None:
+        yield coming
+    elif not alive:
         yield Finding(
             "problem",
             "no node is alive: nobody takes tickets. Start one (celery -A yourapp worker, beside tk.install), or use "
@@ -103,7 +126,9 @@ def _about_queue(queue: str, nodes: list[NodeInfo]) -> Iterator[Finding]:
         yield Finding("problem", f"nobody listens to queue {queue!r}: start a node with -Q {queue}, or pass queue=...")
 
 
-def _about_run(ledger: Ledger, spec: RunSpec, status: RunStatus, nodes: list[NodeInfo]) -> Iterator[Finding]:
+def _about_run(
+    ledger: Ledger, spec: RunSpec, status: RunStatus, nodes: list[NodeInfo], coming: Finding | None
+) -> Iterator[Finding]:
     run = f"run {spec.run_id} ({spec.task})"
     if status.state.final:
         ended = f"{status.ok:,} ok, {quantity(status.dead, 'dead letter')}, {status.skipped:,} skipped"
@@ -114,7 +139,8 @@ def _about_run(ledger: Ledger, spec: RunSpec, status: RunStatus, nodes: list[Nod
             "note", f"{run} executes in the process that submitted it; {status.done:,}/{status.submitted:,} items done"
         )
         return
-    yield from _about_queue(spec.queue, nodes)
+    if coming is None:
+        yield from _about_queue(spec.queue, nodes)
     if spec.kind == "celery" and nodes and not any(spec.task in n.tasks for n in nodes):
         yield Finding("problem", f"{run}: no node that is alive knows the task; restart them with its module imported")
     if spec.kind == "function" and nodes and not any(n.functions for n in nodes):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from toolkit.client.selecting import Known
 from toolkit.errors import InvalidInput
 from toolkit.ledger import Connection, Reader
-from toolkit.records import RunSpec, RunStatus, metric_row_bytes
+from toolkit.records import RunSpec, RunStatus, metric_row_bytes, quantity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +65,11 @@ class MetricsFeed:
         self._cursor = _checked(cursor)
         self._ended = False
         self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        pulled = self.cursor
+        end = ", ended" if self.ended else ""
+        return f"<MetricsFeed: {quantity(sum(pulled.values()), 'row')} of {quantity(len(pulled), 'run')} pulled{end}>"
 
     @property
     def cursor(self) -> dict[str, int]:

@@ -34,7 +34,8 @@ class History:
     _archive_path: Path | None
 
     def runs(
-        self, task: Any = None, *, since: datetime | str | None = None, until: datetime | str | None = None,
+        self, task: Any = None, *, since: datetime | str | float | None = None,
+        until: datetime | str | float | None = None,
         tags: Mapping[str, str] | None = None, states: str | Collection[str] | None = None, source: str = "both",
     ) -> pd.DataFrame:  # fmt: skip
         """One row per run, newest first; columns and units in `toolkit.frames.RUNS`.
@@ -43,8 +44,9 @@ class History:
         ----------
         task : callable or str, optional
             Only runs of this task.
-        since, until : datetime or str, optional
-            Only runs created at or after, and before, these moments (UTC when they have no zone).
+        since, until : datetime, str or float, optional
+            Only runs created at or after, and before, these moments (UTC when they have no zone; a number
+            is seconds since 1970, as `RunStatus` says them).
         tags : mapping of str to str, optional
             Only runs that carry all of these.
         states : str or collection of str, optional
@@ -85,13 +87,14 @@ class History:
         if task in known:
             return
         close = difflib.get_close_matches(task, known, n=3)
-        hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
         listing = ", ".join(map(repr, known[:20])) + (", ..." if len(known) > 20 else "")
-        what = f"task {task!r}: no run of that name is recorded; {hint}Known tasks: {listing or 'none yet'}"
+        what = f"task {task!r}: no run of that name is recorded{hint} Known tasks: {listing or 'none yet'}"
         raise InvalidInput(one_line(what, 2000))
 
     def metrics(
-        self, task: Any = None, *, since: datetime | str | None = None, until: datetime | str | None = None,
+        self, task: Any = None, *, since: datetime | str | float | None = None,
+        until: datetime | str | float | None = None,
         tags: Mapping[str, str] | None = None, states: str | Collection[str] | None = None, source: str = "both",
     ) -> pd.DataFrame:  # fmt: skip
         """Metric rows of many runs: one row per executed batch; columns and units in `toolkit.frames.METRICS`.
@@ -133,7 +136,8 @@ class History:
         return frames.concat_metrics(found)
 
     def follow_metrics(
-        self, task: Any = None, *, since: datetime | str | None = None, until: datetime | str | None = None,
+        self, task: Any = None, *, since: datetime | str | float | None = None,
+        until: datetime | str | float | None = None,
         tags: Mapping[str, str] | None = None, states: str | Collection[str] | None = None,
         cursor: Mapping[str, int] | None = None,
     ) -> MetricsFeed:  # fmt: skip

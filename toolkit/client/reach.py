@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from toolkit.client.arguments import Size
+from toolkit.client.doctor import Finding
 from toolkit.cluster import LocalCluster
 from toolkit.errors import InvalidInput
 from toolkit.records import INLINE_QUEUE, NodeInfo, RunSpec
@@ -61,6 +62,16 @@ def why_waiting(cluster: LocalCluster | None, queue: str) -> str:
         "draining": "the LocalCluster's node is started anew, after the batches that it is on",
         "failing": f"the LocalCluster's node keeps dying; its log lies in {seen.state_dir / 'nodes'}",
     }.get(seen.node_state, "")
+
+
+def coming(cluster: LocalCluster | None) -> Finding | None:
+    """What a doctor says of a LocalCluster's node that does not serve yet, None where it serves or is none."""
+    text = why_waiting(cluster, cluster.queue) if cluster is not None else ""
+    if not text or cluster is None:
+        return None
+    if cluster.status().node_state == "failing":
+        return Finding("problem", text)
+    return Finding("note", f"{text}; nobody takes tickets before that")
 
 
 def why_gone(cluster: LocalCluster | None) -> str:

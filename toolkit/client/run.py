@@ -29,7 +29,7 @@ from toolkit.errors import (
     WaitTimeout,
 )
 from toolkit.ledger import check_structure
-from toolkit.records import DeadLetter, RunEvent, RunState, RunStatus, one_line
+from toolkit.records import DeadLetter, RunEvent, RunState, RunStatus, one_line, quantity
 from toolkit.settings import Settings
 
 if TYPE_CHECKING:
@@ -182,8 +182,10 @@ class Run(Idioms):
             reason = f"no worker listens to queue {self.spec.queue!r}"
         else:
             declined = [f["detail"] for _, f in self._reader.events() if f.get("event") == "declined"]
-            at = "all are" if busy >= workers else f"{busy} are"
-            reason = declined[-1] if declined else f"{workers} workers listen, {at} busy with other runs"
+            at = "all are busy with other runs" if busy >= workers else f"{busy} of them busy with other runs"
+            if not busy:
+                at = "none is busy: its tickets may not reach them, as when the broker is away"
+            reason = declined[-1] if declined else f"{quantity(workers, 'worker')} listen, {at}"
         what = f"stands still, with {left:,} items to do" if status.started_at else "has not started"
         return f"Run {self.run_id} {what}: {reason}. `toolkit doctor {self.run_id}` tells more."
 

@@ -59,7 +59,8 @@ class Selection:
 
     @classmethod
     def parse(
-        cls, task: Any = None, since: datetime | str | None = None, until: datetime | str | None = None,
+        cls, task: Any = None, since: datetime | str | float | None = None,
+        until: datetime | str | float | None = None,
         tags: Mapping[str, str] | None = None, states: str | Collection[str] | None = None,
     ) -> Selection:  # fmt: skip
         """Check what a user asks for.
@@ -113,7 +114,7 @@ class Selection:
         return all(tags.get(name) == value for name, value in self.tags.items())
 
 
-def _moment(name: str, value: datetime | str | None) -> float | None:
+def _moment(name: str, value: datetime | str | float | None) -> float | None:
     if value is None:
         return None
     from toolkit import frames

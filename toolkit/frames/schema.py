@@ -275,6 +275,7 @@ def from_codes(codes: np.ndarray[Any, Any], categories: Sequence[str]) -> pd.Cat
     return made
 
 
+_FAR_S: Final = 1e11  # seconds until the year 5138: more are milliseconds
 _LATEST_S: Final = 9.2e12  # beyond it, microseconds do not fit into 64 bits; about the year 290,000
 
 
@@ -323,14 +324,22 @@ def _plain_categories(values: pd.Series[Any]) -> pd.Categorical:
     return from_codes(np.asarray(known.codes), list(known.categories))
 
 
-def timestamp(moment: datetime | str) -> float:
-    """Seconds since the epoch of a moment; without a zone it is taken as UTC.
+def timestamp(moment: datetime | str | float) -> float:
+    """Seconds since the epoch of a moment; without a zone it is taken as UTC, a number is such seconds already.
 
     Raises
     ------
     InvalidInput
         It is not a date.
     """
+    if isinstance(moment, int | float | np.number):
+        # pandas would read nanoseconds, and so a moment of 1970
+        if isinstance(moment, bool) or not 0 <= moment < _FAR_S:
+            raise InvalidInput(f"{moment!r} is not a date; a number is seconds since 1970, as time.time() gives")
+        return float(moment)
+    if isinstance(moment, str) and moment.strip().lower() in ("now", "today"):
+        # pandas reads the local clock, which would then pass for UTC
+        raise InvalidInput(f"{moment!r} is not a date; pass text like '2026-11-23', or time.time() for this moment")
     try:
         stamp = pd.Timestamp(moment)
     except (ValueError, TypeError) as error:

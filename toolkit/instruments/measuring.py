@@ -25,6 +25,7 @@ ITEMS_MOST: Final = 0xFFFFFFFF
 _MOST_TAGS = 16
 _MOST_TAG_CHARS = 200
 _MOST_TAG_SETS = 64  # of one task in one process; a tag with a value of its own for each call would fill the server
+_SAME_DEATH_S = 0.5  # an attempt of the same id begins later, or lasts longer
 _POLICY: Final = Retry()
 _NAN: Final = math.nan
 _THREAD: Final = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
@@ -149,6 +150,11 @@ class Recorder:
         ``tags(task, args, kwargs)``: labels of the call.
     put : callable
         Takes an `Execution`; must neither block nor raise.
+
+    Attributes
+    ----------
+    parent_tells : bool
+        Whether a main process tells of executions that end with this process: then they are not told of here as well.
     """
 
     def __init__(self, items: CountItems | None, tags: MakeTags | None, put: Callable[[Execution], None]) -> None:
@@ -159,6 +165,8 @@ class Recorder:
         self._seen: set[str] = set()
         self._tag_sets: dict[str, set[Tags]] = {}
         self._told: set[str] = set()
+        self._lost_at: dict[str, float] = {}
+        self.parent_tells = False
         self.running = 0
         self.turns = 0
 
@@ -194,6 +202,8 @@ class Recorder:
         self._local.ended = ended
         idle_s = min(running.began - before, running.wait_s)  # NaN does not count, unless it comes first
         outcome, category = _outcome(state, result)
+        if outcome == "lost" and self.parent_tells:
+            return
         self._put(Execution(
             task.name, running.tags, running.node, threading.get_native_id(), running.started_at, running.wait_s,
             idle_s, ended - running.began, user_s, system_s, peak_kib, running.items, running.attempt, outcome,
@@ -205,14 +215,22 @@ class Recorder:
         running: _Running | None = getattr(self._local, "running", None)
         return running is not None and running.request_id == request_id
 
-    def lost(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any], error: BaseException, node: str) -> None:
-        """Record an execution whose process died, as its main process learns of it."""
+    def lost(
+        self, task: Any, request_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], error: object, node: str
+    ) -> None:
+        """Record an execution whose process died, as its main process learns of it; once, however often it does."""
+        now = time.monotonic()
+        self._lost_at = {known: at for known, at in self._lost_at.items() if now - at < _SAME_DEATH_S}
+        if request_id in self._lost_at:  # Celery tells twice of a hard time limit
+            return
+        self._lost_at[request_id] = now
         overtime = type(error).__name__ == "TimeLimitExceeded"
-        limit = error.args[0] if overtime and error.args else 0.0
+        limit = error.args[0] if isinstance(error, BaseException) and overtime and error.args else 0.0
         service_s = float(limit) if isinstance(limit, int | float) else 0.0
         self._put(Execution(
             task.name, self._labels(task, args, kwargs), node, 0, time.time() - service_s, _NAN, _NAN, service_s,
-            _NAN, _NAN, 0, self._count(task, args, kwargs), 1, "lost", "timeout" if overtime else "worker_lost", False,
+            _NAN, _NAN, 0, self._count(task, args, kwargs), int(task.request.retries or 0) + 1, "lost",
+            "timeout" if overtime else "worker_lost", False,
         ))  # fmt: skip
 
     # ------------------------------------------------------------------ the user's functions

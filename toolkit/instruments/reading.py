@@ -35,7 +35,8 @@ Cursor = Mapping[str, int]
 
 
 def read_instrumented(  # noqa: PLR0913 - one call says which rows, and where they are
-    task: str | None = None, *, since: datetime | str | None = None, until: datetime | str | None = None,
+    task: str | None = None, *, since: datetime | str | float | None = None,
+    until: datetime | str | float | None = None,
     tags: Mapping[str, str] | None = None, ledger: str | ServerAddress | None = None, queue_wait: bool = False,
     source: str = "both", archive: Path | str | None = None,
 ) -> pd.DataFrame:  # fmt: skip
@@ -45,8 +46,9 @@ def read_instrumented(  # noqa: PLR0913 - one call says which rows, and where th
     ----------
     task : str, optional
         Only this task.
-    since, until : datetime or str, optional
-        Only executions that began at or after, and before, these moments (UTC when they have no zone).
+    since, until : datetime, str or float, optional
+        Only executions that began at or after, and before, these moments (UTC when they have no zone; a number is
+        seconds since 1970).
     tags : mapping, optional
         Only executions with all of these labels.
     ledger : str or ServerAddress, optional
@@ -176,7 +178,9 @@ def _shaped(frame: pd.DataFrame, queue_wait: bool) -> pd.DataFrame:
     return frame[[*(c.name for c in frames.METRICS), *(["queue_wait_s"] if queue_wait else [])]]
 
 
-def _between(frame: pd.DataFrame, since: datetime | str | None, until: datetime | str | None) -> pd.DataFrame:
+def _between(
+    frame: pd.DataFrame, since: datetime | str | float | None, until: datetime | str | float | None
+) -> pd.DataFrame:
     if since is None and until is None:
         return frame
     import pandas as pd

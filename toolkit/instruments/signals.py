@@ -146,6 +146,8 @@ class Instrumentation:
             (signals.task_prerun, self.on_prerun),
             (signals.task_postrun, self.on_postrun),
             (signals.task_failure, self.on_failure),
+            (signals.task_revoked, self.on_revoked),
+            (signals.worker_process_init, self.on_child),
             (signals.before_task_publish, self.on_publish),
             (signals.celeryd_init, self.on_node),
             (signals.worker_process_shutdown, self.on_shutdown),
@@ -188,7 +190,18 @@ class Instrumentation:
         """Record a task whose process died; one that failed alive is measured by `on_postrun`."""
         died = type(exception).__name__ in ("WorkerLostError", "TimeLimitExceeded")
         if died and self._mine(sender) and not self._recorder.runs_here(str(task_id)):
-            self._recorder.lost(sender, more.get("args") or (), more.get("kwargs") or {}, exception, self._node)
+            args, kwargs = more.get("args") or (), more.get("kwargs") or {}
+            self._recorder.lost(sender, str(task_id), args, kwargs, exception, self._node)
+
+    def on_revoked(self, sender: Any = None, request: Any = None, terminated: bool = False, **_: Any) -> None:
+        """Record a task that was terminated while it ran; one that had not begun leaves nothing."""
+        if terminated and self._mine(sender) and not self._recorder.runs_here(str(request.id)):
+            args, kwargs = request.args or (), request.kwargs or {}
+            self._recorder.lost(sender, str(request.id), args, kwargs, None, self._node)
+
+    def on_child(self, **_: Any) -> None:
+        """Learn that this is a process of a pool, whose end the node's main process tells of."""
+        self._recorder.parent_tells = True
 
     def on_publish(self, headers: Any = None, **_: Any) -> None:
         """Write into a message when it was published, so that its wait is known."""

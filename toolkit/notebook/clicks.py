@@ -42,7 +42,7 @@ def listen(kernel: Any, while_: Callable[[], object]) -> None:
 
 
 async def take(kernel: Any) -> None:
-    """Handle what widgets sent and what waits behind a cell; the cell's own state is put back afterwards."""
+    """Handle what widgets sent, which waits behind a cell; what the kernel knows of the cell is put back after it."""
     waiting = [kernel.msg_queue.get_nowait() for _ in range(kernel.msg_queue.qsize())]
     clicks = [entry for entry in waiting if _is_click(kernel, entry)]
     for entry in waiting:

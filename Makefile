@@ -34,6 +34,9 @@ else
 INSTALL := $(PINNED) $(BIN)/python -m pip install --quiet --quiet --progress-bar off
 endif
 
+# Workers, kernels and servers are started by the hundred: each would compile all that it imports where bytecode is not kept.
+export PYTHONDONTWRITEBYTECODE :=
+
 SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
 .PHONY: chaos help demo test check lab notebooks bench peers evaluate kernels mutants faults clean requirements

@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections import deque
@@ -30,6 +31,10 @@ START_S = 20.0
 
 # Test processes share the cores: threads of BLAS would spin beside each other, and small matrices take twice the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What jsonschema, and so nbformat, takes where it is there, to check international addresses: importing it makes 38
+# parsers, which takes as long as all of pandas and matplotlib. No test has such an address.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None is how an import is blocked
 
 
 @pytest.fixture(autouse=True, scope="session")

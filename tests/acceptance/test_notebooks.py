@@ -39,7 +39,8 @@ def test_there_are_notebooks():
 @pytest.mark.timeout(300)
 def test_notebook_runs_and_its_marked_facts_are_true(path: Path, state_dir: Path, tmp_path: Path):
     copy = shutil.copy(path, tmp_path / path.name)
-    search = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    search = os.pathsep.join(filter(None, [str(tmp_path), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    (tmp_path / "rfc3987_syntax.py").write_text("raise ImportError\n")  # see tests/conftest.py: seconds of each start
     env = {
         **os.environ,
         "TOOLKIT_STATE_DIR": str(state_dir),

@@ -7,14 +7,16 @@ import io
 import logging
 import secrets
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from tests.acceptance import shop
+from tests.conftest import Server
 from tests.unit.notebook_samples import HOSTILE, Reader
 from toolkit import codec, notebook
 from toolkit.cli import main
@@ -42,9 +44,9 @@ def steering(text: str, *allowed: str) -> set[str]:
     return STEERS.intersection(text) - set(allowed)
 
 
-@pytest.fixture
-def client(address: ServerAddress) -> Iterator[Client]:
-    with Client(make_app("memory://", "celery"), url_with_password(address)) as made:
+@pytest.fixture(scope="module")
+def client(server: Server) -> Iterator[Client]:
+    with Client(make_app("memory://", "celery"), url_with_password(server.address)) as made:
         notebook.register()
         yield made
 
@@ -67,9 +69,15 @@ def poisoned(client: Client, text: str) -> Run:
     return client.get_run(run.run_id)
 
 
+@pytest.fixture(scope="module")
+def spoilt(client: Client) -> Callable[[str], Run]:
+    """Give the one run with a text, which tests only look at."""
+    return cache(partial(poisoned, client))
+
+
 @pytest.mark.parametrize("text", TERMINAL, ids=range(len(TERMINAL)))
-def test_a_run_shows_itself_in_one_harmless_line(client: Client, text: str) -> None:
-    run = poisoned(client, text)
+def test_a_run_shows_itself_in_one_harmless_line(spoilt: Callable[[str], Run], text: str) -> None:
+    run = spoilt(text)
     for shown in (str(run), repr(run), run.status().line(), progress_line(run.status(), 200)):
         assert steering(shown) == set(), shown
     stream = io.StringIO()
@@ -82,8 +90,8 @@ def test_a_run_shows_itself_in_one_harmless_line(client: Client, text: str) -> N
 
 
 @pytest.mark.parametrize("text", TERMINAL, ids=range(len(TERMINAL)))
-def test_markup_holds_hostile_text_as_text(client: Client, text: str) -> None:
-    run = poisoned(client, text)
+def test_markup_holds_hostile_text_as_text(spoilt: Callable[[str], Run], text: str) -> None:
+    run = spoilt(text)
     reader = Reader(run._repr_html_())
     assert reader.problems == []
     assert not [value for name, value in reader.attributes if value.lower().startswith("javascript:")]

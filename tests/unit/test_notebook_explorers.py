@@ -9,6 +9,7 @@ from statistics import NormalDist
 
 import pandas as pd
 import pytest
+from sklearn.base import clone
 
 from tests.unit.notebook_samples import EVERYTHING, HOSTILE, NOON, Reader, history, hostile_rows, metrics, studied
 from toolkit.errors import InvalidInput, TuningError
@@ -290,6 +291,47 @@ def test_risk_can_be_chosen_only_with_a_deadline():
     explorer.controls["deadline_s"].value = 60.0
     explorer._latest.join()
     assert not explorer.sliders["risk"].disabled
+
+
+def test_a_slider_that_goes_on_finds_its_answer_and_no_other_question_does(monkeypatch: pytest.MonkeyPatch):
+    # Given an explorer whose items were moved up by a step
+    model, asked, ask = clone(studied()[1]).fit(studied()[0]), [], advice.ask
+    monkeypatch.setattr(advice, "ask", lambda model, question: [asked.append(question), ask(model, question)][1])
+    explorer = explore(model, n_items=2000)
+    explorer._latest.rest_s = 0.01
+
+    def move(**values) -> list[int]:
+        asked.clear()
+        for name, value in values.items():
+            explorer.controls[name].value = value
+        explorer._latest.join()
+        assert explorer.answer.question == explorer.question
+        assert f"{explorer.question.n_items:,} items" in explorer.leaves["answer"].value
+        return [question.n_items for question in asked]
+
+    assert move(n_items=5000) == [5000, 10_000]  # the second while nobody waits
+    # When they go on, then only what comes after is asked of the model, in either direction
+    assert move(n_items=10_000) == [20_000]
+    assert explorer.recommendation == ask(model, explorer.question).recommendation
+    assert move(n_items=5000) == [5000, 2000]
+    assert move(n_items=2000) == [1000]
+    # Another step, another control and a model that was fitted anew are asked
+    assert move(n_items=200) == [200, 100]
+    assert move(objective="cost") == [200]
+    assert move(n_items=500) == [500, 1000]
+    model.fit(studied()[0])
+    assert move(n_items=1000) == [1000, 2000]
+
+
+def test_what_is_asked_next_is_a_step_further():
+    choices = {"n_items": [10, 2000, 5000], "max_workers": [1, 2, 4]}
+    assert advice.next_question(question(n_items=10), question(), choices) == question(n_items=5000)
+    assert advice.next_question(question(n_items=5000), question(), choices) == question(n_items=10)
+    assert advice.next_question(question(), question(n_items=5000), choices) is None  # the end
+    assert advice.next_question(question(), question(), choices) is None
+    assert advice.next_question(question(), question(n_items=10, max_workers=2), choices) is None
+    assert advice.next_question(question(n_items=10, objective="cost"), question(), choices) is None
+    assert advice.next_question(question(n_items=7), question(), choices) is None  # is not offered any more
 
 
 def test_model_that_knows_nothing_is_refused():

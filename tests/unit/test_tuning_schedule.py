@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from toolkit.tuning.schedule import EqualTiming, Plans, Timing, analytic_s, equal_splits, simulate
-from toolkit.tuning.simulate import Workload, simulate_makespan, simulate_run
+from toolkit.tuning.simulate import Workload, simulate_makespan, simulate_makespans, simulate_run
 
 
 def ints(*values: int) -> np.ndarray:
@@ -79,7 +79,7 @@ def test_a_plan_does_not_depend_on_its_neighbours() -> None:
 def test_both_forms_agree_with_the_event_simulation(size: int, workers: int, sigma: float) -> None:
     work = Workload(per_item_s=0.01, per_batch_s=0.02, item_sigma=sigma, run_sigma=0.0, gap_s=0.0, stagger_s=0.0)
     n_items = 2000
-    truth = np.mean([simulate_makespan(work, n_items, size, workers, seed=s) for s in range(8)])
+    truth = simulate_makespans(work, n_items, [(size, workers)], seeds=range(8)).mean()
     plans = Plans.equal(ints(n_items), ints(size), ints(workers))
     variance = work.batch_sigma**2 + np.expm1(sigma**2) * (0.01 * size / (0.02 + 0.01 * size)) ** 2 / size
     simulated = simulate(plans, constant(plans, 0.01, 0.02, variance), 64, 0).mean()

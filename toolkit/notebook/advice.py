@@ -6,6 +6,7 @@ The explorer's widgets only pick a `Question`; everything that they show is made
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Final
@@ -124,6 +125,32 @@ def ask(model: Recommender, question: Question) -> Answer:
         return Answer(question, model.recommend(**options))
     except ToolkitError as error:
         return Answer(question, None, str(error))
+
+
+def next_question(before: Question, now: Question, choices: Mapping[str, Sequence[Any]]) -> Question | None:
+    """Return what is asked after `now` if the control that was moved goes on by a step, in its direction.
+
+    Parameters
+    ----------
+    before, now : Question
+        The last two that were asked.
+    choices : mapping of str to sequence
+        What each control offers, in its order, by the field of a question that it decides.
+
+    Returns
+    -------
+    Question or None
+        None where not exactly one of these controls was moved, or it is at its end, or offers other values by now.
+    """
+    moved = [name for name in choices if getattr(before, name) != getattr(now, name)]
+    if len(moved) != 1 or replace(before, **{moved[0]: getattr(now, moved[0])}) != now:
+        return None
+    values, held = list(choices[moved[0]]), [getattr(asked, moved[0]) for asked in (before, now)]
+    if not set(held) <= set(values):
+        return None
+    start, place = (values.index(value) for value in held)
+    following = place + (1 if place > start else -1)
+    return replace(now, **{moved[0]: values[following]}) if 0 <= following < len(values) else None
 
 
 def _spread(recommendation: Recommendation, slow: bool) -> float:

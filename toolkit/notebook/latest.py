@@ -9,6 +9,9 @@ from typing import Final, Generic, TypeVar
 REST_S: Final = 0.8
 """Pause after the last answer until the static part is brought up to date: it is not sent while a slider moves."""
 
+SENT_S: Final = 0.01
+"""Pause after an answer before anything is done in advance: the thread that sends the answer needs the interpreter."""
+
 Q = TypeVar("Q")
 
 
@@ -25,10 +28,18 @@ class Latest(Generic[Q]):
         Called when no question came for `rest_s` seconds after an answer.
     rest_s : float
         Seconds.
+    spare : callable, optional
+        Called after an answer that no other question waits behind, for work that may make the next answer quicker.
     """
 
-    def __init__(self, answer: Callable[[Q], None], rested: Callable[[], None], rest_s: float = REST_S) -> None:
-        self._answer, self._rested, self.rest_s = answer, rested, rest_s
+    def __init__(
+        self,
+        answer: Callable[[Q], None],
+        rested: Callable[[], None],
+        rest_s: float = REST_S,
+        spare: Callable[[], None] | None = None,
+    ) -> None:
+        self._answer, self._rested, self.rest_s, self._spare = answer, rested, rest_s, spare
         self._changed = threading.Condition()
         self._next: list[Q] = []
         self._thread: threading.Thread | None = None
@@ -47,15 +58,20 @@ class Latest(Generic[Q]):
         while (thread := self._thread) is not None:
             thread.join()
 
+    def _waits(self, pause_s: float) -> bool:
+        """Whether there is a question, or comes one within `pause_s` seconds."""
+        with self._changed:
+            if not self._next:
+                self._changed.wait(pause_s)
+            return bool(self._next)
+
     def _work(self) -> None:
-        while True:
+        while self._waits(self.rest_s):
             with self._changed:
-                if not self._next:
-                    self._changed.wait(self.rest_s)
-                if not self._next:
-                    break
                 question = self._next.pop()
             self._answer(question)
+            if self._spare is not None and not self._waits(SENT_S):
+                self._spare()
         self._rested()
         with self._changed:
             self._thread = None

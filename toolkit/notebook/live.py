@@ -17,6 +17,7 @@ import time
 from functools import cache
 from typing import Any, Final
 
+from toolkit.notebook.clicks import listen
 from toolkit.notebook.outputs import Beside, quietly, shell, show_bundle
 
 AFTER_CELL_S: Final = 0.5
@@ -157,6 +158,7 @@ class LiveView:
                 shell().events.register("post_run_cell", self._after_cell)
                 _end_at_exit()
                 _open.add(self)
+                listen(getattr(shell(), "kernel", None), lambda: _open)
         self.attend()
 
     def _after_cell(self, _result: Any) -> None:

@@ -87,6 +87,7 @@ class MakespanMap(theme.Display):
         weight = "bold" if best else "normal"
         words = self.grid.cell_text(i, j)
         text = axes.text(j, i, words, ha="center", va="center", fontsize=8, color=ink(ground), fontweight=weight)
+        text.set_in_layout(False)  # within the axes: to measure each of them twice would take longer than to draw it
         if beyond:  # no hatch runs through the number
             text.set_bbox({"facecolor": hexa(ground), "edgecolor": "none", "pad": 1.5})
 

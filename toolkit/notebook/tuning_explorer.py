@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from toolkit.errors import TuningError
 from toolkit.notebook import advice, escape, folds, leaves
-from toolkit.notebook.advice import Question
+from toolkit.notebook.advice import Answer, Question
 from toolkit.notebook.latest import Latest
 from toolkit.notebook.outputs import Beside, put
 from toolkit.notebook.sheet import fits
@@ -73,7 +73,7 @@ class TuningExplorer:
         if task is not None and task not in tasks:
             raise TuningError(f"explore: the model does not know task {task!r}; it knows {', '.join(tasks)}")
         self.model = model
-        self._latest: Latest[Question] = Latest(self._answer_now, self._keep)
+        self._latest: Latest[Question] = Latest(self._answer_now, self._keep, spare=self._look_ahead)
         self.sliders: dict[str, Any] = {}
         named = [(escape.plain(name, 80), name) for name in tasks]
         self.controls: dict[str, Any] = {
@@ -108,6 +108,8 @@ class TuningExplorer:
         self.box = self._arrange(w)
         self._set_workers()
         self.answer = advice.ask(model, self.question)
+        self._before = self.answer.question
+        self._ahead: tuple[Any, Answer] | None = None
         self._draw()
         self._draw_sections(range(len(_SECTIONS)))
         self._beside = Beside(self.box)
@@ -193,8 +195,21 @@ class TuningExplorer:
 
     def _answer_now(self, question: Question) -> None:
         if question != self.answer.question:  # else a section was opened
-            self.answer = advice.ask(self.model, question)
+            self._before = self.answer.question
+            self.answer = self._known(question) or advice.ask(self.model, question)
         self._draw()
+
+    def _known(self, question: Question) -> Answer | None:
+        """The answer that was looked ahead for, if it is to this question and of the model as it is fitted now."""
+        fitted, answer = self._ahead or (None, None)
+        return answer if answer and answer.question == question and fitted is self.model.models_ else None
+
+    def _look_ahead(self) -> None:
+        """Ask the model while nobody waits for it: a slider that goes on by a step then has its answer at once."""
+        choices = {name: [value for _, value in self.controls[name].options] for name in self.sliders}
+        question = advice.next_question(self._before, self.answer.question, choices)
+        if question is not None and self._known(question) is None:
+            self._ahead = self.model.models_, advice.ask(self.model, question)
 
     def _draw(self) -> None:
         """Send what changed; what a closed section holds follows when the controls rest, and delays no answer."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -103,7 +104,7 @@ class Report:
         kind = _FORMATS.get(target.suffix.lower())
         if kind is None:
             raise InvalidInput(f"{target.name!r}: a report ends in .html, .md or .ipynb, which says its format")
-        _replace(target, str(getattr(self, kind)()))
+        _replace(target, getattr(self, kind))
         return target
 
     @property
@@ -139,12 +140,13 @@ def write_report(
     return Report.of(frame=frame, model=model, recommendation=recommendation, **parts).write(path)
 
 
-def _replace(target: Path, text: str) -> None:
+def _replace(target: Path, make: Callable[[], str]) -> None:
+    # The file first: where it cannot be written, nobody waits for figures.
     handle, name = tempfile.mkstemp(dir=target.absolute().parent, prefix=f".{target.name}.", suffix=".part")
     part = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+            file.write(make())
         part.chmod(0o644)
         part.replace(target)
     except BaseException:

@@ -120,3 +120,13 @@ def test_heavy_tailed_items_do_not_keep_batches_small() -> None:
 
     done, _ = play(seconds, 50_000, 2)
     assert sorted(size for size, _ in done)[len(done) // 2] > 64
+
+
+def test_one_item_more_is_the_smallest_trial_that_there_is() -> None:
+    # items of 1.5 s, of which this worker will have seven: two at once may lose too much
+    whole, weighed = Trials(), Trials(whole=False)
+    for trials in (whole, weighed):
+        trials.start(1, 1.5)
+        trials.observe(1, 1.5)
+    assert whole.bounded(4.0, 0.0, 1.5, 7.0) == 2.0
+    assert weighed.bounded(4.0, 0.0, 1.5, 7.0) == 1.5

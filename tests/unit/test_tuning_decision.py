@@ -17,6 +17,7 @@ from toolkit import renderers
 from toolkit.errors import InvalidInput, TuningError
 from toolkit.records import percent
 from toolkit.tuning import Recommendation, Recommender, Workload, simulate_run, simulate_runs
+from toolkit.tuning.decision import Request, _choose
 from toolkit.tuning.grids import Paired, paired, predict_grid
 from toolkit.tuning.memory import fit_memory
 from toolkit.tuning.recommendation import GRID_COLUMNS, grid_frame, seconds
@@ -59,6 +60,20 @@ def test_equally_fast_means_fewer_workers() -> None:
     advice = model.recommend(n_items=4_000)
     assert advice.workers == 1
     assert advice.makespan_s <= 1.011 * advice.grid[~advice.grid["extrapolated"]]["makespan_s"].min()
+
+
+def test_workers_are_not_saved_on_a_guess() -> None:
+    """Given settings that are predicted alike, though nobody ran the one with fewer workers."""
+    work = Workload(per_item_s=5e-3, per_batch_s=0.05, run_sigma=0.06, batch_sigma=0.15, cores=4)
+    runs = simulate_runs(work, 1_000, [(2, 8), (12, 8), (60, 4), (12, 2), (62, 8)], seed=1)
+    model = Recommender().fit(runs).models_[work.name]
+    grid = predict_grid(model, 4_000, 8)
+    many, few = (int(np.flatnonzero((grid.batch_size == 125) & (grid.workers == count))[0]) for count in (8, 6))
+    alike = np.full(len(grid.batch_size), 9e9)
+    alike[[many, few]] = 1.0, 1.005
+    grid = replace(grid, makespan_s=alike, extrapolated=np.zeros(len(alike), dtype=bool))
+    allowed = np.isin(np.arange(len(alike)), [many, few])
+    assert _choose(model, grid, (allowed, allowed), Request(4_000))[0] == many
 
 
 def test_a_memory_limit_bounds_the_batch(model: Recommender) -> None:
@@ -218,6 +233,8 @@ def test_the_loss_that_is_risked_counts_how_probable_and_how_large_it_is() -> No
     assert loss[0] == pytest.approx(0.1 / math.sqrt(2 * math.pi))  # of a normal one around nothing
     assert loss[1] < 1e-6
     assert loss[2] == pytest.approx(0.25 * 0.3, abs=1e-3)
+    gain = Paired(np.array([0.25, 0.75]), mean, sd).gain
+    assert gain == pytest.approx([loss[0], 0.5, 0.75 * 0.3], abs=1e-3)
 
 
 def test_what_may_well_be_slower_than_the_rule_of_thumb_is_not_advised() -> None:
@@ -233,7 +250,20 @@ def test_what_may_well_be_slower_than_the_rule_of_thumb_is_not_advised() -> None
     )
     assert grid.makespan_s.min() < 0.95 * grid.makespan_s[chosen]  # others promise more
     assert any("may well be slower than the rule of thumb" in reason for reason in advice.reasons)
-    assert chosen == rule or paired(model.models_[device.name], 8_192, 0.0, grid, np.array([chosen]), rule).loss < 0.02
+    beside = paired(model.models_[device.name], 8_192, 0.0, grid, np.array([rule, chosen]))
+    assert chosen == rule or 5.0 * beside.loss < beside.gain or beside.loss < 0.005
+
+
+@pytest.mark.parametrize("seed", [110, 118, 127])
+def test_a_few_items_a_run_do_not_prove_that_batches_are_free(seed: int) -> None:
+    # given five runs of 16 items that vary by half, and a batch that costs as much as half an item
+    work = Workload(per_item_s=1.0, per_batch_s=0.5, item_sigma=0.5)
+    runs = simulate_runs(work, 16, [(1, 8), (1, 8), (2, 4), (1, 2), (2, 8)], seed=seed)
+
+    advice = Recommender().fit(runs).recommend(n_items=64, max_workers=8)
+
+    # then the rule of thumb, of two items, is not left for batches of one
+    assert advice.batch_size >= 2
 
 
 def test_a_sure_gain_over_the_rule_of_thumb_is_taken() -> None:

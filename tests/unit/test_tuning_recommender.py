@@ -117,7 +117,8 @@ def test_with_twenty_runs_intervals_are_conformal() -> None:
         advice = model.recommend(n_items=case.n_items)
         methods.add(advice.coverage_method)
         low, high = advice.intervals["makespan_s"]
-        covered += [low <= x <= high for x in truth(case, advice.batch_size, advice.workers)]
+        # six runs, the same ones for each model, could not tell 0.83 from 1
+        covered += [low <= x <= high for x in played(case, [(advice.batch_size, advice.workers)], 60)[0]]
     assert methods == {"conformal"}
     assert np.mean(covered) >= 0.85
 

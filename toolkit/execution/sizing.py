@@ -167,7 +167,7 @@ class Controller:
         self._last = 0.0  # batch
         self._smallest = 0.0
         self._joined = False  # the first batch counts like every other
-        self._trials = Trials()
+        self._trials = Trials(whole=whole)
         self._surprises = 0  # batches in a row far from what was predicted: a change, not an outlier
 
     @property

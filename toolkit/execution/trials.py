@@ -27,11 +27,17 @@ class Trials:
 
     After a bad trial the next ones halve the distance to it, in logarithms. One long item makes a small batch look bad,
     so a bad trial holds the size back for some batches only, and for more of them each time.
+
+    Parameters
+    ----------
+    whole : bool
+        Batches are counted in items, and one item more is the smallest trial that there is. Else in weight.
     """
 
-    __slots__ = ("_bad", "_ceiling", "_items", "_largest", "_lost_s", "_pause", "_rate", "_spent_s", "_wait")
+    __slots__ = ("_bad", "_ceiling", "_grain", "_items", "_largest", "_lost_s", "_pause", "_rate", "_spent_s", "_wait")
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole: bool = True) -> None:
+        self._grain = 1.0 if whole else 0.0
         self._spent_s = 0.0
         self._lost_s = 0.0
         self._largest = 0.0  # good batch
@@ -106,6 +112,7 @@ class Trials:
             return self._largest
         # A trial of b items loses at most SLOWER (fixed + item b) - rate b: nothing that grows, where fixed costs rule.
         grows = _SLOWER * item_s - self._rate
-        if want <= _STEP * self._largest or grows <= 0:
+        step = max(_STEP * self._largest, self._largest + self._grain)
+        if want <= step or grows <= 0:
             return want
-        return max(_STEP * self._largest, min(want, (left_s - _SLOWER * fixed_s) / grows))
+        return max(step, min(want, (left_s - _SLOWER * fixed_s) / grows))

@@ -29,7 +29,8 @@ from toolkit.tuning.tapering import find_tapering
 SAME = 0.01  # settings whose makespans differ by less are equally fast
 _MORE_MEMORY = 1.5
 _FEW_TIMES = 8
-_GAMBLE = 0.02  # expected loss against the rule of thumb beyond which that is recommended
+_DEARER = 5.0  # times as much as a gain does a loss against the rule of thumb count
+_GAMBLE = 0.05  # expected loss against it that no gain makes up for
 _TRIED = 24  # settings that are compared with it
 OBJECTIVES = ("makespan", "cost")
 
@@ -110,7 +111,7 @@ def recommend(model: TaskModel, request: Request) -> Recommendation:
     allowed, binding = _allowed(model, request, grid, memory)
     if not allowed.any():
         return _refused(model, request, limit, binding[-1])
-    chosen, preferred = _choose(grid, _surely(model, request, grid, allowed), request)
+    chosen, preferred = _choose(model, grid, (allowed, _surely(model, request, grid, allowed)), request)
     value = _value(grid, request)
     promised = 1.0 - float(value[allowed].min() / value[chosen])
     if promised > SAME:
@@ -200,8 +201,9 @@ def _value(grid: Grid, request: Request) -> Array:
 def _surely(model: TaskModel, request: Request, grid: Grid, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which of the allowed settings are no gamble beside the rule of thumb, which everybody has without a model.
 
-    Both are thought of under the same circumstances. Where the rule may not be chosen, or leads beyond what was
-    measured, all others may be.
+    Both are thought of under the same circumstances. What may lose is worth it where it gains far more: a loss against
+    what costs nothing to know counts several times as much as a gain, up to what is never risked, and not at all below
+    half of what counts as equal. Where the rule may not be chosen, or leads beyond what was measured, all others may.
     """
     workers = int(grid.workers.max())
     rule = (grid.batch_size == common_heuristic(request.n_items, workers)) & (grid.workers == workers)
@@ -211,23 +213,38 @@ def _surely(model: TaskModel, request: Request, grid: Grid, allowed: NDArray[np.
     at, value = int(np.flatnonzero(rule)[0]), _value(grid, request)
     better = np.flatnonzero(allowed & (value < value[at]))
     better = better[np.argsort(value[better], kind="stable")][:_TRIED]
-    loss = paired(model, request.n_items, request.weight, grid, better, at).loss
+    believed, doubted = (
+        paired(model, request.n_items, request.weight, grid, np.append(at, better), doubting=doubting)
+        for doubting in (False, True)  # a few items look like proof of whatever was fitted to them
+    )
+    loss, gain = np.maximum(believed.loss, doubted.loss), np.minimum(believed.gain, doubted.gain)
+    worth = (_DEARER * loss <= gain) & (loss <= _GAMBLE)
     sure: NDArray[np.bool_] = rule.copy()
-    sure[better[loss <= _GAMBLE]] = True
+    sure[better[worth | (loss <= SAME / 2)]] = True
     return sure
 
 
-def _choose(grid: Grid, allowed: NDArray[np.bool_], request: Request) -> tuple[int, list[str]]:
-    """The best allowed setting; within 1 % the one with fewer workers."""
+def _choose(
+    model: TaskModel, grid: Grid, allowed: tuple[NDArray[np.bool_], NDArray[np.bool_]], request: Request
+) -> tuple[int, list[str]]:
+    """The best setting that is no gamble; one with fewer workers that loses less than 1 % by that, doubt included.
+
+    Few runs leave open what a worker more brings. That two settings are predicted alike is no reason to do without it:
+    the expected loss counts, in which a doubt is a loss. `allowed` are those that may be chosen, and those that are no
+    gamble beside the rule of thumb.
+    """
+    may, sure = allowed
     value = _value(grid, request)
-    masked = np.where(allowed, value, np.inf)
-    best = int(np.argmin(masked))
-    near = np.flatnonzero(masked <= (1 + SAME) * masked[best])
-    fewest = near[grid.workers[near] == grid.workers[near].min()]
-    chosen = int(fewest[np.argmin(grid.makespan_s[fewest])])
-    if grid.workers[chosen] < grid.workers[best]:
-        return chosen, [f"{int(grid.workers[best])} workers would gain less than {percent(SAME)}"]
-    return chosen, []
+    best = int(np.argmin(np.where(sure, value, np.inf)))
+    fewer = grid.workers < grid.workers[best]
+    near = np.flatnonzero(may & (fewer if grid.method != "throughput" else fewer & sure))
+    near = near[value[near] <= (1 + SAME) * value[best]]
+    near = near[np.lexsort((value[near], grid.workers[near]))][:_TRIED]
+    if len(near) and grid.method != "throughput":
+        near = near[paired(model, request.n_items, request.weight, grid, np.append(best, near)).loss <= SAME]
+    if not len(near):
+        return best, []
+    return int(near[0]), [f"{int(grid.workers[best])} workers would gain less than {percent(SAME)}"]
 
 
 def _answer(model: TaskModel, request: Request, grid: Grid, chosen: int, remarks: list[str]) -> Recommendation:

@@ -173,21 +173,35 @@ class Paired:
         density = np.exp(-0.5 * np.square(z)) / math.sqrt(2.0 * math.pi)
         return np.asarray(self.mix @ (self.sd * density + self.mean * ndtr(z)))
 
+    @property
+    def gain(self) -> Array:
+        """The same of how much faster it is where it is faster."""
+        return self.loss - self.mix @ self.mean
+
 
 def paired(
-    model: TaskModel, n_items: int, weight: float, grid: Grid, some: NDArray[np.int64], reference: int
+    model: TaskModel,
+    n_items: int,
+    weight: float,
+    grid: Grid,
+    at: NDArray[np.int64],
+    *,
+    doubting: bool = False,
 ) -> Paired:
-    """Compare the settings at `some` with the one at `reference`; `weight` says how much cost counts."""
-    at = np.concatenate([[reference], some])
+    """Compare settings with the first of them; `at` says where in `grid` they are, `weight` how much cost counts.
+
+    With `doubting` the costs may be farther from what was fitted than the model itself takes for likely.
+    """
+    effects = model.doubtful if doubting else model.effects
     points = model.points(np.full(len(at), n_items), grid.batch_size[at], grid.workers[at])
-    mean, variance = model.effects.contrast(points)
+    mean, variance = effects.contrast(points)
     value = grid.makespan_s[at] * grid.workers[at].astype(np.float64) ** weight
     predicted = np.log(value / value[0])
     middle = model.effects.shift(points)  # which the makespans have in them
     further = np.square(model.beyond(grid.batch_size[at], grid.workers[at]))
     variance = variance + np.abs(further - further[0])
     mean = mean + predicted - (middle - middle[0])
-    return Paired(model.effects.mix, mean[:, 1:], np.sqrt(variance[:, 1:]))
+    return Paired(effects.mix, mean[:, 1:], np.sqrt(variance[:, 1:]))
 
 
 def compared(

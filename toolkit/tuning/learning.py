@@ -83,10 +83,11 @@ def fit_task(history: TaskHistory, options: Options) -> TaskModel:
         rivals = rivals.beside(other.costs, math.exp(other.evidence - best.evidence))
     points = replace(best.points, apart=rivals.of_runs(cells, len(runs))[:, best.judged])
     effects = fit_effects(points, best.residual, best.prior, rivals.belief, math.sqrt(variance.batch))
+    doubtful = replace(effects, prior=sensitivity.prior(cells, variance.means(cells), doubting=True))
     draws = sensitivity.moved(effects.draws(options.draws, options.seed + 3))
     return TaskModel(
         history, options, costs, draws, structure, hosts, rest.gap, variance, rest.stagger_s, rest.cold, rest.wild,
-        sensitivity, rivals, effects, _backtest(best, history, cells, spread, effects), check(history, draws),
+        sensitivity, rivals, effects, doubtful, _backtest(best, history, cells, spread, effects), check(history, draws),
         _beyond(best, history, cells, spread, effects),
     )  # fmt: skip
 

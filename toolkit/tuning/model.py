@@ -113,6 +113,8 @@ class TaskModel:
         Other structures that are about as probable.
     effects : RunEffects
         How runs differ from the structure.
+    doubtful : RunEffects
+        The same for who doubts that costs are near what was fitted to a few items.
     backtest : Backtest
         Predictions of left-out runs.
     checks : Checks
@@ -135,6 +137,7 @@ class TaskModel:
     sensitivity: Sensitivity
     rivals: Rivals
     effects: RunEffects
+    doubtful: RunEffects
     backtest: Backtest
     checks: Checks
     beyond_size: tuple[float, float]

@@ -17,6 +17,9 @@ from toolkit.tuning.structure import N_BASE, Costs, contention_basis
 _STEP = 1e-3
 _UNIT = 0.02  # effect on a batch of a unit of a coefficient that was found to be 0
 _PRIOR_SD = 0.5  # in units, before anything was seen
+_DOUBT_SD = 1.0  # the same for who doubts what was fitted
+_DOUBT_UNIT = 0.2  # and the effect on a batch of a unit of its fixed costs, or its items', that were found to be 0
+_LASTING = 2  # costs of a batch and of an item come first; those of a process's first batches follow
 _MISFIT_SD = 0.04  # what no structure explains between two cells of a run
 
 
@@ -32,11 +35,14 @@ class Sensitivity:
         Positions of the coefficients that the data can know, in ``base | theta | held | free``.
     unit : ndarray
         Their units.
+    doubt : ndarray
+        Standard deviations, in units, of who doubts that costs are near what was fitted to a few items.
     """
 
     costs: Costs
     which: NDArray[np.int64]
     unit: Array
+    doubt: Array
 
     @classmethod
     def of(cls, costs: Costs, cells: Cells) -> Sensitivity:
@@ -53,7 +59,10 @@ class Sensitivity:
         reach.append(float(np.max(costs.free)))
         scale = np.array(reach)
         which = np.flatnonzero(scale > 0)
-        return cls(costs, which, np.maximum(flat[which], _UNIT * scale[which]))
+        unit = np.maximum(flat, _UNIT * scale)
+        least = np.where(np.arange(len(scale)) < _LASTING, _DOUBT_UNIT, _UNIT) * scale
+        doubt = _DOUBT_SD * np.maximum(flat, least)[which] / unit[which]
+        return cls(costs, which, unit[which], doubt)
 
     def moved(self, by: Array) -> Costs:
         """Costs with the coefficients off by `by` units, of shape (n_sets, n_coefficients)."""
@@ -91,7 +100,7 @@ class Sensitivity:
         work = (n_items / size) * costs.service_s(size.astype(np.float64), busy)
         return _derivative(work + busy * warm * costs.contention(busy))
 
-    def prior(self, cells: Cells, variance: Array) -> Array:
+    def prior(self, cells: Cells, variance: Array, *, doubting: bool = False) -> Array:
         """Covariance of the coefficients' errors as far as differences within runs tell; runs may be off as a whole.
 
         Parameters
@@ -100,6 +109,8 @@ class Sensitivity:
             What was fitted.
         variance : ndarray of shape (n_cells,)
             Relative variance of a cell's mean within its run.
+        doubting : bool
+            Whether the costs may be far from what was fitted, for all that was believed before.
         """
         jacobian = self.of_cells(cells)
         weight = 1.0 / (variance + _MISFIT_SD**2)
@@ -108,7 +119,8 @@ class Sensitivity:
         np.add.at(middle, cells.run, weight[:, None] * jacobian)
         centred = jacobian - (middle / np.maximum(total, 1e-12)[:, None])[cells.run]
         information = (weight[:, None] * centred).T @ centred
-        return np.asarray(np.linalg.inv(information + np.eye(len(information)) / _PRIOR_SD**2))
+        before = self.doubt if doubting else np.full(len(information), _PRIOR_SD)
+        return np.asarray(np.linalg.inv(information + np.diag(1.0 / np.square(before))))
 
 
 def _flat(costs: Costs) -> Array:

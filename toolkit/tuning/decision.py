@@ -203,7 +203,9 @@ def _surely(model: TaskModel, request: Request, grid: Grid, allowed: NDArray[np.
 
     Both are thought of under the same circumstances. What may lose is worth it where it gains far more: a loss against
     what costs nothing to know counts several times as much as a gain, up to what is never risked, and not at all below
-    half of what counts as equal. Where the rule may not be chosen, or leads beyond what was measured, all others may.
+    half of what counts as equal. A few items look like proof of whatever was fitted to them: so each comparison is made
+    once more with costs that may be far from it, and the larger loss and the smaller gain count. Where the rule may not
+    be chosen, or leads beyond what was measured, all others may.
     """
     workers = int(grid.workers.max())
     rule = (grid.batch_size == common_heuristic(request.n_items, workers)) & (grid.workers == workers)
@@ -215,7 +217,7 @@ def _surely(model: TaskModel, request: Request, grid: Grid, allowed: NDArray[np.
     better = better[np.argsort(value[better], kind="stable")][:_TRIED]
     believed, doubted = (
         paired(model, request.n_items, request.weight, grid, np.append(at, better), doubting=doubting)
-        for doubting in (False, True)  # a few items look like proof of whatever was fitted to them
+        for doubting in (False, True)
     )
     loss, gain = np.maximum(believed.loss, doubted.loss), np.minimum(believed.gain, doubted.gain)
     worth = (_DEARER * loss <= gain) & (loss <= _GAMBLE)
@@ -236,9 +238,7 @@ def _choose(
     may, sure = allowed
     value = _value(grid, request)
     best = int(np.argmin(np.where(sure, value, np.inf)))
-    fewer = grid.workers < grid.workers[best]
-    near = np.flatnonzero(may & (fewer if grid.method != "throughput" else fewer & sure))
-    near = near[value[near] <= (1 + SAME) * value[best]]
+    near = np.flatnonzero(may & (grid.workers < grid.workers[best]) & (value <= (1 + SAME) * value[best]))
     near = near[np.lexsort((value[near], grid.workers[near]))][:_TRIED]
     if len(near) and grid.method != "throughput":
         near = near[paired(model, request.n_items, request.weight, grid, np.append(best, near)).loss <= SAME]

@@ -51,11 +51,13 @@ def _parser() -> argparse.ArgumentParser:
         "learn from the metrics, recommend a setting, and compare the prediction with what it takes.",
     )
     parser.add_argument("--quick", action="store_true", help="fewer paragraphs and settings")
-    parser.add_argument("--grid", action="store_true", help="compare with a measured grid of 12 cells (half an hour)")
+    parser.add_argument(
+        "--grid", action="store_true", help="compare with a measured grid of 12 cells (a quarter of an hour)"
+    )
     parser.add_argument(
         "--items", type=int, metavar="N", help="how many paragraphs, at least 100 (default: 14,000 of 26,420)"
     )
-    parser.add_argument("--times", type=int, metavar="N", help="take each paragraph N times (default: 1, grid: 3)")
+    parser.add_argument("--times", type=int, metavar="N", help="take each paragraph N times (default: 1, grid: 2)")
     parser.add_argument("--report", type=Path, metavar="FILE", default=Path("report.html"), help="default: %(default)s")
     parser.add_argument("--record", type=Path, metavar="DIR", help="write the metrics to DIR as Parquet")
     return parser

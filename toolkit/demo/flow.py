@@ -34,7 +34,7 @@ QUICK_ITEMS = 1_500
 DEMO_ITEMS = 14_000
 """Paragraphs of a plain demo, about every second of each message, so that it stays a matter of a minute or two."""
 
-GRID_TIMES = 3
+GRID_TIMES = 2
 """How often the grid goes through all paragraphs.
 
 On a shared machine a run of 4 s differs from an equal one by a tenth; longer ones outlast its ups and downs.

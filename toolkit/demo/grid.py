@@ -125,7 +125,8 @@ def evaluate(
     say(f"\nThe grid: {len(cells)} cells, {GRID_REPEATS} times each")
     for repeat in range(GRID_REPEATS):
         for i, setting in cells if repeat % 2 == 0 else reversed(cells):
-            taken[i, setting].append(measure(client, advised[i][0], setting, session).makespan_s)
+            run = measure(client, advised[i][0], setting, session, keep_results=False)  # there are dozens of them
+            taken[i, setting].append(run.makespan_s)
         say(f"  round {repeat + 1} of {GRID_REPEATS} done")
     medians = {cell: median(values) for cell, values in taken.items()}
     judged = []

@@ -49,7 +49,7 @@ class Measured:
         return self.items / self.makespan_s if self.makespan_s > 0 else 0.0
 
 
-def measure(client: Client, study: Study, setting: Setting, session: str) -> Measured:
+def measure(client: Client, study: Study, setting: Setting, session: str, *, keep_results: bool = True) -> Measured:
     """Run all items of `study` with `setting`, and wait for the end.
 
     Parameters
@@ -62,6 +62,8 @@ def measure(client: Client, study: Study, setting: Setting, session: str) -> Mea
         Batch size and worker count.
     session : str
         Tag of the run, by which ``client.metrics(tags=...)`` finds it again.
+    keep_results : bool
+        Whether the server keeps the run's items and results, 30 MB for all paragraphs; else only its metrics.
 
     Raises
     ------
@@ -72,7 +74,7 @@ def measure(client: Client, study: Study, setting: Setting, session: str) -> Mea
     """
     run = client.map(
         study.task, study.items, kwargs=study.kwargs, batch_size=setting.batch_size, max_workers=setting.workers,
-        name=f"demo {study.label}", tags={"demo": session},
+        name=f"demo {study.label}", tags={"demo": session}, keep_results=keep_results,
     )  # fmt: skip
     status = run.wait(RUN_TIMEOUT_S, progress=False)
     if status.dead:

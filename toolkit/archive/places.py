@@ -129,11 +129,11 @@ class Places:
         folder = "*" if task is None else slug(task)  # which has no character that a pattern knows
         found = []
         for path in (self.root / table).glob(f"day={day}/task_slug={folder}/{name}"):
-            match = _NAME.fullmatch(path.name)
-            if match is None:
+            stored = _stored(path)
+            if stored is None:
                 logger.warning("%s was not written by this package and is left out", path)
                 continue
-            found.append(Stored(path, RunKey(int(match[2]), match[1]), match[3]))
+            found.append(stored)
         return sorted(found, key=lambda s: (s.key, s.part))
 
     def beside(self, table: str, task: str, key: RunKey) -> list[Stored]:
@@ -146,8 +146,7 @@ class Places:
         if folder not in self._listed or self._listed[folder][0] != changed:
             found: dict[RunKey, list[Stored]] = {}
             for path in sorted(folder.glob("*.parquet")):
-                if match := _NAME.fullmatch(path.name):
-                    stored = Stored(path, RunKey(int(match[2]), match[1]), match[3])
+                if stored := _stored(path):
                     found.setdefault(stored.key, []).append(stored)
             self._listed[folder] = changed, found
         return self._listed[folder][1].get(key, [])
@@ -239,3 +238,9 @@ def _cannot(path: Path, error: OSError) -> ArchiveError:
         f"archive: {path} cannot be written: {error.strerror or error}. What was archived before is complete; mend the "
         "cause and archive again, or choose another place"
     )
+
+
+def _stored(path: Path) -> Stored | None:
+    """The file at `path`; None where its name is none of this package's."""
+    match = _NAME.fullmatch(path.name)
+    return Stored(path, RunKey(int(match[2]), match[1]), match[3]) if match else None

@@ -60,8 +60,9 @@ def report(context: click.Context, run_or_task: str, output: Path, n_items: int 
 
 def _check_place(output: Path) -> None:
     """Look whether the file can be written, before anything is fitted for it."""
-    if output.suffix.lower() not in (".html", ".md", ".ipynb"):
-        raise InvalidInput(f"{output.name!r}: a report ends in .html, .md or .ipynb, which says its format")
+    from toolkit.notebook.report import format_of
+
+    format_of(output)
     folder = output.absolute().parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InvalidInput(f"{output} cannot be written: {folder} is no directory that you may write to; pass --output")

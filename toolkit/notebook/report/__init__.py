@@ -101,10 +101,7 @@ class Report:
             The file cannot be written.
         """
         target = Path(path)
-        kind = _FORMATS.get(target.suffix.lower())
-        if kind is None:
-            raise InvalidInput(f"{target.name!r}: a report ends in .html, .md or .ipynb, which says its format")
-        _replace(target, getattr(self, kind))
+        _replace(target, getattr(self, format_of(target)))
         return target
 
     @property
@@ -138,6 +135,20 @@ def write_report(
     (a notebook with parameters).
     """
     return Report.of(frame=frame, model=model, recommendation=recommendation, **parts).write(path)
+
+
+def format_of(target: Path) -> str:
+    """As what a report at `target` is written: the name of the method that makes its text.
+
+    Raises
+    ------
+    InvalidInput
+        The ending says no format.
+    """
+    kind = _FORMATS.get(target.suffix.lower())
+    if kind is None:
+        raise InvalidInput(f"{target.name!r}: a report ends in .html, .md or .ipynb, which says its format")
+    return kind
 
 
 def _replace(target: Path, make: Callable[[], str]) -> None:

@@ -178,6 +178,12 @@ def test_a_server_without_tls_is_no_server_for_rediss(ports: dict[str, int], pap
     assert PASSWORD not in str(caught.value)
 
 
+def test_whoever_speaks_plainly_to_a_server_with_tls_is_told_so(ports: dict[str, int]) -> None:
+    ledger = Ledger(ServerAddress.parse(f"redis://:{PASSWORD}@localhost:{ports['good']}/0"))
+    with closing(ledger), pytest.raises(LedgerUnavailable, match="begins with rediss://"):
+        ledger.connection.command("PING", retry_s=0.0)
+
+
 def test_verification_is_off_only_where_the_url_says_so(ports: dict[str, int]) -> None:
     assert connect(ports["self"], "?ssl_cert_reqs=none&ssl_check_hostname=false").check_server()
 

@@ -4,7 +4,7 @@
 
 Parts are ``cpu``, ``sleep``, ``rows``, ``items``, ``frames``, ``size``, ``snapshot`` and ``network``; without any, all
 of them: about a quarter of an hour on two cores that have nothing else to do. ``--most`` is the longest run of ``size``
-(ten million items of 50 µs take another five minutes), ``--scale`` a factor on the items of ``cpu`` and
+(ten million items of 50 µs take another ten minutes), ``--scale`` a factor on the items of ``cpu`` and
 ``network``. Other benchmarks of this folder (``bench_*``) are commands of their own. A figure that misses its goal is
 printed as missed; nothing is asserted but that results are right.
 """

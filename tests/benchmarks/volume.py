@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MILLION = 1_000_000
 _JSON_ROWS = 50_000
+_LEAST = 10_000
 
 
 def _seconds(call: Callable[[], Any], times: int = 3) -> float:
@@ -87,29 +88,50 @@ def rows(client: Client, ledger: Ledger, n: int = MILLION) -> Iterator[Line]:
 
 
 def size(client: Client, ledger: Ledger, most: int) -> Iterator[Line]:
-    """Runs of ten thousand to `most` items: makespan an item, and processor time of the server a batch."""
+    """Runs of ten thousand to `most` items: makespan an item, and processor time of the server a batch.
+
+    The speed of a machine drifts within seconds. So each longer run lies between runs of ten thousand that take as long
+    together, and is compared with these.
+    """
+    batch, ratios, words = 1000, {_LEAST: 1.0}, []
 
     def server_s() -> float:
         cpu = ledger.connection.command("INFO", "CPU")
         return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
 
-    each, cost, n, batch = {}, 0.0, 10_000, 1000
+    def makespan(n: int) -> tuple[float, float]:
+        """Seconds from the first claim to the end, and worker-seconds spent over those that items took."""
+        run = client.map(work.spin_item, range(n), batch_size=batch, keep_results=n < MILLION)
+        status = run.wait(3600)
+        assert status.ok == n
+        metrics = run.metrics()
+        span = status.finished_at - metrics["claimed_at"].min().timestamp()
+        return span, span * 2 / float(metrics["service_s"].sum())
+
+    def least(seconds: float) -> list[float]:
+        """Seconds an item of as many runs of the least size as take `seconds`."""
+        taken: list[float] = []
+        while not taken or sum(taken) * _LEAST < seconds:
+            taken.append(makespan(_LEAST)[0] / _LEAST)
+        return taken
+
+    makespan(_LEAST)  # warm
+    n, cost = 10 * _LEAST, 0.0
+    known = statistics.mean(least(1.0))
     while n <= most:
-        spans, before = [], server_s()
-        for _ in range(5 if n <= 100_000 else 1):
-            run = client.map(work.spin_item, range(n), batch_size=batch, keep_results=n < MILLION)
-            status = run.wait(3600)
-            assert status.ok == n
-            claimed = run.metrics()["claimed_at"]
-            spans.append(status.finished_at - claimed.min().timestamp())
-        cost = (server_s() - before) / (len(spans) * n / batch)
-        each[n] = statistics.median(spans) / n
-        print(f"  {n:,} items: {each[n] * 1e6:.2f} µs an item, server {cost * 1e6:.0f} µs a batch", flush=True)
+        around = least(known * n / 2)
+        before = server_s()
+        span, efficiency = makespan(n)
+        cost = (server_s() - before) / (n / batch)
+        around += least(known * n / 2)
+        known = statistics.mean(around)
+        ratios[n] = span / n / known
+        words.append(f"{n:,}: {span / n * 1e6:.1f} against {known * 1e6:.1f} µs, efficiency {efficiency:.3f}")
+        print(f"  {words[-1]}, server {cost * 1e6:.0f} µs a batch", flush=True)
         n *= 10
-    yield Line(f"{most:,} items of 50 µs, batch size 1,000", "server CPU, µs a batch", cost * 1e6, 150.0)
-    slowest, quickest = max(each.values()), min(each.values())
-    others = ", ".join(f"{n:,}: {s * 1e6:.1f} µs" for n, s in each.items())
-    yield Line("10 thousand items and more", "slowest / quickest, an item", slowest / quickest, 1.10, others=others)
+    yield Line(f"{n // 10:,} items of 50 µs, batch size 1,000", "server CPU, µs a batch", cost * 1e6, 150.0)
+    apart = max(ratios.values()) / min(ratios.values())
+    yield Line("10 thousand items and more", "slowest / quickest, an item", apart, 1.10, others="; ".join(words))
 
 
 def snapshot(ledger: Ledger, n: int = 10 * MILLION) -> Iterator[Line]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import replace
 from functools import partial
@@ -30,16 +28,17 @@ from toolkit.client.describe import Deployment, Described, describe, say_if_edit
 from toolkit.client.doctor import Finding, examine
 from toolkit.client.drawing import Source
 from toolkit.client.history import History
-from toolkit.client.planner import MAX_REPLANS, Planner, plan_from_history
 from toolkit.client.replay import run_inline
 from toolkit.client.run import Run
 from toolkit.client.selecting import task_name, version_of
+from toolkit.client.sending import Sender
+from toolkit.client.steering import Steering
 from toolkit.client.submit import Submission, find_earlier
 from toolkit.client.weights import Weight, Weights
 from toolkit.cluster import LocalCluster
-from toolkit.errors import InvalidInput, TransportError
+from toolkit.errors import InvalidInput
 from toolkit.ledger import Ledger, Registry
-from toolkit.records import INLINE_QUEUE, METRIC_SCHEMA, NodeInfo, Retry, RunSpec, check_run_id, one_line
+from toolkit.records import INLINE_QUEUE, METRIC_SCHEMA, NodeInfo, Retry, RunSpec, check_run_id
 from toolkit.settings import LedgerSettings, Settings
 
 if TYPE_CHECKING:
@@ -48,9 +47,6 @@ if TYPE_CHECKING:
     from toolkit.tuning import Recommendation
 
 logger = logging.getLogger(__name__)
-
-_BROKER_REST_S = 30.0
-"""How long a submission sends no tickets to a broker that took none."""
 
 
 class Client(History):
@@ -131,6 +127,10 @@ class Client(History):
         self._unlimited: set[str] = set()  # tasks of whose time limits somebody was told
         self._inputs: list[Submitting] = []  # streams that are being submitted, or whose error nobody was told
         self._detached = threading.Event()
+        self._sender = Sender(self._app, self._ledger, self._registry)
+        self._steering = Steering(
+            self._cluster, self._ledger, self._registry, partial(self.metrics, source="server"), self._detached
+        )
         self._ledger.connection.check_server()
         if self._cluster is not None:
             self._cluster.before_end(self._tidy)
@@ -270,15 +270,15 @@ class Client(History):
         spec = earlier or spec
         remark = reach.check_reach(spec, size, self._registry.nodes(), self._cluster)
         run = self._handle(spec, described.task)
-        send = (lambda _n: None) if inline else self._sender(spec)
+        send = (lambda _n: None) if inline else self._sender.of_submission(spec)
         submission = Submission(self._ledger, self._registry, spec, size, send, resumes=earlier is not None)
         self._submitted = True
-        grown = "" if inline or earlier is not None else self._grow(spec, size, items)
+        grown = "" if inline or earlier is not None else self._steering.grow(spec, size, items)
 
         def write(source: Iterable[Any] | Source, begun: Callable[[], None]) -> None:
             submission.write(source, key, weights, function, encoded_kwargs, begun)
             if size.auto and weights is None and not inline:  # workers size weighted batches by themselves
-                self._try_plan(spec, size)
+                self._steering.plan(spec, size)
 
         self._submit(run, items, submission, write)
         if grown or remark:
@@ -304,43 +304,6 @@ class Client(History):
         self._inputs[:] = [*(before for before in self._inputs if before.pending), made]
         run.attach_input(made)
         made.begin()
-
-    def _grow(self, spec: RunSpec, size: Size, items: Iterable[Any]) -> str:
-        """Let a LocalCluster grow for a run whose worker count is automatic; returns what was done, and why."""
-        if self._cluster is None:
-            return ""
-        try:
-            grower = scaling.Grower(
-                self._cluster, self._ledger, self._registry, lambda task: self.metrics(task, source="server")
-            )
-            return grower.grow(spec, size, len(items) if isinstance(items, Sized) else None)
-        except Exception as error:  # more workers are a wish: without them the run is only slower
-            logger.exception("run %s: workers left as they are", spec.run_id)
-            return f"left as they are: {one_line(str(error))}"
-
-    def _try_plan(self, spec: RunSpec, size: Size) -> None:
-        try:
-            self._plan(spec, size)
-        except Exception:  # the items are submitted: a plan that fails must not look like a failed submission
-            logger.exception("run %s: not planned, its workers size the batches by themselves", spec.run_id)
-
-    def _plan(self, spec: RunSpec, size: Size) -> None:
-        """Size an automatic run from history, unless its size was given, and keep an eye on it."""
-        if size.batch_size:
-            Planner(self._ledger, spec, self._detached, 0).start()
-            return
-        status = self._ledger.status(spec.run_id, spec)
-        if status.state.final:
-            return
-        local = self._cluster.workers if self._cluster is not None and spec.queue == self._cluster.queue else 0
-        workers = max(1, status.known_workers, local)  # of a cluster that was just scaled, the node knows less
-        workers = min(workers, status.max_workers or workers)
-        plan = plan_from_history(self._ledger, self._registry, spec, status.submitted, workers)
-        if plan is not None and plan.confident:
-            detail = "planned from earlier runs: " + "; ".join(plan.reasons)
-            self._ledger.update(spec.run_id, batch_size=plan.batch_size, detail=detail, steered=True)
-        most = 0 if plan is not None and plan.confident else MAX_REPLANS
-        Planner(self._ledger, spec, self._detached, most).start()
 
     # ------------------------------------------------------------------ look
 
@@ -476,7 +439,7 @@ class Client(History):
             raise InvalidInput("this client is closed: make another, toolkit.Client(); handles of runs go on working")
 
     def _handle(self, spec: RunSpec, task: Task | None = None) -> Run:
-        run = Run(self._ledger, self._registry, spec, self._send, task)
+        run = Run(self._ledger, self._registry, spec, self._sender.issue, task)
         run.why_waiting = partial(reach.why_waiting, self._cluster, spec.queue)
         return run
 
@@ -487,11 +450,6 @@ class Client(History):
 
             tidy(self._ledger, self._registry, self._archive_path, self.settings.retention_s, self._submitted)
             self._submitted = False
-
-    def _send(self, spec: RunSpec, n: int) -> int:
-        from toolkit.transport import issue
-
-        return issue(self._app, self._ledger, spec, n)
 
     def _check_limits(self, described: Described, item_s: float | None, batch_s: float | None) -> None:
         """Refuse limits that cannot be kept; warn once of one that Celery keeps for a message, and nobody for items."""
@@ -506,25 +464,6 @@ class Client(History):
                 limit_s,
                 limit_s,
             )
-
-    def _sender(self, spec: RunSpec) -> Callable[[int], None]:
-        """Send the tickets of a submission; where the broker does not take them, the sweeper sends others."""
-        not_before = -math.inf
-
-        def send(n: int) -> None:
-            nonlocal not_before
-            if time.monotonic() < not_before:
-                return
-            try:
-                self._send(spec, n)
-            except TransportError as error:
-                if not self._registry.nodes():
-                    raise
-                logger.warning("run %s: %s. Nodes that reach it send tickets instead", spec.run_id, error)
-                # a broker that is away costs each attempt some seconds, and the items wait for no ticket of ours
-                not_before = time.monotonic() + _BROKER_REST_S
-
-        return send
 
     def _route(self, described: Described) -> str:
         if self._cluster is not None:

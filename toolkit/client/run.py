@@ -35,6 +35,9 @@ from toolkit.settings import Settings
 if TYPE_CHECKING:
     import pandas as pd
 
+_LOOK_S = 0.25
+"""The longest time between two looks of whoever waits; the run's events wake it sooner."""
+
 
 class Run(Idioms):
     """One submission: a task mapped over N items.
@@ -127,7 +130,7 @@ class Run(Idioms):
                         bar.update(status)
                     left = pause if deadline is None else min(pause, max(0.0, deadline - time.monotonic()))
                     alarm.sleep(left)
-                    pause = min(0.1, pause * 1.3)
+                    pause = min(_LOOK_S, pause * 1.3)
                     status = self._fresh()
         finally:
             if bar is not None:

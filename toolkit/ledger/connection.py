@@ -41,6 +41,8 @@ _PASSING_ANSWERS = {
     "UNKILLABLE": "It executes a long script of somebody that has written already: wait for it",
     "UNBLOCKED": "Somebody unblocked this client: nothing to do",
 }
+# How a server that expects TLS answers a client that speaks without; others answer so while they end.
+_CLOSED = re.compile("closed by server|reset by peer", re.IGNORECASE)
 
 
 class _Credentials(CredentialProvider):
@@ -214,6 +216,8 @@ class Connection:
             return LedgerCorrupt(f"{where}: key {key} is of another type than {args[0]} works on")
         if _is_passing(error):
             hint = _PASSING_ANSWERS.get(_code(error), "Check that it runs and that the address is right")
+            if self.address.url.startswith("redis://") and _CLOSED.search(text):
+                hint += ", and that it expects no TLS: then the URL begins with rediss://"
             return LedgerUnavailable(
                 f"{where} does not answer as it should ({type(error).__name__}: {_safe(text)}). {hint}; toolkit doctor "
                 "tells more"

@@ -114,6 +114,18 @@ def test_an_empty_part_repeated_takes_the_next_batch_once(ledger: Ledger) -> Non
     run.check()
 
 
+def test_a_batch_taken_beside_a_part_of_as_many_items_is_claimed_as_well(ledger: Ledger) -> None:
+    # given a claim whose items are committed as a part, so that the claim lives on
+    run = Run(ledger, 8, batch_size=4)
+    claim = run.claim()
+    # when that commit takes another batch of as many items
+    following = run.commit(claim, 4, last=False, ask=run.ask()).claim
+    # then they are counted as claimed, the committed ones no more
+    assert isinstance(following, Claim)
+    assert int(run.head("claimed")) == len(following) == 4
+    run.check()
+
+
 def test_a_part_repeated_is_accounted_once_while_the_claim_lives_and_after(ledger: Ledger) -> None:
     run = Run(ledger, 9, batch_size=9)
     claim = run.claim()

@@ -50,7 +50,7 @@ _COMMON = _mutants(
     ("gathered", "GATHERED = 64", "GATHERED = 65", "at most 64 ranges in a claim"),
     ("late-ticket", "LATE_TICKET_MS = 2000", "LATE_TICKET_MS = 0", "a lost ticket is missed once workers stand idle"),
     ("window", "WINDOW = 200", "WINDOW = 201", "the breaker's window"),
-    ("clock-seconds", "tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)", "tonumber(t[1]) * 1000",
+    ("clock-seconds", "t[1] * 1000 + math.floor(t[2] / 1000)", "t[1] * 1000",
      "times are in milliseconds"),
     ("skip-in-range", "local skip = math.max(0, off - pos)", "local skip = 0", "committed items are not given back"),
     ("ranges-order", "if pos + n > off then", "if pos + n >= off then", "a claim's rest holds no empty range"),
@@ -79,16 +79,16 @@ _COMMON = _mutants(
     ("segment-expiry", "all[#all + 1] = k.m .. ':' .. i end\n  return all", "end\n  return all",
      "metric rows expire with their run"),
     ("row-segment", "math.floor((n - 1) /", "math.floor(n /", "rows fill segment after segment"),
-    ("page-starts-first", "k.pi, r.a, '-inf', 'LIMIT'", "k.pi, r.a + 1, '-inf', 'LIMIT'",
+    ("page-starts-first", "k.pi, a, '-inf', 'LIMIT'", "k.pi, a + 1, '-inf', 'LIMIT'",
      "the first of many pages is found"),
-    ("page-starts-few", "if tonumber(last[j]) <= r.a then", "if tonumber(last[j]) < r.a then",
+    ("page-starts-few", "if last[n] + 0 <= a then", "if last[n] + 0 < a then",
      "no page more than needed where they are few"),
-    ("page-starts-order", "table.insert(starts, 1, last[j])", "table.insert(starts, last[j])", "pages come in their order"),
-    # Without the '(' of its last call, page_starts also gives a page that begins at r.b. Nothing that can be seen changes:
-    # `ended` counts no item of it, pages_of leaves it out, and take_fresh could only cut the range where it ends.
-    ("ended-low", "local low, high = math.max(a, tonumber(start)), tonumber(starts[j + 1] or b)",
-     "local low, high = tonumber(start), tonumber(starts[j + 1] or b)", "a page counts the items that ended"),
-    ("ended-high", "tonumber(starts[j + 1] or b)\n    local left", "b\n    local left",
+    ("page-starts-order", "starts[n + 1 - j] = last[j]", "starts[j] = last[j]", "pages come in their order"),
+    # With b for b - 1 in a call, page_starts also gives a page that begins at b. Nothing that can be seen changes: `ended`
+    # counts no item of it, pages_of leaves it out, and take_fresh could only cut the range where it ends.
+    ("ended-low", "local low, high = math.max(a, start), starts[j + 1] or b",
+     "local low, high = start, starts[j + 1] or b", "a page counts the items that ended"),
+    ("ended-high", "starts[j + 1] or b\n    local left", "b\n    local left",
      "a page counts only its own items"),
     ("ended-never", "    if left == 0 then\n      redis.call('HDEL'", "    if left < 0 then\n      redis.call('HDEL'",
      "a page goes when its items ended"),
@@ -289,7 +289,8 @@ _CLAIM = _mutants(
     ("claim-lease", "redis.call('ZADD', k.l, t + head.lease_ms, id)", "redis.call('ZADD', k.l, t, id)",
      "a lease lives as long as the run says"),
     ("claim-who", "before and before.who or worker_code(", "before and 1 or worker_code(", "a row tells its worker"),
-    ("claim-started", "if head.started_at == 0 then say", "if true then say", "the start is the first claim"),
+    ("claim-started", "if head.last_batch == 0 then say", "if true then say", "the start is the first claim"),
+    ("claim-claimed", "if head.claimed + n ~= head.stored_claimed then", "if false then", "what is claimed is counted"),
 )  # fmt: skip
 
 _COMMIT = _mutants(
@@ -341,8 +342,10 @@ _COMMIT = _mutants(
      "the next claim sees what the commit changed"),
     ("commit-paused", " or head.breaker > 0 or A[9] ~= ''\n", "\n",
      "a commit that pauses the run hands out nothing"),
-    ("commit-unsaid", "  if head.unsaid then redis.call('HSET', k.h, unpack(head.unsaid)) end\n", "",
+    ("commit-unsaid", "  if head.unsaid then say_now(k, head, head.unsaid) end\n", "",
      "a commit is counted though no claim follows"),
+    ("commit-unclaimed", "'claimed', head.claimed, unpack(said))", "unpack(said))", "what is committed is claimed no more"),
+    ("part-unclaimed", "  head.stored_claimed = head.claimed\nend", "end", "what follows a part is counted as claimed"),
     ("commit-unsaid-error", "pcall(do_claim, k, A, i, head, before)", "true, do_claim(k, A, i, head, before)",
      "a commit is counted though the next claim cannot be read"),
     ("commit-unread", "  if not fine then error(answer, 0) end\n", "", "a claim that cannot be read is an error"),
@@ -537,9 +540,9 @@ _INDEX = _mutants(
      "a sweeper that died before the clock was set back is followed by another"),
     ("elect-for-ever", "redis.call('SET', K[1], A[1], 'PX', A[2])", "redis.call('SET', K[1], A[1])",
      "a dead sweeper is followed by another"),
-    ("report-when-full", "callback = report, flags = { 'allow-oom' } }", "callback = report }",
+    ("report-when-full", "offer('report', report, { 'allow-oom' })", "offer('report', report)",
      "nodes are seen on a full server"),
-    ("elect-when-full", "callback = elect, flags = { 'allow-oom' } }", "callback = elect }", "a full server is swept"),
+    ("elect-when-full", "offer('elect', elect, { 'allow-oom' })", "offer('elect', elect)", "a full server is swept"),
 )  # fmt: skip
 
 MUTANTS = _COMMON + _WEIGHTS + _INPUT + _CLAIM + _COMMIT + _LEASES + _COMMANDS + _INDEX

@@ -16,6 +16,23 @@
 --
 -- A run whose items have weights is told by the field weight_size of its head, see 1_weights.lua.
 
+-- What the server offers is kept in locals: to look up a global takes twenty times as long. While the library loads hardly
+-- anything is there, so they are filled at the first call.
+local function offered()
+  return redis, string, math, table, struct, tonumber, tostring, type, ipairs, pairs, unpack, error, pcall
+end
+local redis, string, math, table, struct, tonumber, tostring, type, ipairs, pairs, unpack, error, pcall = redis
+
+local function offer(name, fn, flags)
+  local function ready(K, A)
+    if not pcall then
+      redis, string, math, table, struct, tonumber, tostring, type, ipairs, pairs, unpack, error, pcall = offered()
+    end
+    return fn(K, A)
+  end
+  redis.register_function { function_name = '__PREFIX__' .. name, callback = ready, flags = flags }
+end
+
 local CLOSED_KEPT = 4096      -- closed claim ids remembered, so that a repeated call finds its answer
 local CLOSED_TRIM = 64        -- rows after which those beyond are forgotten: it need not be at each commit
 local GATHERED = 64           -- ready ranges in one claim at most
@@ -28,17 +45,21 @@ for code = 1, #CATEGORIES do CODES[CATEGORIES[code]] = code end  -- ipairs is no
 
 local function open_keys(K)
   return { h = K[1], p = K[2], pi = K[3], q = K[4], d = K[5], c = K[6], l = K[7], x = K[8], o = K[9],
-           m = K[10], w = K[11], e = K[12], z = K[13], t = K[14] }
+           m = K[10], w = K[11], e = K[12], z = K[13], t = K[14],
+           now = false, read = false, sums = false }  -- what the call finds out: named here, the table need not grow
 end
 
 -- Whole numbers are given to redis.call as they are: the server writes them out exactly, up to 2^53, and in a tenth of
 -- the time of string.format. Only what is joined to a text is formatted first, since `..` keeps 14 digits.
 
+-- A text that a pattern or the server itself says is a number becomes one in a sum: half the time of tonumber. So do the
+-- fields of the head: where one does not hold a number the call fails there, and `diagnose` says which it is.
+
 -- The server's time, which stands still during a call.
 local function now_ms(k)
   if not k.now then
     local t = redis.call('TIME')
-    k.now = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+    k.now = t[1] * 1000 + math.floor(t[2] / 1000)
   end
   return k.now
 end
@@ -73,7 +94,7 @@ end
 local function range_parse(s, key)
   local a, b, att, sus, solo = string.match(s, '^(%d+):(%d+):(%d+):(%d+):(%d+)$')
   if not a then corrupt(key, s) end
-  return { a = tonumber(a), b = tonumber(b), att = tonumber(att), sus = tonumber(sus), solo = tonumber(solo) }
+  return { a = a + 0, b = b + 0, att = att + 0, sus = sus + 0, solo = solo + 0 }
 end
 
 local claim_weights, weight_of  -- of runs whose items have weights, see 1_weights.lua
@@ -82,9 +103,8 @@ local function claim_parse(k, s)
   local off, asked, at, who, active, ok, retried, dead, rest =
     string.match(s, '^(%d+);(%d+);(%d+);(%d+);(%d+);(%d+);(%d+);(%d+);(.+)$')
   if not off then corrupt(k.c, s) end
-  local c = { off = tonumber(off), asked = tonumber(asked), at = tonumber(at), who = tonumber(who),
-              active = tonumber(active), ok = tonumber(ok), retried = tonumber(retried), dead = tonumber(dead),
-              ranges = {}, total = 0, rest = rest }
+  local c = { off = off + 0, asked = asked + 0, at = at + 0, who = who + 0, active = active + 0, ok = ok + 0,
+              retried = retried + 0, dead = dead + 0, ranges = {}, total = 0, rest = rest }
   k.weighted = string.find(rest, ';', 1, true) ~= nil
   local ranges = k.weighted and claim_weights(k, c) or rest
   for r in string.gmatch(ranges, '[^,]+') do
@@ -180,26 +200,28 @@ local function keys_of(k)
   return all
 end
 
--- Starts of the pages that a range touches.
-local function page_starts(k, r)
+-- Starts of the pages that the items [a, b) touch.
+local function page_starts(k, a, b)
   -- Mostly they are one or two: the last three up to the range's end hold them all once one of these begins at or
   -- before it, which saves the second call.
-  local last = redis.call('ZREVRANGEBYSCORE', k.pi, '(' .. string.format('%d', r.b), '-inf', 'LIMIT', 0, 3)
-  local starts = {}
-  for j = 1, #last do
-    table.insert(starts, 1, last[j])
-    if tonumber(last[j]) <= r.a then return starts end
+  local last = redis.call('ZREVRANGEBYSCORE', k.pi, b - 1, '-inf', 'LIMIT', 0, 3)
+  for n = 1, #last do
+    if last[n] + 0 <= a then
+      local starts = {}
+      for j = n, 1, -1 do starts[n + 1 - j] = last[j] end
+      return starts
+    end
   end
-  local first = redis.call('ZREVRANGEBYSCORE', k.pi, r.a, '-inf', 'LIMIT', 0, 1)[1]
-  if not first then corrupt(k.pi, string.format('no page for item %d', r.a)) end
-  return redis.call('ZRANGEBYSCORE', k.pi, first, '(' .. string.format('%d', r.b))
+  local first = redis.call('ZREVRANGEBYSCORE', k.pi, a, '-inf', 'LIMIT', 0, 1)[1]
+  if not first then corrupt(k.pi, string.format('no page for item %d', a)) end
+  return redis.call('ZRANGEBYSCORE', k.pi, first, b - 1)
 end
 
 -- Items [a, b) ended, or (by -1) did not after all. Where the run releases its pages, one whose items all ended goes.
 local function ended(k, a, b, by)
-  local starts = page_starts(k, { a = a, b = b })
+  local starts = page_starts(k, a, b)
   for j, start in ipairs(starts) do
-    local low, high = math.max(a, tonumber(start)), tonumber(starts[j + 1] or b)
+    local low, high = math.max(a, start), starts[j + 1] or b
     local left = redis.call('HINCRBY', k.p, 'n' .. start, by * (low - high))
     if left == 0 then
       redis.call('HDEL', k.p, start, 'k' .. start, 'n' .. start, 'w' .. start)
@@ -213,7 +235,7 @@ end
 local function keep_dead_pages(k)
   local left, kept = {}, {}
   for _, index in ipairs(redis.call('HKEYS', k.x)) do
-    local start = page_starts(k, { a = tonumber(index), b = tonumber(index) + 1 })[1]
+    local start = page_starts(k, tonumber(index), tonumber(index) + 1)[1]
     left[start] = (left[start] or 0) + 1
   end
   for start, n in pairs(left) do

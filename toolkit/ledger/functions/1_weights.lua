@@ -16,7 +16,7 @@ end
 
 -- The page of a range -> its first index, the running sums of its weights.
 local function sums_of(k, r)
-  local start = page_starts(k, r)[1]
+  local start = page_starts(k, r.a, r.b)[1]
   k.sums = k.sums or {}
   local sums = k.sums[start] or redis.call('HGET', k.p, 'w' .. start)
   if not sums or #sums < 8 * (r.b - start) then corrupt(k.p .. ', field w' .. start, sums and 'too short' or 'missing') end

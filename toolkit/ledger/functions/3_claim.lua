@@ -44,7 +44,7 @@ local function take_ready(k, limit)
     local r = range_parse(s, k.q)
     local alone, more = r.sus > 0 or r.solo > 0, bytes
     if alone and n > 0 then break end
-    r.starts = page_starts(k, r)
+    r.starts = page_starts(k, r.a, r.b)
     for _, start in ipairs(r.starts) do
       if not seen[start] then more = more + redis.call('HSTRLEN', k.p, start) end
       seen[start] = true
@@ -84,7 +84,7 @@ local function take_fresh(k, head, limit, bytes)
   local a = head.cursor
   if a >= head.submitted or limit < 1 then return nil end
   local r = { a = a, b = math.min(head.submitted, a + limit), att = 0, sus = 0, solo = 0 }
-  r.starts = page_starts(k, r)
+  r.starts = page_starts(k, r.a, r.b)
   for j = 2, #r.starts do
     bytes = bytes + #(read_page(k, r.starts[j])[1] or '')
     if bytes > CLAIM_BYTES then r.b = tonumber(r.starts[j]) break end
@@ -96,8 +96,8 @@ end
 local function pages_of(k, c, have)
   local out, seen = {}, {}
   for _, r in ipairs(c.off == 0 and c.ranges or ranges_from(c, c.off)) do
-    for _, start in ipairs(r.starts or page_starts(k, r)) do
-      local first = tonumber(start)
+    for _, start in ipairs(r.starts or page_starts(k, r.a, r.b)) do
+      local first = start + 0
       if first < r.b and not seen[start] then  -- a range may have been cut since its pages were looked up
         seen[start] = true
         local page = start == have and { '', '' } or read_page(k, start)
@@ -153,19 +153,18 @@ end
 -- What a claim and a commit need of the head, nil when the run is gone. They are most of what a batch costs the server,
 -- so what few of them need is read where it is needed.
 local HEAD = { 'state', 'item_s', 'created_at', 'generation', 'weight_size', 'submitted', 'cursor', 'ready', 'claimed',
-  'batch_size', 'auto', 'max_workers', 'known_workers', 'last_batch', 'lease_ms', 'started_at', 'ok', 'rows', 'release',
-  'breaker' }
+  'batch_size', 'auto', 'max_workers', 'known_workers', 'last_batch', 'lease_ms', 'ok', 'rows', 'release', 'breaker' }
 
 local function read_head(k)
   local v = redis.call('HMGET', k.h, unpack(HEAD))
   if not v[1] then return nil end
   k.weighted = v[5] ~= false
-  if not tonumber(v[2] or 0) then corrupt(k.h .. ', field item_s', v[2]) end
-  for j = 5, #HEAD do v[j] = tonumber(v[j] or 0) or corrupt(k.h .. ', field ' .. HEAD[j], v[j]) end
-  local head = { state = v[1], item_s = v[2] or '0', created_at = v[3], generation = v[4], weight_size = v[5],
-    submitted = v[6], cursor = v[7], ready = v[8], claimed = v[9], batch_size = v[10], auto = v[11], max_workers = v[12],
-    known_workers = v[13], last_batch = v[14], lease_ms = v[15], started_at = v[16], ok = v[17], rows = v[18],
-    release = v[19], breaker = v[20] }
+  if not tonumber(v[2]) then corrupt(k.h .. ', field item_s', v[2] or 'missing') end
+  local head = { state = v[1], item_s = v[2], created_at = v[3], generation = v[4], weight_size = (v[5] or 0) + 0,
+    submitted = v[6] + 0, cursor = v[7] + 0, ready = v[8] + 0, claimed = v[9] + 0, batch_size = v[10] + 0,
+    auto = v[11] + 0, max_workers = v[12] + 0, known_workers = v[13] + 0, last_batch = v[14] + 0, lease_ms = v[15] + 0,
+    ok = v[16] + 0, rows = v[17] + 0, release = v[18] + 0, breaker = v[19] + 0 }
+  head.stored_claimed = head.claimed
   if k.weighted then head.weight_left, head.weight_last, head.weight_s = nums(k, 'weight_left', 'weight_last', 'weight_s') end
   return head
 end
@@ -184,7 +183,8 @@ end
 --     [, weight_left, weight_last, weight_s]}
 --    | {state | 'busy' | 'empty' | 'gone' | 'other' | 'anew' | 'norun', left}
 -- beside a claim, the state of its run: a repeated call may find it paused
--- head: as read by this call; its `unsaid` are fields that a commit leaves to be written with the claim's own
+-- head: as read by this call; its `unsaid` are fields that a commit leaves to be written with the claim's own, beside
+--   `claimed`, which stays as it is where as many items are taken as were committed
 -- before: the claim that this call has just closed, of the same worker. So nobody can have used this id
 local function do_claim(k, A, i, head, before)
   local id, have, born, generation = A[i], A[i + 4], A[i + 8], A[i + 9]
@@ -218,11 +218,11 @@ local function do_claim(k, A, i, head, before)
               ok = 0, retried = 0, dead = 0, ranges = taken, total = n, rest = weights .. table.concat(parts, ',') }
   claim_store(k, id, c)
   redis.call('ZADD', k.l, t + head.lease_ms, id)
-  local said = head.unsaid or { 'claimed' }
-  said[2] = head.claimed + n
-  if head.last_batch ~= asked then say(said, 'last_batch', asked) end
+  local said = head.unsaid or {}
   say(said, 'cursor', head.cursor)
-  if head.started_at == 0 then say(said, 'started_at', t) end
+  if head.claimed + n ~= head.stored_claimed then say(said, 'claimed', head.claimed + n) end
+  if head.last_batch ~= asked then say(said, 'last_batch', asked) end
+  if head.last_batch == 0 then say(said, 'started_at', t) end  -- there was no batch before
   redis.call('HSET', k.h, unpack(said))
   head.unsaid, head.last_batch = nil, asked
   local spawn = spawn_ticket(k, head, left, active + 1, A[i + 6], A[i + 7], t)

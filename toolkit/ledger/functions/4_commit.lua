@@ -51,10 +51,16 @@ local function account(k, c, from, upto, failed, release)
   end
 end
 
+-- Writes what a commit has to say of the head.
+local function say_now(k, head, said)
+  redis.call('HSET', k.h, 'claimed', head.claimed, unpack(said))
+  head.stored_claimed = head.claimed
+end
+
 -- The claim that a commit asks for. What the commit left to it is written also where there is none, or none can be read.
 local function claim_next(k, A, i, head, before)
   local fine, answer, state = pcall(do_claim, k, A, i, head, before)
-  if head.unsaid then redis.call('HSET', k.h, unpack(head.unsaid)) end
+  if head.unsaid then say_now(k, head, head.unsaid) end
   if not fine then error(answer, 0) end
   return answer, state
 end
@@ -65,7 +71,7 @@ end
 -- -> {'ok' | 'stale', state, left, {claim answer} | nil}
 local function commit(K, A)
   local k = open_keys(K)
-  local id, from, upto, last, split = A[1], tonumber(A[2]), tonumber(A[3]), A[4] == '1', A[5] == '1'
+  local id, from, upto, last, split = A[1], A[2] + 0, A[3] + 0, A[4] == '1', A[5] == '1'
   local nfail = tonumber(A[11])
   local next_claim = 12 + 5 * nfail
   local stored = redis.call('HGET', k.c, id)
@@ -86,14 +92,14 @@ local function commit(K, A)
       if last then close_id(k, id, 1, row and head.rows) end
       account(k, c, from, upto, failed, head.release == 1)
       head.claimed = head.claimed - (upto - from)
-      local said = { 'claimed', head.claimed, 'ok', head.ok + good, 'rows', head.rows }
+      local said = { 'ok', head.ok + good, 'rows', head.rows }
       if A[6] ~= '' then
         head.item_s = A[6]
         say(said, 'item_s', A[6])
       end
       -- what is given back, counted as failed or pauses the run changes the head
       local changes = nfail > 0 or upto < c.total or head.breaker > 0 or A[9] ~= ''
-      if A[next_claim] and last and not changes then head.unsaid = said else redis.call('HSET', k.h, unpack(said)) end
+      if A[next_claim] and last and not changes then head.unsaid = said else say_now(k, head, said) end
       count_errors(k, upto - from, failed, head.breaker)
       if A[9] ~= '' and (A[10] ~= '1' or head.ok + good == 0) then pause(k, A[9]) end
       c.ok = c.ok + good

@@ -137,7 +137,7 @@ local function register(name, fn, flags)
     if not string.find(text, 'CORRUPT <', 1, true) then diagnose(K) end
     error(answer, 0)
   end
-  redis.register_function { function_name = '__PREFIX__' .. name, callback = guarded, flags = flags }
+  offer(name, guarded, flags)
 end
 
 register('create', create)

@@ -76,4 +76,4 @@ local function record(K, A)
   return { rows, first }
 end
 
-redis.register_function { function_name = '__PREFIX__record', callback = record }
+offer('record', record)

@@ -19,5 +19,5 @@ local function elect(K, A)
   return 1
 end
 
-redis.register_function { function_name = '__PREFIX__report', callback = report, flags = { 'allow-oom' } }
-redis.register_function { function_name = '__PREFIX__elect', callback = elect, flags = { 'allow-oom' } }
+offer('report', report, { 'allow-oom' })
+offer('elect', elect, { 'allow-oom' })

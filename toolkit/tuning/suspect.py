@@ -42,7 +42,7 @@ def skewed(run: NDArray[np.int64], claimed: Array, spent: Array) -> NDArray[np.b
         return out
     order = np.argsort(run, kind="stable")
     for here in np.split(order, np.flatnonzero(np.diff(run[order])) + 1):
-        if len(here) < 3:
+        if len(here) < 3 or np.ptp(claimed[here]) <= _CLOCK_S:
             continue
         away = np.abs(claimed[here] - np.median(claimed[here]))
         out[here[away > _CLOCK_S + 2.0 * float(spent[here].sum())]] = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -72,6 +74,18 @@ def test_runs_tell_how_much_of_the_luck_there_is() -> None:
     assert 0.35 < width(drawn, luck) < 0.75
     assert width(heavy, luck) > 0.75
     assert alike.noise_sd < 0.03
+
+
+def test_items_that_no_run_had_are_drawn_anew() -> None:
+    """Given runs that took the same time again, as runs of the same items do, though their batches vary."""
+    alike = effects_of([0.0] * 12, 0.15**2)
+    seen = runs_at([20.0], [2.0], 0.15**2)
+    sd = [
+        float(np.ptp(alike.quantiles(replace(seen, anew=anew), np.zeros(1), (0.05, 0.95)))) / 3.29
+        for anew in (None, np.zeros(1), np.full(1, 0.75), np.ones(1))
+    ]
+    assert sd[0] == sd[1] < 0.1 < sd[2] < sd[3]
+    assert sd[3] == pytest.approx(0.15, rel=0.1)
 
 
 def test_a_run_is_predicted_from_the_others_only() -> None:

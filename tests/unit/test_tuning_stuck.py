@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from toolkit.execution.sizing import Controller, Proposal
+from toolkit.tuning import Recommender, Workload, simulate_runs
 from toolkit.tuning.learning import _stuck
 
 
@@ -21,6 +22,21 @@ def test_what_the_batches_of_a_run_do_not_explain_was_a_stuck_one() -> None:
     assert _stuck(runs, residual, expected, usual) == pytest.approx([0.0, 0.0, np.log(2.0)])
     # where runs usually end as unevenly, it is no news
     assert not _stuck(runs, residual, expected, np.full(3, 0.4**2)).any()
+
+
+def test_a_stuck_run_counts_by_what_its_batches_took_together() -> None:
+    # given heavy-tailed items, the longest of which held up the ends of the first run and of the last
+    work = Workload(per_item_s=0.05, per_batch_s=0.02, item_sigma=1.5)
+    frame = simulate_runs(work, 1_000, [(1, 8), (9, 8), (58, 4), (8, 2), (65, 8)], seed=10_003, warm=False)
+
+    model = Recommender().fit(frame).models_[work.name]
+
+    # then their long items are in the level of the work, and the backtest says how long these runs were all the same
+    counted, off = model.effects.residual, model.backtest.model
+    assert (counted[[0, 4]] > 0.1).all()
+    assert (counted[[0, 4]] < 0.4).all()
+    assert (off[[0, 4]][np.isfinite(off[[0, 4]])] > 0.4).all()
+    assert not model.effects.runs.extra.any()
 
 
 def test_batches_of_a_single_worker_do_not_taper() -> None:

@@ -58,6 +58,9 @@ class Points:
         Variance by items that are drawn anew and by how a run ends, if batches are independent of each other.
     apart : ndarray of shape (n_structures, n), optional
         Logarithm of what other structures say over what the chosen one says, which is the first; None for no others.
+    anew : ndarray of shape (n,), optional
+        Share of the items that no run had, which are drawn anew whatever the runs say, see `TaskModel.points`; None for
+        none.
     """
 
     jacobian: Array
@@ -66,13 +69,16 @@ class Points:
     extra: Array
     luck: Array
     apart: Array | None = None
+    anew: Array | None = None
 
     def take(self, index: NDArray[np.int64]) -> Points:
         """The points at `index`."""
         apart = None if self.apart is None else self.apart[:, index]
+        anew = None if self.anew is None else self.anew[index]
         return Points(
-            self.jacobian[index], self.setting[index], self.order[index], self.extra[index], self.luck[index], apart
-        )
+            self.jacobian[index], self.setting[index], self.order[index], self.extra[index], self.luck[index],
+            apart, anew,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,7 @@ class RunEffects:
     def quantiles(self, points: Points, further: Array, levels: tuple[float, ...]) -> list[Array]:
         """Quantiles of log measured over predicted makespan; `further` is the variance by the luck of one run."""
         mean, variance = self._given(points)
-        by_luck = np.repeat(self.sizes[:, 3], len(self.belief))[:, None] * further
+        by_luck = np.repeat(_lucky(points, self.sizes), len(self.belief), axis=0) * further
         sd = np.sqrt(variance + by_luck)
         return [_quantile(self.mix, mean, sd, level) for level in levels]
 
@@ -301,7 +307,14 @@ def leave_out(effects: RunEffects, index: int, residual: Array) -> tuple[float, 
 
 def _single(points: Points, sizes: Array) -> Array:
     """Variance of runs that they share with no other, of shape (n_sizes, n_points)."""
-    return np.asarray(np.square(sizes[:, 2])[:, None] + points.extra + sizes[:, 3, None] * points.luck)
+    return np.asarray(np.square(sizes[:, 2])[:, None] + points.extra + _lucky(points, sizes) * points.luck)
+
+
+def _lucky(points: Points, sizes: Array) -> Array:
+    """Factor of the variance by luck, of shape (n_sizes, n_points): items that no run had are drawn anew at least."""
+    factor = sizes[:, 3, None]
+    anew = np.zeros((1, len(points.order))) if points.anew is None else points.anew[None, :]
+    return np.asarray(factor + np.maximum(1.0 - factor, 0.0) * anew)
 
 
 def _covariance(a: Points, b: Points, prior: Array, sizes: Array) -> Array:

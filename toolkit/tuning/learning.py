@@ -94,7 +94,7 @@ def fit_task(history: TaskHistory, options: Options) -> TaskModel:
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """One structure, fitted and compared with the makespans of whole runs."""
+    """One structure, fitted and compared with the makespans of whole runs, without what they were `stuck` for."""
 
     structure: Structure
     costs: Costs
@@ -103,6 +103,7 @@ class _Trial:
     sensitivity: Sensitivity
     points: Points
     residual: Array
+    stuck: Array
     prior: Array
 
     @property
@@ -126,16 +127,16 @@ def _try(
     points = _run_points(history, sensitivity.of_runs(cells, len(runs)), rest, judged)
     ending = np.log(replayed / expected).var(axis=1)
     stuck = _stuck([runs[i] for i in judged], residual, _loads(costs, cells, len(runs))[0, judged], ending)
-    points = replace(points, luck=points.luck + ending, extra=points.extra + np.square(stuck))  # how a run ends is luck
-    within = rest.variance.means(cells)
-    return _Trial(structure, costs, rest, judged, sensitivity, points, residual, sensitivity.prior(cells, within))
+    points = replace(points, luck=points.luck + ending)  # how a run ends is luck
+    prior = sensitivity.prior(cells, rest.variance.means(cells))
+    return _Trial(structure, costs, rest, judged, sensitivity, points, residual - stuck, stuck, prior)
 
 
 def _stuck(runs: Sequence[RunSummary], residual: Array, loads: Array, ending: Array) -> Array:
     """How much longer runs took than their batches explain: log makespan, 0 for none.
 
     One item of a heavy tail keeps one worker at work when all others are done. That tells of luck, not of how long the
-    batches of a setting take, of which their sum tells.
+    batches of a setting take. Their sum tells of it, which counts the long item as one of many.
     """
     longer = residual - np.log([max(run.spent_s, 1e-12) for run in runs] / loads)
     return np.where(longer > np.maximum(_STUCK, _STUCK_SDS * np.sqrt(ending)), longer, 0.0)
@@ -242,8 +243,9 @@ def _backtest(trial: _Trial, history: TaskHistory, cells: Cells, spread: Array, 
             continue
         residual = trial.residual - longer[f]
         shift, expected[k] = leave_out(effects, k, residual)
-        error[k] = residual[k] - shift
-    predicted = measured * np.exp(-np.where(np.isfinite(error), error, trial.residual))
+        error[k] = residual[k] - shift + trial.stuck[k]
+        expected[k] = math.hypot(expected[k], trial.stuck[k])
+    predicted = measured * np.exp(-np.where(np.isfinite(error), error, trial.residual + trial.stuck))
     baseline = np.array(baseline_errors([runs[i] for i in judged]))
     return Backtest(ids, predicted, measured, error, baseline, expected)
 

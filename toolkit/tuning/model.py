@@ -165,7 +165,17 @@ class TaskModel:
             extra=self.session_sd**2 + np.square(self.beyond(batch_size, workers)),
             luck=luck(self, n_items, batch_size),
             apart=self.rivals.of_settings(n_items, batch_size, workers, self.cold),
+            anew=self._anew(n_items),
         )
+
+    def _anew(self, n_items: NDArray[np.int64]) -> Array:
+        """Share of the items that no run had; the mean of those that runs had is as little known as they are few.
+
+        Of the difference between the mean of `n` new items and that of `m` earlier ones the variance is one item's,
+        times ``1 / n + 1 / m``: ``1 + n / m`` times as much as of new items around a mean that is known.
+        """
+        counts = [run.items for run in self.history.runs]
+        return np.asarray(np.maximum(0.0, 1.0 - max(counts) / n_items) * (1.0 + n_items / sum(counts)))
 
     def beyond(self, batch_size: NDArray[np.int64], workers: NDArray[np.int64]) -> Array:
         """What no structure knows of settings beyond the measured ones, growing with their distance."""

@@ -164,8 +164,14 @@ def log_evidence(residual: Array, jacobian: Array, prior: Array) -> float:
     prior : ndarray of shape (n_coefficients, n_coefficients)
         Covariance of the coefficients' errors.
     """
-    system = (jacobian @ prior @ jacobian.T)[None] + np.square(_NOISE)[:, None, None] * np.eye(len(residual))
-    solved = np.linalg.solve(system, np.broadcast_to(residual[:, None], (len(_NOISE), len(residual), 1)))[..., 0]
-    log = -0.5 * np.linalg.slogdet(system)[1] - 0.5 * solved @ residual + np.log(_NOISE_BELIEF)
+    # What runs share has as many directions as there are coefficients: in these, and across them, all is diagonal.
+    values, vectors = np.linalg.eigh(prior)
+    along, scale, _ = np.linalg.svd(jacobian @ (vectors * np.sqrt(np.maximum(values, 0.0))), full_matrices=False)
+    noise = np.square(_NOISE)[:, None]
+    own, inside = np.square(scale) + noise, np.square(residual @ along)
+    across = max(0.0, float(residual @ residual - inside.sum()))
+    free = len(residual) - len(scale)
+    log_det = np.log(own).sum(axis=1) + free * np.log(noise[:, 0])
+    log = -0.5 * (log_det + (inside / own).sum(axis=1) + across / noise[:, 0]) + np.log(_NOISE_BELIEF)
     most = float(log.max())
     return most + math.log(float(np.exp(log - most).sum()))

@@ -23,10 +23,11 @@ def duplicated(*columns: Array | NDArray[np.int64]) -> NDArray[np.bool_]:
     digest = np.zeros(len(out))
     for factor, column in zip((1.0, 0.7548, 0.5698, 0.4302, 0.3247, 0.2451), columns, strict=False):
         digest += factor * np.asarray(column, dtype=np.float64)
-    _, first, count = np.unique(digest, return_inverse=True, return_counts=True)
-    maybe = np.flatnonzero(count[first] > 1)
-    if not maybe.size:
+    ordered = np.sort(digest)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not twice.size:
         return out
+    maybe = np.flatnonzero(np.isin(digest, twice))
     table = np.stack([np.asarray(column, dtype=np.float64)[maybe] for column in columns], axis=1)
     order = np.lexsort(table.T)
     same = np.r_[False, (table[order][1:] == table[order][:-1]).all(axis=1)]
@@ -39,9 +40,9 @@ def skewed(run: NDArray[np.int64], claimed: Array, spent: Array) -> NDArray[np.b
     out = np.zeros(len(run), dtype=bool)
     if not len(run) or np.ptp(claimed) < _CLOCK_S:
         return out
-    for code in np.unique(run):
-        here = np.flatnonzero(run == code)
-        if len(here) < 3:
+    order = np.argsort(run, kind="stable")
+    for here in np.split(order, np.flatnonzero(np.diff(run[order])) + 1):
+        if len(here) < 3 or np.ptp(claimed[here]) <= _CLOCK_S:
             continue
         away = np.abs(claimed[here] - np.median(claimed[here]))
         out[here[away > _CLOCK_S + 2.0 * float(spent[here].sum())]] = True

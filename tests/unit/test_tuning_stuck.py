@@ -39,6 +39,23 @@ def test_a_stuck_run_counts_by_what_its_batches_took_together() -> None:
     assert not model.effects.runs.extra.any()
 
 
+def test_runs_that_were_all_cut_off_in_part_tell_what_batches_take() -> None:
+    # given runs whose makespans say nothing of their settings, because many of their batches were cut off
+    work = Workload(per_item_s=0.05, per_batch_s=0.02, item_sigma=0.5)
+    frame = simulate_runs(work, 1_000, [(1, 8), (9, 8), (58, 4), (8, 2), (65, 8)], seed=3)
+    frame["cut_off"] = np.random.default_rng(0).random(len(frame)) < 0.3
+
+    model = Recommender().fit(frame)
+    advice = model.recommend(n_items=4_000, max_workers=8)
+
+    # then there is advice from the others, which says that nothing could be checked
+    assert not any(run.judged for run in model.models_[work.name].history.runs)
+    assert advice.makespan_s == pytest.approx(26.0, rel=0.1)
+    assert any("no prediction could be checked" in reason for reason in advice.reasons)
+    assert any("cut off" in reason for reason in advice.reasons)
+    assert model.backtest().empty
+
+
 def test_batches_of_a_single_worker_do_not_taper() -> None:
     controller = Controller()
     for items in (1, 16, 64):

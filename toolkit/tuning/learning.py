@@ -217,7 +217,7 @@ def _replay(history: TaskHistory, costs: list[Costs], rests: list[Rest], which: 
         simulate(plans.take(np.array([i])), timing, options.replicates // 2, options.seed)[0]
         for i, timing in enumerate(parts)
     ]
-    return np.array(played, dtype=np.float64).reshape(len(which), -1)
+    return np.array(played, dtype=np.float64).reshape(len(which), options.replicates // 2)
 
 
 def _backtest(trial: _Trial, history: TaskHistory, cells: Cells, spread: Array, effects: RunEffects) -> Backtest:

@@ -134,6 +134,13 @@ def test_items_below_a_threshold_cost_nothing() -> None:
     assert float(np.max(found.costs.free)) < 10.0
 
 
+def test_two_batch_sizes_and_a_heavy_last_item_tell_of_no_threshold() -> None:
+    # Later items take longer, and each run ends with one of them alone: it costs as much as a batch of four.
+    work = Workload(per_item_s=4.5e-4, per_batch_s=1e-4, gap_s=1.8e-3, drift=8.0)
+    _, found = learn(work, 2 * [(4, 1), (64, 2), (4, 2), (64, 1)], 1_921)
+    assert float(np.max(found.costs.free)) == 0.0
+
+
 def test_a_slow_host_is_found_said_and_planned_with() -> None:
     work = Workload(per_item_s=0.03, per_batch_s=0.05, item_sigma=0.3, speeds=(0.25, 1.0, 1.0, 1.0))
     model, found = learn(work, [(1, 4), (8, 4), (30, 4), (10, 2), (60, 4)])

@@ -24,6 +24,8 @@ _KINDS = 6  # saturation points tried
 _SIMPLER = {"none": 0.0, "usl": -0.7, "saturation": -0.7, "serial": -2.0}  # log belief beforehand
 _THRESHOLD = -1.5  # the same of a threshold
 _THRESHOLDS = 6
+_FEWEST_SIZES = 3  # batch sizes: a threshold beside the costs of a batch and of an item
+_USUAL = 0.1  # share of a run's batches from which a size is one of its sizes, and no remainder
 _REFINED = 3
 _CLOSE = 8.0  # difference of log evidence up to which a shared resource is looked at closer
 _NOISE = np.array([0.01, 0.018, 0.03, 0.055, 0.1, 0.2, 0.4])
@@ -106,7 +108,7 @@ def choose(cells: Cells, spread: Array, within: Array) -> Structure:
 def _threshold(cells: Cells, judge: _Judge, kind: str, without: float) -> tuple[float, float]:
     """The most probable threshold and its evidence, 0 where none is as probable: a coarse search, then finer ones."""
     low, high = max(2.0, float(cells.items.min())), float(cells.items.max()) / 1.5
-    if high < 3.0 * low:
+    if high < 3.0 * low or _sizes(cells) < _FEWEST_SIZES:
         return 0.0, without
     step = (high / low) ** (1.0 / (_THRESHOLDS - 1))
     tried = {float(t): judge.evidence(kind, float(t)) for t in np.geomspace(low, high, _THRESHOLDS)}
@@ -118,6 +120,14 @@ def _threshold(cells: Cells, judge: _Judge, kind: str, without: float) -> tuple[
         tried.update({t: judge.evidence(kind, t) for t in (best / step, best * step)})
         best = max(tried, key=tried.__getitem__)
     return (best, tried[best]) if tried[best] > without else (0.0, without)
+
+
+def _sizes(cells: Cells) -> int:
+    """How many batch sizes runs had: what is left at their ends is few batches, and not of any items."""
+    batches = np.bincount(cells.run, weights=cells.n)[cells.run]
+    _, size = np.unique(np.stack([cells.run, cells.items]), axis=1, return_inverse=True)
+    usual = np.bincount(size, weights=cells.n)[size] >= _USUAL * batches
+    return len(np.unique(cells.items[usual]))
 
 
 @dataclass(frozen=True, slots=True)

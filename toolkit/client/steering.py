@@ -61,22 +61,23 @@ class Steering:
     def plan(self, spec: RunSpec, size: Size) -> None:
         """Size an automatic run from history, unless its size was given, and keep an eye on it."""
         try:
-            most = 0 if size.batch_size or self._planned(spec) else MAX_REPLANS
-            Planner(self._ledger, spec, self._detached, most).start()
+            most = 0 if size.batch_size else self._replans(spec)
+            if most is not None:
+                Planner(self._ledger, spec, self._detached, most).start()
         except Exception:  # the items are submitted: a plan that fails must not look like a failed submission
             logger.exception("run %s: not planned, its workers size the batches by themselves", spec.run_id)
 
-    def _planned(self, spec: RunSpec) -> bool:
-        """Whether nothing is left to find out: earlier runs told the batch size, or the run has ended."""
+    def _replans(self, spec: RunSpec) -> int | None:
+        """How often the run may be planned anew, not at all where earlier runs tell its size; None where it has ended."""
         status = self._ledger.status(spec.run_id, spec)
         if status.state.final:
-            return True
+            return None
         local = self._cluster.workers if self._cluster is not None and spec.queue == self._cluster.queue else 0
         workers = max(1, status.known_workers, local)  # of a cluster that was just scaled, the node knows less
         workers = min(workers, status.max_workers or workers)
         plan = plan_from_history(self._ledger, self._registry, spec, status.submitted, workers)
         if plan is None or not plan.confident:
-            return False
+            return MAX_REPLANS
         detail = "planned from earlier runs: " + "; ".join(plan.reasons)
         self._ledger.update(spec.run_id, batch_size=plan.batch_size, detail=detail, steered=True)
-        return True
+        return 0

@@ -68,7 +68,7 @@ class Steering:
             logger.exception("run %s: not planned, its workers size the batches by themselves", spec.run_id)
 
     def _replans(self, spec: RunSpec) -> int | None:
-        """How often the run may be planned anew, not at all where earlier runs tell its size; None where it has ended."""
+        """How often a run may be planned anew: not at all where earlier runs tell its size; None where it has ended."""
         status = self._ledger.status(spec.run_id, spec)
         if status.state.final:
             return None

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
@@ -84,8 +84,12 @@ class Deployment:
 
     def children(self, name: str) -> list[int]:
         """Worker processes of a node that live; it may not have noticed yet that one was killed."""
-        every = psutil.Process(self.nodes[name].pid).children()
-        return [child.pid for child in every if child.status() != psutil.STATUS_ZOMBIE]
+        found = []
+        for child in psutil.Process(self.nodes[name].pid).children():
+            with suppress(psutil.NoSuchProcess):  # it ended in between
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    found.append(child.pid)
+        return found
 
     def kill(self, name: str) -> None:
         """Kill a node as a whole."""

@@ -103,6 +103,14 @@ def test_a_fixed_cost_of_seconds_does_not_keep_batches_small(per_batch_s: float)
     assert max(world.sizes[:16]) <= 10  # tried first: a fiftieth of a worker's part
 
 
+@pytest.mark.parametrize(("service_s", "second"), [(1.5, 2), (2.5, 1)])
+def test_a_second_batch_holds_another_number_of_items_unless_it_would_take_long(service_s: float, second: int) -> None:
+    """Given few items of a second or two each, when the second batch is asked for, it tells more than the first did."""
+    controller = Controller()
+    controller.observe(1, service_s, 0.0005)
+    assert controller.propose(0.0, 1, 56, 8).want == second
+
+
 def test_what_remains_is_shared_in_one_round_where_a_batch_costs_seconds() -> None:
     """Given workers that all took 49 items before, when the next one asks, it takes an equal part of what remained."""
     controller, left = Controller(), 3_700

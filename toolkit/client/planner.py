@@ -15,7 +15,7 @@ from toolkit.records import FLAG_CUT_OFF, FLAG_FIRST, METRIC_NAMES, METRIC_ROW, 
 
 logger = logging.getLogger(__name__)
 
-MAX_REPLANS = 3
+MAX_REPLANS = 5  # of each, the batches that it sized tell what the plan before it was wrong by
 PERIOD_S = 0.3
 _WATCH_S = 2.0  # between two looks at a run that is not planned any more
 _MOST_ROWS = 2_000

@@ -337,6 +337,8 @@ class Controller:
         items, service_s = self._first
         # It may have carried imports, or a fixed cost: a larger one tells, as long as it is a small part of the run.
         other = min(self._limits.growth * items, self._limits.other_size * remaining / workers)
+        if service_s < self._limits.max_s:  # another size tells more than the same once more
+            other = max(other, 2.0 * items)
         if hinted is not None and hinted.want >= other:
             return hinted
         want = max(items if hinted else items * self._factor(service_s), other)

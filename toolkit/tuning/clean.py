@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 REQUIRED = ("run_id", "task", "items", "service_s", "claimed_at")
 LONGEST_GAP_S = 0.25  # a worker that waits longer between two batches waits for work, not for dispatch
 TAIL_BATCHES = 256  # sizes of a run's last batches that are kept in order
+_SMALL = 65_536  # numbers below fit into 16 bits, which are sorted by their digits
 _EXACT_SIZES = 64  # with more distinct batch sizes than this, sizes within 5 % share a cell
 _MEMORY_POINTS = 200
 
@@ -99,6 +100,12 @@ def _numbers(frame: pd.DataFrame, name: str, default: float) -> Array:
     return frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
 
 
+def _known(frame: pd.DataFrame, name: str, missing: float = 0.0) -> Array:
+    """A column of numbers with `missing` where it has none."""
+    found = _numbers(frame, name, missing)
+    return found if np.isfinite(found).all() else np.nan_to_num(found, nan=missing)
+
+
 def _truths(frame: pd.DataFrame, name: str) -> NDArray[np.bool_]:
     if name not in frame.columns:
         return np.zeros(len(frame), dtype=bool)
@@ -123,7 +130,7 @@ def _clean_task(task: str, frame: pd.DataFrame, known: frozenset[str]) -> TaskHi
     worker_codes, workers = _codes(frame["worker"]) if "worker" in frame.columns else (run_codes * 0 - 1, [])
     host_codes, hosts = _codes(frame["host"]) if "host" in frame.columns else (run_codes * 0 - 1, [])
     service = _numbers(frame, "service_s", np.nan)
-    extra = [np.nan_to_num(_numbers(frame, name, 0.0)).clip(0) for name in ("decode_s", "store_s")]
+    extra = [_known(frame, name).clip(0) for name in ("decode_s", "store_s")]
     rows = _Rows(
         run=run_codes,
         worker=worker_codes,
@@ -133,11 +140,11 @@ def _clean_task(task: str, frame: pd.DataFrame, known: frozenset[str]) -> TaskHi
         asked=_numbers(frame, "batch_size", np.nan),
         spent=service + extra[0] + extra[1],
         idle=_numbers(frame, "idle_s", np.nan),
-        active=np.nan_to_num(_numbers(frame, "active_claims", 0.0)),
-        cap=np.nan_to_num(_numbers(frame, "max_workers", 0.0)),
-        failed=np.nan_to_num(_numbers(frame, "failed", 0.0)),
-        rss=np.nan_to_num(_numbers(frame, "peak_rss_bytes", 0.0)),
-        cpu=np.nan_to_num(_numbers(frame, "cpu_user_s", 0.0)) + np.nan_to_num(_numbers(frame, "cpu_system_s", 0.0)),
+        active=_known(frame, "active_claims"),
+        cap=_known(frame, "max_workers"),
+        failed=_known(frame, "failed"),
+        rss=_known(frame, "peak_rss_bytes"),
+        cpu=_known(frame, "cpu_user_s") + _known(frame, "cpu_system_s"),
         first=_truths(frame, "first_in_process"),
         cut_off=_truths(frame, "cut_off"),
     )
@@ -164,20 +171,25 @@ def _sound(rows: _Rows, service: Array, frame: pd.DataFrame, dropped: dict[str, 
     if not usable.all():
         dropped["unusable"] = int((~usable).sum())
 
-    def drop(name: str, index: NDArray[np.int64], found: NDArray[np.bool_]) -> None:
+    def drop(name: str, index: NDArray[np.int64] | slice, found: NDArray[np.bool_]) -> None:
         if found.any():
-            usable[index[found]] = False
+            usable[index] &= ~found
             dropped[name] = int(found.sum())
 
-    at = np.flatnonzero(usable)
-    offset = np.nan_to_num(_numbers(frame, "first_index", np.nan)[at], nan=-1.0)
+    at = _where(usable)
+    offset = _known(frame, "first_index", -1.0)[at]
     same = (rows.run[at], rows.worker[at], rows.claimed[at], rows.items[at], rows.spent[at], offset)
     drop("duplicated", at, duplicated(*same))
-    at = np.flatnonzero(usable)
+    at = _where(usable)
     drop("clock skewed", at, skewed(rows.run[at], rows.claimed[at], rows.spent[at]))
-    at = np.flatnonzero(usable & ~rows.first & ~rows.cut_off)  # imports and time limits explain such rows
+    at = _where(usable & ~rows.first & ~rows.cut_off)  # imports and time limits explain such rows
     drop("far out", at, far_out(rows.items[at], rows.spent[at]))
     return usable
+
+
+def _where(mask: NDArray[np.bool_]) -> NDArray[np.int64] | slice:
+    """Index of what is true, which copies nothing where all is."""
+    return slice(None) if mask.all() else np.flatnonzero(mask)
 
 
 def _condense(
@@ -194,8 +206,7 @@ def _condense(
     summaries = []
     for place, at in enumerate(order):
         part = slice(int(starts[at]), int(ends[at]))
-        summary, busy[part] = _one_run(run_ids[rows.run[part.start]], rows, part, fresh)
-        summary = replace(summary, hosts=_where(rows, part, hosts))
+        summary, busy[part] = _one_run(run_ids[rows.run[part.start]], rows, part, fresh, hosts)
         position[part] = place
         firsts = np.flatnonzero(rows.first[part]) + part.start
         cold[firsts] = fresh[rows.worker[firsts]] & (rows.worker[firsts] >= 0)
@@ -204,25 +215,26 @@ def _condense(
     return _cells(rows, position, busy, cold), tuple(summaries)
 
 
-def _one_run(run_id: str, rows: _Rows, part: slice, fresh: NDArray[np.bool_]) -> tuple[RunSummary, Array]:
+def _one_run(
+    run_id: str, rows: _Rows, part: slice, fresh: NDArray[np.bool_], hosts: list[str]
+) -> tuple[RunSummary, Array]:
     """Summary of one run, and for each of its batches how many workers were busy meanwhile."""
     origin = rows.claimed[part.start]
     claimed, spent, worker = rows.claimed[part] - origin, rows.spent[part], rows.worker[part]
     items = rows.items[part].astype(np.int64)
-    start, gaps = _serial(claimed, spent, worker, rows.idle[part])
+    start, gaps, heads = _serial(claimed, spent, worker, rows.idle[part])
     end = start + spent
     busy, most, pauses_s = _concurrency(start, end)
     cap = int(rows.cap[part].max())
     most = min(most, cap) if cap > 0 else most
-    firsts = (
-        [float(start[worker == code].min()) for code in np.unique(worker)] if worker.max(initial=-1) >= 0 else [0.0]
-    )
-    offsets = np.sort(firsts)[: max(1, most)]
-    used = np.unique(worker[worker >= 0])
+    offsets = np.sort(start[heads])[: max(1, most)] if len(heads) else np.zeros(1)
+    heads = heads[worker[heads] >= 0]
+    used = worker[heads]
+    counts = np.bincount(rows.host[part][heads], minlength=len(hosts))
     asked = rows.asked[part]
-    asked = np.where(np.isfinite(asked) & (asked >= 1), asked, items).astype(np.int64)
-    sizes, place = np.unique(asked, return_inverse=True)
-    body, counts = np.unique(items[:-TAIL_BATCHES], return_counts=True)
+    asked = np.where(np.isfinite(asked) & (asked >= 1), asked, items)
+    sizes, moved = _totals(asked.astype(np.int64), items)
+    body = items[:-TAIL_BATCHES]
     known = gaps[np.isfinite(gaps)]
     summary = RunSummary(
         run_id=run_id,
@@ -230,7 +242,7 @@ def _one_run(run_id: str, rows: _Rows, part: slice, fresh: NDArray[np.bool_]) ->
         ended_at=float(origin + end.max()),
         pauses_s=pauses_s,
         workers=max(1, most),
-        batch_size=int(sizes[np.argmax(np.bincount(place, weights=items))]),
+        batch_size=int(sizes[np.argmax(moved)]),
         items=int(items.sum()),
         batches=len(items),
         spent_s=float(spent.sum()),
@@ -241,61 +253,71 @@ def _one_run(run_id: str, rows: _Rows, part: slice, fresh: NDArray[np.bool_]) ->
         cut_off=int(rows.cut_off[part].sum()),
         failed=int(rows.failed[part].sum()),
         cpu_s=float(rows.cpu[part].sum()),
-        body=tuple(zip(body.tolist(), counts.tolist(), strict=True)),
+        body=tuple(zip(*(part.tolist() for part in _totals(body, np.ones_like(body))), strict=True)),
         tail=tuple(items[-TAIL_BATCHES:].tolist()),
+        hosts=tuple((hosts[i], int(count)) for i, count in enumerate(counts) if count),
     )
     return summary, np.minimum(busy, max(1, most))
 
 
-def _where(rows: _Rows, part: slice, hosts: list[str]) -> tuple[tuple[str, int], ...]:
-    """How many workers of a run were on each host."""
-    known = rows.worker[part] >= 0
-    worker, at = np.unique(rows.worker[part][known], return_index=True)
-    if not worker.size:
-        return ()
-    counts = np.bincount(rows.host[part][known][at], minlength=len(hosts))
-    return tuple((hosts[i], int(count)) for i, count in enumerate(counts) if count)
+def _totals(sizes: NDArray[np.int64], weights: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct sizes in order, and the sum of the weights of each, which are all positive."""
+    if sizes.max(initial=0) < _SMALL:
+        sums = np.bincount(sizes, weights=weights).astype(np.int64)
+        found = np.flatnonzero(sums)
+        return found, sums[found]
+    found, place = np.unique(sizes, return_inverse=True)
+    return found, np.bincount(place, weights=weights).astype(np.int64)
 
 
-def _serial(claimed: Array, spent: Array, worker: NDArray[np.int64], idle: Array) -> tuple[Array, Array]:
-    """When each batch really started, and the gap before it on its worker (NaN when unknown).
+def _serial(
+    claimed: Array, spent: Array, worker: NDArray[np.int64], idle: Array
+) -> tuple[Array, Array, NDArray[np.int64]]:
+    """When each batch started, the gap before it on its worker (NaN when unknown), and which are the workers' first.
 
-    A worker executes one batch at a time, so a batch that it claimed ahead starts when the one before has ended: the
-    running maximum of ``claimed + later work`` along each worker.
+    Batches are in the order of their claims. A worker executes one batch at a time, so a batch that it claimed ahead
+    starts when the one before has ended: the running maximum of ``claimed + later work`` along each worker.
     """
     if worker.max(initial=-1) < 0:
-        return claimed, np.where(np.isfinite(idle) & (idle >= 0), np.minimum(idle, LONGEST_GAP_S), np.nan)
-    order = np.lexsort((claimed, worker))
-    group = np.cumsum(np.r_[True, np.diff(worker[order]) != 0]) - 1
+        gaps = np.where(np.isfinite(idle) & (idle >= 0), np.minimum(idle, LONGEST_GAP_S), np.nan)
+        return claimed, gaps, np.empty(0, dtype=np.int64)
+    small = worker.max() < _SMALL - 1
+    order = np.argsort((worker + 1).astype(np.uint16) if small else worker, kind="stable")
+    begins = np.r_[True, np.diff(worker[order]) != 0]
+    group = np.cumsum(begins) - 1
     done = np.cumsum(spent[order])
     before = done - spent[order]
     apart = 2.0 * (claimed.max() + done[-1]) + 1.0  # keeps the running maximum of a worker from reaching the next one
     start = np.maximum.accumulate(claimed[order] - before + group * apart) - group * apart + before
     gap = np.r_[np.nan, start[1:] - (start[:-1] + spent[order][:-1])]
-    gap[np.r_[True, np.diff(group) != 0]] = np.nan
+    gap[begins] = np.nan
     real_start, gaps = np.empty_like(start), np.empty_like(gap)
     real_start[order] = start
     # The server's clock at two claims against the worker's own stopwatch: exact to well under a millisecond.
     gaps[order] = np.clip(gap, 0.0, LONGEST_GAP_S)
-    return real_start, gaps
+    return real_start, gaps, order[begins]
 
 
 def _concurrency(start: Array, end: Array) -> tuple[Array, int, float]:
     """Mean number of busy workers during each batch, the most at any moment, and seconds of pause."""
-    starts, ends = np.sort(start), np.sort(end)
+    by_start, by_end = np.argsort(start, kind="stable"), np.argsort(end)
+    starts, ends = start[by_start], end[by_end]
     start_sum, end_sum = np.r_[0.0, np.cumsum(starts)], np.r_[0.0, np.cumsum(ends)]
 
-    def integral(at: Array) -> Array:
+    def integral(at: Array, order: NDArray[np.int64]) -> Array:
+        """Worker seconds until moments that are in order, as the moments were before."""
         begun, over = np.searchsorted(starts, at), np.searchsorted(ends, at)
-        return np.asarray((at * begun - start_sum[begun]) - (at * over - end_sum[over]), dtype=np.float64)
+        out = np.empty_like(at)
+        out[order] = (at * begun - start_sum[begun]) - (at * over - end_sum[over])
+        return out
 
     length = end - start
     with np.errstate(divide="ignore", invalid="ignore"):
-        busy = np.where(length > 0, (integral(end) - integral(start)) / length, 1.0)
+        busy = np.where(length > 0, (integral(ends, by_end) - integral(starts, by_start)) / length, 1.0)
     # At each start: how many had started, itself included, minus how many had ended (an end at the same moment counts).
     level = np.arange(1, len(starts) + 1) - np.searchsorted(ends, starts, side="right")
     # Nobody at work from the last end until the next start; what dispatching explains is no pause.
-    reached = np.maximum.accumulate(end[np.argsort(start, kind="stable")])
+    reached = np.maximum.accumulate(end[by_start])
     holes = np.maximum(0.0, starts[1:] - reached[:-1])
     pauses_s = float(holes[holes > max(1.0, 5 * float(np.median(length)))].sum())
     return np.maximum(busy, 1.0), int(level.max(initial=1)), pauses_s
@@ -305,9 +327,10 @@ def _cells(rows: _Rows, position: NDArray[np.int64], busy: Array, cold: NDArray[
     keep = np.flatnonzero(~rows.cut_off)
     items, spent = rows.items[keep], np.maximum(rows.spent[keep], 1e-9)
     first, cold_kept = rows.first[keep], cold[keep]
-    sizes, size = np.unique(items, return_inverse=True)
-    if len(sizes) > _EXACT_SIZES:
-        size = np.floor(np.log(items) / 0.05).astype(np.int64)
+    whole = items.astype(np.int64)
+    sizes, _ = _totals(whole, np.ones_like(whole))
+    exact = len(sizes) <= _EXACT_SIZES
+    size = np.searchsorted(sizes, whole) if exact else np.floor(np.log(items) / 0.05).astype(np.int64)
     quarters = np.round(busy[keep] * 4).astype(np.int64)
     key = np.zeros(len(items), dtype=np.int64)
     for codes in (position[keep], size, quarters, rows.host[keep], first.astype(np.int64), cold_kept.astype(np.int64)):

@@ -162,11 +162,13 @@ def disturbance(runs: Sequence[RunSummary]) -> Array:
     shows nothing.
     """
     share = np.array([run.cpu_s / run.spent_s if run.spent_s > 0 else 0.0 for run in runs], dtype=np.float64)
-    out = np.zeros(len(runs))
-    for i, run in enumerate(runs):
-        usual = max(share[j] for j, other in enumerate(runs) if other.workers >= run.workers)
-        if usual > _AT_WORK and share[i] > 0:
-            out[i] = math.log(min(usual, 1.0) / min(share[i], 1.0))
+    workers = np.array([run.workers for run in runs], dtype=np.int64)
+    counts, place = np.unique(-workers, return_inverse=True)
+    usual = np.zeros(len(counts))
+    np.maximum.at(usual, place, share)
+    usual = np.maximum.accumulate(usual)[place]  # of as many workers, or more
+    out, known = np.zeros(len(runs)), (usual > _AT_WORK) & (share > 0)
+    out[known] = np.log(np.minimum(usual[known], 1.0) / np.minimum(share[known], 1.0))
     return np.where(out > _DISTURBED, out, 0.0)
 
 

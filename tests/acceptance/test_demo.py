@@ -67,7 +67,7 @@ def test_it_compares_prediction_and_measurement(demo, task):
     section = section.partition("\n\n")[0]
     # Runs this short on a busy machine need not earn a recommendation; then it says so, and still tries its prediction.
     assert re.search(
-        r"(?m)^  (recommended|no recommendation: .+\n  the best so far, not recommended): "
+        r"(?m)^  (recommended|no recommendation: .+\n  meanwhile, not recommended): "
         r"batch size [\d,]+ with \d+ workers?$",
         section,
     ), demo.out

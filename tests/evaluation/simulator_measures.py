@@ -32,7 +32,7 @@ _TAPERED = 8  # seeds of the truth under which a tapered run is played, one even
 
 
 def setting(advice: Any) -> tuple[int, int]:
-    """What would be run: the advice, also where it refuses (then the best one measured)."""
+    """What would be run: the advice, also where it refuses (then what it says to run meanwhile)."""
     return max(1, advice.batch_size), max(1, advice.workers)
 
 

@@ -360,10 +360,10 @@ def test_hostile_text_in_a_recommendation_stays_text(text: str):
         assert set(reader.tags) <= KEPT
 
 
-def test_refused_recommendation_gives_the_reason_and_the_best_measured():
+def test_refused_recommendation_gives_the_reason_and_what_to_run_meanwhile():
     text = Reader(recommendation_html(refused())).text
     assert "No recommendation for 2,000 items. all batches had the same size." in text
-    assert f"Best measured: batch size {studied()[2].batch_size:,}" in text
+    assert f"Meanwhile: batch size {studied()[2].batch_size:,}" in text
     assert "client.map" not in text
 
 

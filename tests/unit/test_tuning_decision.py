@@ -316,8 +316,36 @@ def test_fewer_workers_than_measured_are_interpolated() -> None:
 def test_one_size_cannot_tell_batch_from_item() -> None:
     advice = learn((50, 1), (50, 2), (50, 4), (50, 2)).recommend(n_items=2_000, max_workers=4)
     check_refused(advice, "same size", "batch_size=400 and max_workers=4")
-    assert (advice.batch_size, advice.workers) == (50, 4)
+    assert advice.workers == 4
+    assert 50 <= advice.batch_size <= 500
     assert advice.grid["measured"].all()
+
+
+def test_meanwhile_batches_are_large_where_they_vary_little_and_smaller_where_hosts_differ() -> None:
+    uneven = (0.25, 1.0, 1.0, 1.0)
+    alike, unlike = (Workload(per_item_s=0.01, item_sigma=0.1, speeds=speeds) for speeds in ((1.0,), uneven))
+    sizes = []
+    for work in (alike, unlike):
+        advice = Recommender().fit(simulate_runs(work, 1_000, [(2, 4)])).recommend(n_items=4_000)
+        check_refused(advice, "same size")
+        assert advice.workers == 4
+        sizes.append(advice.batch_size)
+    assert 500 <= sizes[0] <= 1_000
+    assert sizes[1] <= 400
+
+
+def test_meanwhile_the_rule_of_thumb_where_runs_are_unlike_each_other() -> None:
+    runs = [simulate_runs(WORK, 2_000, [setting], seed=i) for i, setting in enumerate(DESIGN[:6])]
+    unlike = [
+        run.assign(
+            run_id=f"run-{i}", service_s=run["service_s"] * (9.0 if i % 2 else 1.0),
+            claimed_at=run["claimed_at"] + pd.Timedelta(hours=i),
+        )
+        for i, run in enumerate(runs)
+    ]  # fmt: skip
+    advice = Recommender().fit(pd.concat(unlike, ignore_index=True)).recommend(n_items=4_000)
+    check_refused(advice, "too unlike each other")
+    assert (advice.batch_size, advice.workers) == (250, 4)
 
 
 def test_size_and_workers_always_changed_together() -> None:
@@ -399,7 +427,7 @@ def test_its_plain_text_is_the_answer_in_a_few_lines(model: Recommender) -> None
     refused = learn((50, 2), (50, 2)).recommend(n_items=2_000)
     assert repr(refused).splitlines() == [
         f"demo.task, 2,000 items: no recommendation. {refused.refused}",
-        "  Best measured: batch size 50 with 2 workers.",
+        f"  Meanwhile: batch size {refused.batch_size:,} with 2 workers.",
     ]
 
 

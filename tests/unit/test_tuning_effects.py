@@ -10,8 +10,10 @@ import pytest
 
 from toolkit.errors import InvalidInput, TuningError
 from toolkit.tuning import Recommender, Workload, simulate_run, simulate_runs
+from toolkit.tuning.clean import clean
 from toolkit.tuning.effects import Points, RunEffects, fit_effects, leave_out
 from toolkit.tuning.hosts import Hosts
+from toolkit.tuning.learning import disturbance
 from toolkit.tuning.model import TaskModel
 from toolkit.tuning.simulate import simulate_makespan
 
@@ -188,3 +190,11 @@ def test_senseless_experiments_are_refused() -> None:
         model.suggest_experiments(0.0, n_items=10)
     with pytest.raises(TuningError, match="'other'"):
         model.suggest_experiments(1.0, n_items=10, task="other")
+
+
+def test_a_run_with_less_of_a_processor_than_others_of_as_many_workers_was_disturbed() -> None:
+    (run,) = clean(simulate_run(Workload(), 10, 5, 1))["demo.task"].runs
+    shares = {(8, 0): 0.5, (4, 0): 0.9, (4, 1): 0.3, (2, 0): 0.89, (2, 1): 0.0, (1, 0): 0.95}
+    runs = [replace(run, workers=workers, spent_s=10.0, cpu_s=10.0 * share) for (workers, _), share in shares.items()]
+    # Eight are not compared with fewer; of a share of nothing, nothing is known.
+    np.testing.assert_allclose(disturbance(runs), [0.0, 0.0, np.log(0.9 / 0.3), 0.0, 0.0, 0.0], rtol=1e-12)

@@ -106,7 +106,7 @@ class Trial:
     study : Study
         For which task and items.
     recommendation : Recommendation
-        Made before the measurement; where it is refused, its setting is the best one measured so far.
+        Made before the measurement; where it is refused, its setting is what to run meanwhile.
     predicted_s, low_s, high_s : float
         Predicted makespan of its setting, and the 90 % interval, seconds.
     measured : Measured
@@ -240,7 +240,7 @@ def _try_advice(client: Client, model: Recommender, study: Study, session: str) 
     say(f"\n{study.label}, {len(study.items):,} items")
     if advice.refused:
         say(f"  no recommendation: {advice.refused}")
-        say(f"  the best so far, not recommended: {setting}")
+        say(f"  meanwhile, not recommended: {setting}")
     else:
         say(f"  recommended: {setting}")
         for reason in advice.reasons:

@@ -204,12 +204,12 @@ def call_text(recommendation: Recommendation) -> str:
 
 
 def _details_of_answer(recommendation: Recommendation) -> list[str]:
-    """Return cost, saving and the source of the interval; of a refused one, the best that was measured."""
+    """Return cost, saving and the source of the interval; of a refused one, what to run meanwhile."""
     if recommendation.refused:
         if not recommendation.batch_size:
             return []
-        best = setting(recommendation.batch_size, recommendation.workers)
-        return [f'<div style="margin-top:4px">Best measured: {escape.html(best)}.</div>']
+        meanwhile = setting(recommendation.batch_size, recommendation.workers)
+        return [f'<div style="margin-top:4px">Meanwhile: {escape.html(meanwhile)}.</div>']
     cost = f"{fmt.duration(recommendation.cost_worker_s)} of worker time{_span(recommendation, 'cost_worker_s')}"
     line = " · ".join(text for text in (cost, saving_text(recommendation)) if text)
     return [

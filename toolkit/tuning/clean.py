@@ -182,8 +182,8 @@ def _sound(rows: _Rows, service: Array, frame: pd.DataFrame, dropped: dict[str, 
     drop("duplicated", at, duplicated(*same))
     at = _where(usable)
     drop("clock skewed", at, skewed(rows.run[at], rows.claimed[at], rows.spent[at]))
-    at = _where(usable & ~rows.first & ~rows.cut_off)  # imports and time limits explain such rows
-    drop("far out", at, far_out(rows.items[at], rows.spent[at]))
+    at = _where(usable & ~rows.cut_off)  # time limits explain such rows
+    drop("far out", at, far_out(rows.items[at], rows.spent[at], rows.first[at]))
     return usable
 
 

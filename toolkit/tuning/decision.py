@@ -21,6 +21,7 @@ from toolkit.tuning.baseline import best_measured, common_heuristic, throughput
 from toolkit.tuning.grids import Grid, by_throughput, compared, paired, predict_grid
 from toolkit.tuning.history import Array
 from toolkit.tuning.intervals import bounds
+from toolkit.tuning.meanwhile import least_regret
 from toolkit.tuning.memory import MemoryModel, fit_memory
 from toolkit.tuning.model import TaskModel
 from toolkit.tuning.recommendation import Recommendation, grid_frame
@@ -104,7 +105,7 @@ def recommend(model: TaskModel, request: Request) -> Recommendation:
     limit = request.max_workers or max(model.checks.workers)
     reason = explain.refusal(model)
     if reason:
-        return _refused(model, request, limit, reason)
+        return _refused(model, request, limit, reason, _meanwhile(model, request, limit))
     grid = by_throughput(model, request.n_items, limit) if explain.loses(model) else None
     grid = grid or predict_grid(model, request.n_items, limit)
     memory = fit_memory(model.history.memory) if request.max_worker_memory_bytes else None
@@ -294,7 +295,23 @@ def _baseline(model: TaskModel, request: Request, grid: Grid) -> dict[str, Any]:
     }
 
 
-def _refused(model: TaskModel, request: Request, limit: int, reason: str) -> Recommendation:
+def _meanwhile(model: TaskModel, request: Request, limit: int) -> tuple[int, int] | None:
+    """What to run where the runs say little of each other; None for the best one measured.
+
+    Batches of one size, as often of a single item, are a poor guide; and where runs are so unlike each other that their
+    throughput predicts nothing, it does not tell either which of them was the best.
+    """
+    workers = max((count for count in model.checks.workers if count <= limit), default=0)
+    if model.checks.tied or request.max_worker_memory_bytes or not workers:
+        return None
+    if not model.checks.size_known:
+        return least_regret(model, request.n_items, workers), workers
+    return common_heuristic(request.n_items, workers), workers
+
+
+def _refused(
+    model: TaskModel, request: Request, limit: int, reason: str, meanwhile: tuple[int, int] | None = None
+) -> Recommendation:
     """Only what was measured: no prediction is shown that the data do not support."""
     runs = [run for run in model.history.runs if run.judged] or list(model.history.runs)
     settings = sorted({(run.batch_size, run.workers) for run in runs if run.workers <= limit})
@@ -309,13 +326,15 @@ def _refused(model: TaskModel, request: Request, limit: int, reason: str) -> Rec
         "measured": np.ones(len(settings), dtype=bool),
         "extrapolated": np.zeros(len(settings), dtype=bool),
     }
-    best = best_measured(runs, limit, cost=request.weight > 0.5)
+    if meanwhile is None:
+        best = best_measured(runs, limit, cost=request.weight > 0.5)
+        meanwhile = (best.batch_size, best.workers) if best else (0, 0)
     experiment = explain.experiment_for_refusal(model, request.n_items, limit)
     return Recommendation(
         task=model.history.task,
         n_items=int(request.n_items),
-        batch_size=best.batch_size if best else 0,
-        workers=best.workers if best else 0,
+        batch_size=meanwhile[0],
+        workers=meanwhile[1],
         makespan_s=math.nan,
         cost_worker_s=math.nan,
         intervals={},

@@ -39,8 +39,9 @@ class Recommendation:
     n_items : int
         For how many items.
     batch_size, workers : int
-        The setting. Where `refused`, the best one measured, or 0 when none was. Where items have weights, the batch
-        size is a weight, and no whole number.
+        The setting. Where `refused`, what to run meanwhile: the best one measured, or, where what was measured says
+        little of others, one that is hardly worse than the best whatever a batch costs; 0 when none was measured.
+        Where items have weights, the batch size is a weight, and no whole number.
     makespan_s : float
         Expected seconds from the first claim to the end; NaN when refused.
     cost_worker_s : float
@@ -141,10 +142,10 @@ class Recommendation:
         return "\n".join(lines)
 
     def _refusal(self) -> list[str]:
-        """Why there is no answer, and the best setting that was measured."""
+        """Why there is no answer, and what to run meanwhile."""
         lines = [f"{one_line(self.task) or 'task'}, {self.n_items:,} items: no recommendation. {self.refused}"]
         if self.batch_size:
-            lines.append(f"  Best measured: batch size {self.size_text()} with {_workers(self.workers)}.")
+            lines.append(f"  Meanwhile: batch size {self.size_text()} with {_workers(self.workers)}.")
         return lines
 
     def _answer(self) -> list[str]:

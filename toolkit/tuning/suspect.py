@@ -11,6 +11,7 @@ _NEIGHBOURS = 9.0  # sizes within this factor are compared
 _FAR = 30.0  # times (or a fraction of) the usual seconds of batches of like size
 _MOST = 0.2  # share of far rows beyond which they are no accident but the work itself
 _FEWEST = 20
+_TELLING = 1.0  # log odds that say something
 _CLOCK_S = 3_600.0  # how far a claim may lie outside of the middle of its run, beside the work in it
 
 
@@ -49,24 +50,62 @@ def skewed(run: NDArray[np.int64], claimed: Array, spent: Array) -> NDArray[np.b
     return out
 
 
-def far_out(items: Array, spent: Array) -> NDArray[np.bool_]:
+def far_out(items: Array, spent: Array, first: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Rows that took a usual batch of like size 30 times over, as wrong units and stuck clocks do, if they are few.
 
-    Heavy-tailed work has such rows too, and there they are the truth: rows are far out only where hardly any lie
-    between them and the usual ones.
+    Heavy-tailed work has such rows too, and there they are the truth. A long item is lost among others, but a wrong
+    unit is as frequent in batches of many items as in those of few: this decides where it can be told. Elsewhere rows
+    are far out where hardly any lie between them and the usual ones. The `first` rows of processes are not far out
+    where no others are: imports explain them.
     """
     out = np.zeros(len(items), dtype=bool)
-    if len(items) < _FEWEST:
+    usual = ~first
+    if usual.sum() < _FEWEST:
         return out
-    place = np.floor(np.log(items) / np.log(_NEIGHBOURS) * 2.0).astype(np.int64)
-    ratio = np.ones(len(items))
-    for code in np.unique(place):
-        here = place == code
-        usual = float(np.median(spent[here] / items[here]))
-        if here.sum() >= 5 and usual > 0:
-            ratio[here] = spent[here] / items[here] / usual
+    ratio = _ratios(items, spent, first)
     wild = (ratio > _FAR) | (ratio < 1.0 / _FAR)
-    between = (ratio > _FAR / 6.0) & (ratio <= _FAR)
-    if 0 < wild.sum() <= _MOST * len(items) and between.sum() <= 0.25 * wild.sum():
-        out[wild] = True
-    return out
+    if not 0 < wild[usual].sum() <= _MOST * usual.sum():
+        return out
+    odds = _by_rows(items[usual], wild[usual])
+    if abs(odds) < _TELLING:
+        between = (ratio > _FAR / 6.0) & (ratio <= _FAR)
+        odds = 0.25 * wild[usual].sum() - between[usual].sum()
+    return wild if odds >= 0 else out
+
+
+def _by_rows(items: Array, wild: NDArray[np.bool_]) -> float:
+    """Log odds of rows being wild whatever their items, over being so by single long items.
+
+    Of batches of ``b`` items with a Pareto tail of index 1.5, as heavy as work has, a share in proportion to
+    ``1 / sqrt(b)`` lies beyond a multiple of the mean (the largest of them decides; Embrechts et al., *Modelling
+    Extremal Events*, 1997, ch. 1.3); of lighter tails less.
+    """
+
+    def fitted(like: Array) -> float:
+        share = np.clip(wild.sum() / like.sum() * like, 1e-9, 0.99)
+        return float(np.log(np.where(wild, share, 1.0 - share)).sum())
+
+    return fitted(np.ones(len(items))) - fitted(np.sqrt(items.min() / items))
+
+
+def _ratios(items: Array, spent: Array, first: NDArray[np.bool_]) -> Array:
+    """Seconds of rows over the usual ones: 1 within the range of what may be usual."""
+    place = np.floor(np.log(items) / np.log(_NEIGHBOURS) * 2.0).astype(np.int64)
+    codes, place = np.unique(place, return_inverse=True)
+    known = []
+    for code in range(len(codes)):
+        here = (place == code) & ~first
+        if here.sum() >= 5 and (rate := float(np.median(spent[here] / items[here]))) > 0:
+            known.append((code, rate, float(np.median(items[here]))))
+    if not known:
+        return np.ones(len(items))
+    low, high = np.empty(len(items)), np.empty(len(items))
+    for code in range(len(codes)):
+        here = place == code
+        near, rate, size = min(known, key=lambda one: abs(int(codes[one[0]]) - int(codes[code])))
+        low[here] = high[here] = rate * items[here]
+        if near != code:  # costs are of batches, or of items, or both
+            low[here], high[here] = (part(rate * items[here], rate * size) for part in (np.minimum, np.maximum))
+    if first.any():
+        high[first] += max(0.0, float(np.quantile((spent - high)[first], 0.75)))
+    return np.asarray(np.where(spent > high, spent / high, np.where(spent < low, spent / low, 1.0)))

@@ -63,13 +63,14 @@ def far_out(items: Array, spent: Array, first: NDArray[np.bool_]) -> NDArray[np.
     if usual.sum() < _FEWEST:
         return out
     ratio = _ratios(items, spent, first)
-    wild = (ratio > _FAR) | (ratio < 1.0 / _FAR)
+    between = _FAR / 6.0
+    bound = np.where(first, between, _FAR)  # a single first row among a few spoils its run
+    wild = (ratio > bound) | (ratio < 1.0 / bound)
     if not 0 < wild[usual].sum() <= _MOST * usual.sum():
         return out
     odds = _by_rows(items[usual], wild[usual])
     if abs(odds) < _TELLING:
-        between = (ratio > _FAR / 6.0) & (ratio <= _FAR)
-        odds = 0.25 * wild[usual].sum() - between[usual].sum()
+        odds = 0.25 * wild[usual].sum() - ((ratio > between) & ~wild)[usual].sum()
     return wild if odds >= 0 else out
 
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from tests.evaluation import bell, common, pollux, small
 from toolkit.tuning.regress.mixture import exceeding, fit_mixture, thin
+from toolkit.tuning.regress.powers import pair, powers
 from toolkit.tuning.regress.process import Hyper, Members, Space, fit_members, importance
 from toolkit.tuning.regress.rows import Cells, condense, nearest_other, places, repeated, stray
-from toolkit.tuning.regress.structure import Roles, fit_sum, powers, structures, term_names, terms
+from toolkit.tuning.regress.structure import Roles, fit_sum, sums, term_names, terms
 
 Array = NDArray[np.float64]
 
@@ -157,7 +158,45 @@ def test_a_step_that_all_are_beyond_is_no_term() -> None:
 def test_powers_start_from_their_prior() -> None:
     prior = powers(made(5), ROLES)
     assert prior.exponents.tolist() == [-0.5, 0.5, 0.0]
-    assert prior.learnt(np.array([9.0, 1.0, 0.0, 0.0])).tolist() == pytest.approx([-0.1, 0.5, 0.0])
+    assert prior.slopes(made(5).x, np.array([9.0, 1.0, 0.0, 0.0, 7.0, 7.0])).tolist() == pytest.approx([-0.1, 0.5, 0.0])
+
+
+def two_parts(n: int) -> Cells:
+    """Work that is shared, and beside it what begins with the second of something and grows with the workers."""
+    rng = np.random.default_rng(8)
+    x = np.log(np.column_stack([rng.integers(1, 33, n), rng.choice([10.0, 20, 80], n), rng.choice([1.0, 2, 4], n)]))
+    rest = np.where(x[:, 2] > 0, 3.0, 0.5) * np.exp(0.4 * x[:, 0])
+    return condense(x, np.log(np.hypot(2 * np.exp(x[:, 1] - x[:, 0]), rest)), places(x))
+
+
+def test_a_pair_finds_its_parts() -> None:
+    cells = two_parts(80)
+    found = pair(cells, ROLES)
+    np.testing.assert_allclose(found.at(cells.x)[0], cells.t, atol=0.1)
+    work, rest = found.found[1:4], found.found[5:10]
+    np.testing.assert_allclose(work, [-1.0, 1.0, 0.0], atol=0.1)
+    np.testing.assert_allclose(rest[:2], [0.4, 0.0], atol=0.1)
+    assert rest[4] == pytest.approx(np.log(6.0), abs=0.5)  # of the step of the third feature
+
+
+def test_a_pair_is_a_plane_in_its_parameters() -> None:
+    cells = two_parts(30)
+    found = pair(cells, ROLES)
+    at_prior, moves = found.log_mean(cells.x), found.basis(cells.x)
+    np.testing.assert_allclose(at_prior + moves @ ((found.found - found.prior) / found.sd), found.at(cells.x)[0])
+    ahead = replace(found, found=found.found + 1e-6 * found.sd)
+    slope = (ahead.at(cells.x)[0] - found.at(cells.x)[0]) / 1e-6
+    np.testing.assert_allclose(slope, moves.sum(axis=1), atol=1e-4)
+
+
+def test_a_first_one_that_was_not_measured_is_less_sure() -> None:
+    cells = made(5, 40)
+    several = cells.taken(np.flatnonzero(cells.x[:, 2] > 0))
+    mixture = fit_mixture(several, ROLES, 0)
+    asked = np.array([[1.5, 3.0, np.log(2.0)], [1.5, 3.0, 0.0]])
+    sd = mixture.spread(asked)
+    assert sd[1] ** 2 > sd[0] ** 2 + 0.6**2
+    assert mixture.least_error(asked)[1] < mixture.least_error(asked)[0] - 0.6**2
 
 
 # --------------------------------------------------------------------------- process and mixture
@@ -169,7 +208,7 @@ def test_what_is_left_out_is_predicted_as_if_it_had_never_been_there(grouped: bo
     if grouped:
         group = np.arange(len(cells.t)) // 3
         cells = Cells(cells.x, cells.t, cells.n, group, cells.squares, cells.deviations)
-    structure, space = structures(cells, ROLES)[1], Space.of(cells, ROLES)
+    structure, space = sums(cells, ROLES)[0], Space.of(cells, ROLES)
     z = space.draw(2, 0)
     members = fit_members(z, cells, structure, space)
     # The same by really leaving it out: fitted to the others, asked through the covariance with all.
@@ -262,7 +301,7 @@ def test_members_from_all_samples_are_weighed_as_if_drawn_from_the_prior() -> No
 @pytest.mark.parametrize("n", [14, 60])
 def test_the_covariance_of_cells_is_the_kernel_of_each_pair(n: int) -> None:
     cells = made(17, n)
-    structure, space = structures(cells, ROLES)[0], Space.of(cells, ROLES)
+    structure, space = powers(cells, ROLES), Space.of(cells, ROLES)
     z = space.draw(2, 1)
     hyper, features, basis = Hyper.of(z, space), space.features(cells.x), structure.basis(cells.x)
     # The kernel as it is written in books, one member at a time.

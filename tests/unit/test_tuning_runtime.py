@@ -217,15 +217,15 @@ def test_the_names_of_groups_do_not_matter() -> None:
 
 def test_cut_off_rows_raise_predictions() -> None:
     rng = np.random.default_rng(11)
-    x = np.repeat(WORKERS[:5], 8)[:, None]
-    full = amdahl(x[:, 0]) * np.exp(0.4 * rng.normal(size=40))
+    x = np.repeat(WORKERS[:5], 40)[:, None]
+    full = amdahl(x[:, 0]) * np.exp(0.4 * rng.normal(size=200))
     limit = 1.2 * amdahl(x[:, 0])
     cut = full > limit
     y = np.minimum(full, limit)
     told = RuntimeRegressor().fit(x, y, censored=cut).predict(x)
     untold = RuntimeRegressor().fit(x, y).predict(x)
     truth = amdahl(x[:, 0])
-    assert np.abs(np.log(told / truth)).mean() < 0.7 * np.abs(np.log(untold / truth)).mean()
+    assert np.abs(np.log(told / truth)).mean() < 0.5 * np.abs(np.log(untold / truth)).mean()
 
 
 # --------------------------------------------------------------------------- bad rows and bad questions
@@ -321,7 +321,7 @@ def test_terms_have_units_and_shares() -> None:
     told = RuntimeRegressor().fit(workers, amdahl(WORKERS)).explain()
     assert list(told) == ["term", "coefficient", "unit", "kind", "share"]
     assert told["share"][told["kind"] != "residual"].sum() == pytest.approx(1.0)
-    first = told.iloc[0]
+    first = told[told["kind"] == "sum"].iloc[0]  # powers, which stand beside, follow such a law only nearly
     assert (first["term"], first["unit"]) == ("1/workers", "target * workers")
     assert first["coefficient"] == pytest.approx(100, rel=0.05)
     assert told["coefficient"][told["term"] == "1"].iloc[0] == pytest.approx(5, rel=0.2)

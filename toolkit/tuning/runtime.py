@@ -35,7 +35,7 @@ from toolkit.tuning.regress.rows import (
     stray,
     unusable,
 )
-from toolkit.tuning.regress.structure import Powers, Roles, term_names
+from toolkit.tuning.regress.structure import Roles, Sum, term_names
 
 try:
     from sklearn.base import BaseEstimator, RegressorMixin
@@ -56,9 +56,10 @@ _SIGMAS = 8.0
 class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """Predicts a runtime or service time from who shares the work, how much there is, and other positive features.
 
-    Sums of non-negative scale-out terms and products of powers give the structure, which is what predictions
-    far from the data rest on. Gaussian processes correct it near the data. All are weighted by how well they predict
-    some of the settings from others, or, where groups are given, each group from the others.
+    Sums of non-negative scale-out terms, products of powers and pairs of such products (work, and what sharing it
+    costs) give the structure, which is what predictions far from the data rest on. Gaussian processes correct it near
+    the data. All are weighted by how well they predict some of the settings from others, or, where groups are given,
+    each group from the others.
 
     Parameters
     ----------
@@ -88,7 +89,8 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
     Notes
     -----
     Beyond what was measured, the scale and the sizes go on by structure. Columns of unknown meaning do not: a
-    prediction there is that of the nearest value that was measured, and its interval widens.
+    prediction there is that of the nearest value that was measured, and its interval widens; most where that is the
+    first of something, such as a single machine, since costs may begin with the second.
 
     Zeros count as half of the smallest positive value of their column. Rows with NaN, infinite or negative values are
     flagged and left out, and so are exact copies of a row and rows that are off by a factor of 8 or more. `predict`
@@ -323,8 +325,9 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
         DataFrame
             One row per term: ``term``, ``coefficient``, ``unit`` (of the coefficient; `target` is the unit of `y`),
             ``kind`` and ``share``. Terms of kind "sum" add up, those of kind "power" multiply (their shares say
-            how much each varies); together their shares are 1. A "factor" multiplies the sums and has no share of
-            its own, and that of the "residual" is the mean size of its correction.
+            how much each varies; of a pair of products the exponent is their mean); together their shares are 1. A
+            "factor" multiplies the sums and has no share of its own, and that of the "residual" is the mean size of its
+            correction.
         """
         import pandas as pd
 
@@ -333,8 +336,8 @@ class RuntimeRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]  # 
         rows: list[tuple[str, float, str, str, float]] = []
         for part in mixture.parts:
             structure, weight = part.structure, float(part.weights.sum())
-            if isinstance(structure, Powers):
-                exponents = structure.learnt(mixture.learnt(part) / weight)
+            if not isinstance(structure, Sum):
+                exponents = structure.slopes(x, mixture.learnt(part) / weight)
                 rows += _factors(self._roles.names, exponents, x, "power", weight)
                 continue
             names = term_names(self._roles, structure.factors)

@@ -10,9 +10,10 @@ import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student
 
+from toolkit.tuning.regress.powers import STEP_SD, Pair, Powers, pair, powers
 from toolkit.tuning.regress.process import FIRST, ROUNDS, Hyper, Members, Space, distances, fit_members, sample
 from toolkit.tuning.regress.rows import Array, Cells, Index
-from toolkit.tuning.regress.structure import Powers, Roles, Sum, structures
+from toolkit.tuning.regress.structure import ONE, Roles, Sum, sums
 
 _SEARCHED = 100  # cells on which members are weighted; with more cells, the best of them are fitted again to all
 _REFITTED = 2  # members that are then fitted again
@@ -25,7 +26,7 @@ _CHUNK = 512
 _MANY = 40  # repeats that show the distribution of deviations
 
 
-_Drawn = tuple[Powers | Sum, Members, Array]
+_Drawn = tuple[Powers | Pair | Sum, Members, Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Part:
     `basis` is that of the cells, kept because each prediction needs it.
     """
 
-    structure: Powers | Sum
+    structure: Powers | Pair | Sum
     members: Members
     weights: Array
     basis: Array
@@ -195,6 +196,7 @@ class Mixture:
         for start in range(0, len(x), _CHUNK):
             rows = slice(start, start + _CHUNK)
             beyond = _BEYOND_SD**2 * ((x[rows] - held[rows]) ** 2).sum(axis=1)
+            beyond += STEP_SD**2 * ((x[rows] <= ONE) & (held[rows] > ONE)).sum(axis=1)
             # The kernel knows no structure: it is asked once for the members of all parts.
             between = hyper.kernel(distances(self.space.features(x[rows]), self.features)) * amplitude
             if self.space.shared:
@@ -217,7 +219,7 @@ def fit_mixture(cells: Cells, roles: Roles, seed: int, rounds: int = ROUNDS) -> 
     space = Space.of(cells, roles)
     some = thin(cells, _SEARCHED, np.random.default_rng(seed))
     searched = cells.taken(some) if len(some) < len(cells.t) else cells
-    found = structures(cells, roles)
+    found: list[Powers | Pair | Sum] = [powers(cells, roles), pair(cells, roles), *sums(cells, roles)]
     z = space.draw(FIRST, seed)
     firsts = [fit_members(z, searched, structure, space) for structure in found]
     heard = np.array([np.logaddexp.reduce(f.score) - _COST * s.used for f, s in zip(firsts, found, strict=True)])

@@ -1,4 +1,4 @@
-"""Structure: sums of non-negative terms and products of powers. It is what predictions fall back to far from data.
+"""Structure: sums of non-negative terms. It is what predictions fall back to far from data, beside `powers`.
 
 The sums are those of Ernest (Venkataraman et al., NSDI 2016) with terms for contention as in the universal scalability
 law (Gunther, *Guerrilla Capacity Planning*, 2007) and steps for what starts with the second of something, such as
@@ -23,11 +23,10 @@ from toolkit.tuning.regress.rows import Array, Cells
 _RIDGE = 1e-6
 _ROUNDS = 5  # of reweighting toward absolute errors
 _POWER_RIDGE = 0.05
-_EXPONENT_SD = 0.4  # of the exponents of `Powers` around their prior
 _OTHER_SD = 0.3  # of exponents that were fitted already
 _OVERLAP = 2.0  # of work that hides other work, in part
-_ONE = 1e-9  # logarithm of 1, and its rounding
-_MOST_REPEATS = 20.0  # repeats beyond these say nothing more about the curve
+ONE = 1e-9  # logarithm of 1, and its rounding
+MOST_REPEATS = 20.0  # repeats beyond these say nothing more about the curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,32 +104,6 @@ class Sum:
         return int((self.coefficients > 0).sum()) + len(self.exponents)
 
 
-@dataclass(frozen=True, slots=True)
-class Powers:
-    """``exp(level) * prod_j x_j ** g_j``; as a structure the prior alone, its exponents are learnt as its basis."""
-
-    centre: Array
-    level: float
-    exponents: Array
-
-    def log_mean(self, x: Array) -> Array:
-        """Logarithm of the expected target, for logarithms of features."""
-        return np.asarray(self.level + (x - self.centre) @ self.exponents)
-
-    def basis(self, x: Array) -> Array:
-        """Level and exponents."""
-        return np.column_stack([np.ones(len(x)), _EXPONENT_SD * (x - self.centre)])
-
-    @property
-    def used(self) -> int:
-        """None: all of it has a prior."""
-        return 0
-
-    def learnt(self, coefficients: Array) -> Array:
-        """Exponents after coefficients of the basis were learnt."""
-        return np.asarray(self.exponents + _EXPONENT_SD * coefficients[1:])
-
-
 def term_names(roles: Roles, factors: tuple[int, ...] = ()) -> tuple[tuple[str, str], ...]:
     """Name of each term and the unit of its coefficient, in the order of `terms`."""
     s = roles.names[roles.scale]
@@ -169,25 +142,14 @@ def terms(x: Array, roles: Roles, factors: tuple[int, ...] = ()) -> Array:
     for i in roles.others:
         if i not in factors:
             columns += [flat[:, i], 1 / flat[:, i]]
-    columns += [(x[:, i] > _ONE).astype(np.float64) for i in stepped(roles, factors)]
+    columns += [(x[:, i] > ONE).astype(np.float64) for i in stepped(roles, factors)]
     return np.stack(columns, axis=1)
 
 
-def structures(cells: Cells, roles: Roles) -> list[Powers | Sum]:
-    """Fit to the cells what may explain them."""
-    sums = [fit_sum(cells, roles, ()), fit_sum(cells, roles, (), _OVERLAP)]
-    if roles.others:
-        sums.append(fit_sum(cells, roles, roles.others))
-    return [powers(cells, roles), *sums]
-
-
-def powers(cells: Cells, roles: Roles) -> Powers:
-    """Powers with the exponents that work which is half shared would have."""
-    prior = np.zeros(cells.x.shape[1])
-    prior[roles.scale] = -0.5
-    prior[list(roles.sizes)] = 0.5
-    centre = np.average(cells.x, axis=0, weights=cells.n)
-    return Powers(centre, float(np.median(cells.t - (cells.x - centre) @ prior)), prior)
+def sums(cells: Cells, roles: Roles) -> list[Sum]:
+    """Fit to the cells the sums that may explain them."""
+    found = [fit_sum(cells, roles, ()), fit_sum(cells, roles, (), _OVERLAP)]
+    return [*found, fit_sum(cells, roles, roles.others)] if roles.others else found
 
 
 def fit_sum(cells: Cells, roles: Roles, factors: tuple[int, ...], overlap: float = 1.0) -> Sum:
@@ -197,7 +159,7 @@ def fit_sum(cells: Cells, roles: Roles, factors: tuple[int, ...], overlap: float
     values, outside = terms(x, roles, factors) ** overlap, (x - centre)[:, factors]
     steps = values[:, -len(stepped(roles, factors)) :]
     steps *= np.ptp(steps, axis=0) > 0  # where all are beyond it, a step is the constant over again
-    weights = np.minimum(cells.n, _MOST_REPEATS)
+    weights = np.minimum(cells.n, MOST_REPEATS)
     now = weights = weights / weights.mean()
     exponents = np.zeros(len(factors))
     for _ in range(_ROUNDS):

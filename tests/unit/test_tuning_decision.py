@@ -314,10 +314,12 @@ def test_fewer_workers_than_measured_are_interpolated() -> None:
 
 
 def test_one_size_cannot_tell_batch_from_item() -> None:
-    advice = learn((50, 1), (50, 2), (50, 4), (50, 2)).recommend(n_items=2_000, max_workers=4)
+    model = learn((50, 1), (50, 2), (50, 4), (50, 2))
+    advice = model.recommend(n_items=2_000, max_workers=4)
     check_refused(advice, "same size", "batch_size=400 and max_workers=4")
     assert advice.workers == 4
     assert 50 <= advice.batch_size <= 500
+    assert model.recommend(n_items=2_000, objective="cost").workers == 1
     assert advice.grid["measured"].all()
 
 

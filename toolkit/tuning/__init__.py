@@ -3,7 +3,7 @@
 What happens to a metric frame, one file each:
 
 ==================  ========================================================================================
-`clean`             bad rows out, warm-up and dispatch apart, like batches aggregated into a `history`
+`clean`             bad rows out (`suspect` finds them), warm-up and dispatch apart, the rest aggregated to a `history`
 `structure`         seconds of a batch as a function of its size and of the busy workers (`nonneg` solves it)
 `schedule`          from batches to the makespan of a run: closed form and Monte Carlo
 `selection`         which structure the data support: contention, shared resource, threshold; `hosts` how fast each is
@@ -14,7 +14,7 @@ What happens to a metric frame, one file each:
 `checks`            whether the data can tell the effects apart
 `intervals`         how wrong a prediction may be
 `grids`             what is predicted for many settings, and how two of them compare
-`decision`          the limits, the choice; `memory` and `explain` help
+`decision`          the limits, the choice; `memory` and `explain` help, `meanwhile` where there is none
 `experiments`       which runs would teach most
 `recommendation`    the answer
 `recommender`       the estimator that users hold (`saving` is its file); it needs scikit-learn, as do the next two

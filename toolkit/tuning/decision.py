@@ -301,9 +301,10 @@ def _meanwhile(model: TaskModel, request: Request, limit: int) -> tuple[int, int
     Batches of one size, as often of a single item, are a poor guide; and where runs are so unlike each other that their
     throughput predicts nothing, it does not tell either which of them was the best.
     """
-    workers = max((count for count in model.checks.workers if count <= limit), default=0)
-    if model.checks.tied or request.max_worker_memory_bytes or not workers:
+    counts = [count for count in model.checks.workers if count <= limit]
+    if model.checks.tied or request.max_worker_memory_bytes or not counts:
         return None
+    workers = min(counts) if request.weight > 0.5 else max(counts)
     if not model.checks.size_known:
         return least_regret(model, request.n_items, workers), workers
     return common_heuristic(request.n_items, workers), workers

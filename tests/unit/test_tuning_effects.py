@@ -120,6 +120,21 @@ def test_a_rate_limit_is_found_and_more_workers_are_not_asked_for() -> None:
     assert "shared resource" in model.recommend(n_items=1_000, max_workers=8).binds
 
 
+def test_batches_of_a_fixed_cost_are_not_taken_for_a_shared_resource() -> None:
+    """Given four runs that luck makes look as if they shared something, when makespans repeat it, it counts once."""
+    work = Workload(per_item_s=0.02, per_batch_s=2.0, item_sigma=0.2, sigma=5e-3)
+    frame = simulate_runs(work, 1_000, [(1, 8), (7, 8), (77, 4), (10, 2), (71, 8)], seed=10_125, warm=False)
+    advice = Recommender().fit(frame).recommend(n_items=4_000, max_workers=8)
+    assert (advice.batch_size, advice.workers) == (500, 8)
+
+
+def test_a_threshold_that_would_make_small_batches_the_cheapest_needs_proof() -> None:
+    """Given items of uneven size, when a threshold fits them, it is doubted: a large batch could be cut in two."""
+    work = Workload(per_item_s=1e-3, per_batch_s=0.02, per_byte_s=1e-8, payload_bytes=1e6, payload_sigma=1.0)
+    frame = simulate_runs(work, 1_000, [(1, 8), (10, 8), (52, 4), (7, 2), (83, 8)], seed=10_139, warm=False)
+    assert Recommender().fit(frame).recommend(n_items=4_000, max_workers=8).batch_size > 30
+
+
 def test_a_lock_bounds_what_workers_do_together() -> None:
     work = Workload(per_item_s=0.02, per_batch_s=0.01, item_sigma=0.3, lock_batch_s=0.02, lock_item_s=2e-3)
     _, found = learn(work, [(1, 8), (4, 8), (15, 4), (5, 2), (30, 8), (8, 1)], 2_000)

@@ -21,8 +21,9 @@ from toolkit.tuning.structure import Costs, fit_costs, steady
 
 _FOLDS = 20
 _KINDS = 6  # saturation points tried
-_SIMPLER = {"none": 0.0, "usl": -0.7, "saturation": -0.7, "serial": -2.0}  # log belief beforehand
+_SIMPLER = {"none": 0.0, "usl": -0.7, "saturation": -0.7, "serial": -1.8}  # log belief beforehand
 _THRESHOLD = -1.5  # the same of a threshold
+_RISING = -3.0  # and of one from which on items cost more than batches that end there: these could be cut in two
 _THRESHOLDS = 6
 _FEWEST_SIZES = 3  # batch sizes: a threshold beside the costs of a batch and of an item
 _USUAL = 0.1  # share of a run's batches from which a size is one of its sizes, and no remainder
@@ -46,6 +47,8 @@ class Structure:
         Log evidence of each contention.
     value : float
         Log evidence of this structure.
+    before : float
+        Log belief in it before anything was seen, which is a part of `value`.
     rival : Structure or None
         A shared resource where it is about as probable: whole makespans tell then, see `model`.
     tried : dict of (kind, free) to (log evidence, Costs)
@@ -56,6 +59,7 @@ class Structure:
     free: float = 0.0
     evidence: dict[str, float] = field(default_factory=dict)
     value: float = 0.0
+    before: float = 0.0
     rival: Structure | None = None
     tried: dict[tuple[str, float], tuple[float, Costs]] = field(default_factory=dict)
 
@@ -101,8 +105,11 @@ def choose(cells: Cells, spread: Array, within: Array) -> Structure:
         best = max(beside, key=beside.__getitem__)
         value = beside[best]
     shared = found.get("serial", -math.inf)
-    rival = Structure("serial", 0.0, found, shared, None, judge.tried) if shared > value - _CLOSE else None
-    return Structure(best, free, found, value, rival, judge.tried)
+    rival = None
+    if shared > value - _CLOSE:
+        rival = Structure("serial", 0.0, found, shared, _SIMPLER["serial"], None, judge.tried)
+    before = _believed(best, free, judge.tried[best, free][1])
+    return Structure(best, free, found, value, before, rival, judge.tried)
 
 
 def _threshold(cells: Cells, judge: _Judge, kind: str, without: float) -> tuple[float, float]:
@@ -120,6 +127,12 @@ def _threshold(cells: Cells, judge: _Judge, kind: str, without: float) -> tuple[
         tried.update({t: judge.evidence(kind, t) for t in (best / step, best * step)})
         best = max(tried, key=tried.__getitem__)
     return (best, tried[best]) if tried[best] > without else (0.0, without)
+
+
+def _believed(kind: str, free: float, costs: Costs) -> float:
+    """Log belief in a candidate before anything was seen."""
+    belief = _SIMPLER[kind.partition(":")[0]] + (_THRESHOLD if free else 0.0)
+    return belief + (_RISING if costs.base[0, 1] * free > costs.base[0, 0] else 0.0)
 
 
 def _sizes(cells: Cells) -> int:
@@ -156,8 +169,8 @@ class _Judge:
         jacobian = np.zeros((n_runs, len(sensitivity.which)))
         np.add.at(jacobian, cells.run, (weight * fitted)[:, None] * sensitivity.of_cells(cells))
         jacobian = jacobian[there] / seconds[1][:, None]
-        belief = _SIMPLER[kind.partition(":")[0]] + (_THRESHOLD if free else 0.0)
-        value = log_evidence(residual, jacobian, sensitivity.prior(cells, self.within)) + belief
+        prior = sensitivity.prior(cells, self.within)
+        value = log_evidence(residual, jacobian, prior) + _believed(kind, free, costs)
         self.tried[kind, free] = value, costs
         return value
 

@@ -266,6 +266,15 @@ def test_a_few_items_a_run_do_not_prove_that_batches_are_free(seed: int) -> None
     assert advice.batch_size >= 2
 
 
+def test_the_rule_of_thumb_is_left_only_for_what_is_surely_faster_also_beyond_the_data() -> None:
+    """Given batches of 114 items at most, when the rule asks for 250, a smaller size predicted slower is no better."""
+    work = Workload(per_item_s=0.01, per_batch_s=0.1, item_sigma=0.4)
+    frame = simulate_runs(work, 250, [(2, 1), (19, 1), (104, 1), (14, 1), (114, 1)], seed=10_111, warm=False)
+    advice = Recommender().fit(frame).recommend(n_items=1_000, max_workers=1)
+    assert advice.batch_size == 250
+    assert not any("may well be slower" in reason for reason in advice.reasons)
+
+
 def test_a_sure_gain_over_the_rule_of_thumb_is_taken() -> None:
     costly = Workload(per_item_s=2e-3, per_batch_s=0.5, item_sigma=0.4)
     model = Recommender().fit(simulate_runs(costly, 1_000, [(2, 4), (12, 4), (60, 2), (12, 1), (120, 4)]))

@@ -113,8 +113,7 @@ def recommend(model: TaskModel, request: Request) -> Recommendation:
     if not allowed.any():
         return _refused(model, request, limit, binding[-1])
     chosen, preferred = _choose(model, grid, (allowed, _surely(model, request, grid, allowed)), request)
-    value = _value(grid, request)
-    promised = 1.0 - float(value[allowed].min() / value[chosen])
+    promised = 1.0 - float(_value(grid, request)[allowed].min() / _predicted(grid, request)[chosen])
     if promised > SAME:
         preferred.append(f"what promises {percent(promised)} less may well be slower than the rule of thumb N / (4 w)")
     answer = _answer(model, request, grid, chosen, [*binding, *preferred])
@@ -193,9 +192,14 @@ def _like_before(model: TaskModel, grid: Grid) -> NDArray[np.bool_]:
     return np.asarray(memory.upper_bytes(grid.batch_size.astype(np.float64)) <= _MORE_MEMORY * seen)
 
 
+def _predicted(grid: Grid, request: Request) -> Array:
+    """Makespan, cost, or what is between."""
+    return np.asarray(grid.makespan_s * grid.workers.astype(np.float64) ** request.weight)
+
+
 def _value(grid: Grid, request: Request) -> Array:
     """What is minimised: beyond the data the middle between what is predicted and the slow end of the interval."""
-    value = grid.makespan_s * grid.workers.astype(np.float64) ** request.weight
+    value = _predicted(grid, request)
     return np.where(grid.extrapolated, value * np.sqrt(grid.high_s / grid.makespan_s), value)
 
 
@@ -205,12 +209,13 @@ def _surely(model: TaskModel, request: Request, grid: Grid, allowed: NDArray[np.
     Both are thought of under the same circumstances. What may lose is worth it where it gains far more: a loss against
     what costs nothing to know counts several times as much as a gain, up to what is never risked, and not at all below
     half of what counts as equal. A few items look like proof of whatever was fitted to them: so each comparison is made
-    once more with costs that may be far from it, and the larger loss and the smaller gain count. Where the rule may not
-    be chosen, or leads beyond what was measured, all others may.
+    once more with costs that may be far from it, and the larger loss and the smaller gain count. Where the rule leads
+    beyond what was measured, what is not known there is a doubt about what stands beside it. Where it may not be
+    chosen, all others may.
     """
     workers = int(grid.workers.max())
     rule = (grid.batch_size == common_heuristic(request.n_items, workers)) & (grid.workers == workers)
-    rule &= allowed & ~grid.extrapolated
+    rule &= allowed
     if grid.method == "throughput" or not rule.any():
         return allowed
     at, value = int(np.flatnonzero(rule)[0]), _value(grid, request)

@@ -210,12 +210,12 @@ def _surely(model: TaskModel, request: Request, grid: Grid, allowed: NDArray[np.
     what costs nothing to know counts several times as much as a gain, up to what is never risked, and not at all below
     half of what counts as equal. A few items look like proof of whatever was fitted to them: so each comparison is made
     once more with costs that may be far from it, and the larger loss and the smaller gain count. Where the rule leads
-    beyond what was measured, what is not known there is a doubt about what stands beside it. Where it may not be
-    chosen, all others may.
+    beyond what was measured, what is not known there is a doubt about what stands beside it. Where it leads far beyond,
+    or may not be chosen, all others may.
     """
     workers = int(grid.workers.max())
     rule = (grid.batch_size == common_heuristic(request.n_items, workers)) & (grid.workers == workers)
-    rule &= allowed
+    rule &= allowed & (grid.batch_size <= _FEW_TIMES * model.checks.sizes[1])
     if grid.method == "throughput" or not rule.any():
         return allowed
     at, value = int(np.flatnonzero(rule)[0]), _value(grid, request)

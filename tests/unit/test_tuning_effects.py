@@ -142,6 +142,15 @@ def test_a_lock_bounds_what_workers_do_together() -> None:
     assert found.costs.held[0, 0] == pytest.approx(0.02, rel=0.25)
 
 
+def test_the_ends_of_runs_alone_do_not_prove_that_workers_disturb_each_other() -> None:
+    """Given runs of four workers that only wait, when sixteen are asked about, chance at the ends is not multiplied."""
+    work = Workload(per_item_s=0.05, per_batch_s=2e-3)
+    frame = simulate_runs(work, 1_000, [(1, 4), (4, 4), (13, 4), (40, 4)], seed=20_001, warm=False)
+    asked = pd.DataFrame({"n_items": [1_000], "batch_size": [5], "workers": [16]})
+    true_s = simulate_makespan(work, 1_000, 5, 16)
+    assert Recommender().fit(frame).predict(asked)[0] == pytest.approx(true_s, rel=0.02)
+
+
 def test_items_below_a_threshold_cost_nothing() -> None:
     work = Workload(per_item_s=1e-3, per_batch_s=0.06, free_items=64.0, run_sigma=0.005)
     _, found = learn(work, [(4, 2), (16, 2), (40, 1), (120, 2), (250, 2), (500, 1), (300, 1), (8, 1)], 4_000)

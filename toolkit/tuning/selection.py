@@ -20,10 +20,12 @@ from toolkit.tuning.sensitivity import Sensitivity
 from toolkit.tuning.structure import Costs, fit_costs, steady
 
 _FOLDS = 20
+_APART = 1.2  # busy workers that differ by less are about as many
 _KINDS = 6  # saturation points tried
 _SIMPLER = {"none": 0.0, "usl": -0.7, "saturation": -0.7, "serial": -1.8}  # log belief beforehand
 _THRESHOLD = -1.5  # the same of a threshold
 _RISING = -3.0  # and of one from which on items cost more than batches that end there: these could be cut in two
+_ENDS = -3.0  # and of any contention where all runs had as many workers: only their first and last batches tell of it
 _THRESHOLDS = 6
 _FEWEST_SIZES = 3  # batch sizes: a threshold beside the costs of a batch and of an item
 _USUAL = 0.1  # share of a run's batches from which a size is one of its sizes, and no remainder
@@ -71,7 +73,7 @@ class Structure:
 def contention_kinds(cells: Cells) -> list[str]:
     """Contention terms that the data can tell apart, the simplest first."""
     most = float(cells.busy.max())
-    if most < 1.3 or most < 1.2 * float(cells.busy.min()):
+    if most < 1.3 or most < _APART * float(cells.busy.min()):
         return ["none"]
     points = list(range(2, math.ceil(most)))
     if len(points) > _KINDS:
@@ -107,9 +109,8 @@ def choose(cells: Cells, spread: Array, within: Array) -> Structure:
     shared = found.get("serial", -math.inf)
     rival = None
     if shared > value - _CLOSE:
-        rival = Structure("serial", 0.0, found, shared, _SIMPLER["serial"], None, judge.tried)
-    before = _believed(best, free, judge.tried[best, free][1])
-    return Structure(best, free, found, value, before, rival, judge.tried)
+        rival = Structure("serial", 0.0, found, shared, judge.before("serial"), None, judge.tried)
+    return Structure(best, free, found, value, judge.before(best, free), rival, judge.tried)
 
 
 def _threshold(cells: Cells, judge: _Judge, kind: str, without: float) -> tuple[float, float]:
@@ -129,10 +130,11 @@ def _threshold(cells: Cells, judge: _Judge, kind: str, without: float) -> tuple[
     return (best, tried[best]) if tried[best] > without else (0.0, without)
 
 
-def _believed(kind: str, free: float, costs: Costs) -> float:
-    """Log belief in a candidate before anything was seen."""
-    belief = _SIMPLER[kind.partition(":")[0]] + (_THRESHOLD if free else 0.0)
-    return belief + (_RISING if costs.base[0, 1] * free > costs.base[0, 0] else 0.0)
+def _one_count(cells: Cells) -> bool:
+    """Whether about as many workers were busy in all runs, but for the ends."""
+    most = np.zeros(int(cells.run.max()) + 1)
+    np.maximum.at(most, cells.run, cells.busy)
+    return bool(most.max() < _APART * most[most > 0].min())
 
 
 def _sizes(cells: Cells) -> int:
@@ -152,6 +154,16 @@ class _Judge:
     within: Array
     tried: dict[tuple[str, float], tuple[float, Costs]] = field(default_factory=dict)
 
+    def before(self, kind: str, free: float = 0.0) -> float:
+        """Log belief in a candidate that was fitted, before anything was seen."""
+        return self._believed(kind, free, self.tried[kind, free][1])
+
+    def _believed(self, kind: str, free: float, costs: Costs) -> float:
+        belief = _SIMPLER[kind.partition(":")[0]] + (_THRESHOLD if free else 0.0)
+        if costs.base[0, 1] * free > costs.base[0, 0]:
+            belief += _RISING
+        return belief + (_ENDS if kind != "none" and _one_count(self.cells) else 0.0)
+
     def evidence(self, kind: str, free: float = 0.0) -> float:
         """Log evidence of all runs' seconds under one candidate."""
         cells = self.cells
@@ -170,7 +182,7 @@ class _Judge:
         np.add.at(jacobian, cells.run, (weight * fitted)[:, None] * sensitivity.of_cells(cells))
         jacobian = jacobian[there] / seconds[1][:, None]
         prior = sensitivity.prior(cells, self.within)
-        value = log_evidence(residual, jacobian, prior) + _believed(kind, free, costs)
+        value = log_evidence(residual, jacobian, prior) + self._believed(kind, free, costs)
         self.tried[kind, free] = value, costs
         return value
 

@@ -120,7 +120,12 @@ class Terminal:
         self._controller, terminal = pty.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
         self.before = termios.tcgetattr(terminal)
-        self.process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=env)
+        # What a shell runs in the background ignores Ctrl-C, and so would its children; in a terminal nothing does.
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        try:
+            self.process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=env)
+        finally:
+            signal.signal(signal.SIGINT, before)
         self.terminal = terminal
         self.sent = b""
         self._more = threading.Condition()

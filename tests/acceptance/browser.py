@@ -255,8 +255,9 @@ class NotebookPage:
         return nbformat.read(self.lab.root / self.name, as_version=4)
 
     def output(self, index: int) -> Locator:
-        """What a cell shows below itself."""
-        return self.page.locator(".jp-Notebook .jp-Cell").nth(index).locator(".jp-Cell-outputArea")
+        """What a cell of the notebook in front shows below itself."""
+        cells = self.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell")
+        return cells.nth(index).locator(".jp-Cell-outputArea")
 
     def panel(self, index: int) -> Locator:
         """The live panel of a run below a cell."""
@@ -285,7 +286,12 @@ class NotebookPage:
             return
         self.left = True
         self.shut_down()
-        self.page.evaluate("() => { window.jupyterapp.shell.currentWidget?.dispose(); return null; }")
+        # A reloaded page may hold the notebook twice, as its address and as its saved layout name it: all of them go.
+        self.page.evaluate(
+            """async () => { const app = window.jupyterapp; await app.restored;
+                 for (const widget of [...app.shell.widgets('main')]) widget.dispose();
+                 return null; }"""
+        )
         self.page.remove_listener("pageerror", self._note)
         self.page.remove_listener("dialog", self._answer)
 

@@ -14,7 +14,7 @@ from tests.chaos.oracle import judge
 from tests.chaos.plans import RunPlan
 from tests.chaos.proxy import Proxy
 from tests.chaos.work import Worker
-from toolkit.ledger import keys
+from toolkit.ledger import StoredClaim, keys
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +82,9 @@ def test_a_connection_hangs_until_its_leases_are_over(made: Deployment, proxy: P
 
 def _lease_left(server: redis.Redis, run_id: str) -> float:
     """Seconds until the last lease of a run ends, by the server's clock; negative once all are over."""
-    leases = server.zrange(keys.of(run_id, "leases"), -1, -1, withscores=True)
+    claims = server.hvals(keys.of(run_id, "claims"))
     seconds, micros = server.time()
-    return float(leases[0][1]) / 1000 - (seconds + micros / 1e6) if leases else 1.0
+    return max(StoredClaim.parse(c).lease_ms for c in claims) / 1000 - (seconds + micros / 1e6) if claims else 1.0
 
 
 def test_the_proxy_does_what_it_says(made: Deployment, proxy: Proxy) -> None:

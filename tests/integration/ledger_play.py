@@ -301,9 +301,9 @@ class Play:
         """Delays end, and so do the leases that nobody renews: those of claims that no living worker knows of."""
         self.run.make_due()
         live = {w.held for w in self.workers}
-        for claim_id in self.run.command("ZRANGE", "leases", 0, -1):
+        for claim_id in self.run.reader.claims():
             if claim_id not in live:
-                self.run.command("ZADD", "leases", "XX", 1, claim_id)
+                self.run.lease_until(claim_id, 1)
 
     def turn(self, name: str, actor: Any) -> None:
         try:

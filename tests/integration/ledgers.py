@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -145,7 +146,12 @@ class Run:
     def expire(self, *claims: Claim) -> None:
         """Let leases end now."""
         for claim in claims:
-            self.command("ZADD", "leases", "XX", 1, claim.claim_id)
+            self.lease_until(claim.claim_id, 1)
+
+    def lease_until(self, claim_id: bytes, ms: int) -> None:
+        """Let the lease of a claim that lives end at `ms`, by the server's clock."""
+        if stored := self.command("HGET", "claims", claim_id):
+            self.command("HSET", "claims", claim_id, stored[:1] + struct.pack("<d", ms) + stored[9:])
 
     def make_due(self) -> None:
         """Let every delay end now."""
@@ -205,8 +211,9 @@ class Run:
         command = self.command
         stored: dict[str, Any] = {name: _table(command("HGETALL", name)) for name in ("head", "pages", "workers")}
         stored |= {name: _table(command("HGETALL", name)) for name in ("claims", "dead")}
-        stored |= {"ready": self.reader.structure()["ready"], "outputs": command("LRANGE", "outputs", 0, -1)}
-        zsets = ("page_index", "delayed", "leases", "closed", "tickets")
+        ready = "LRANGE" if command("TYPE", "ready") == b"list" else "ZRANGE"
+        stored |= {"ready": command(ready, "ready", 0, -1), "outputs": command("LRANGE", "outputs", 0, -1)}
+        zsets = ("page_index", "delayed", "closed", "tickets")
         stored |= {name: _table(command("ZRANGE", name, 0, -1, "WITHSCORES")) for name in zsets}
         stored["events"], stored["rows"] = self.reader.events(), self.reader.metric_rows()
         for name in but:

@@ -73,7 +73,7 @@ class Node:
 
 def lease(run: Run, claim: Claim) -> float:
     """When a lease ends, seconds since the epoch."""
-    return float(run.command("ZSCORE", "leases", claim.claim_id)) / 1000
+    return run.reader.claims()[claim.claim_id].lease_ms / 1000
 
 
 def renewed_twice(run: Run, claim: Claim) -> None:

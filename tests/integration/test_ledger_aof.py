@@ -182,8 +182,8 @@ def go_on(record: Record, ledger: Ledger) -> None:
         if state in ("finished", "cancelled"):
             break
         run.make_due()
-        for claim_id in run.command("ZRANGE", "leases", 0, -1):  # who held them is gone
-            run.command("ZADD", "leases", "XX", 1, claim_id)
+        for claim_id in run.reader.claims():  # who held them is gone
+            run.lease_until(claim_id, 1)
         run.last_swept(1)
         run.sweep()
         while isinstance(claim := ledger.claim(run.run_id, run.ask()), Claim):

@@ -40,7 +40,6 @@ def test_a_sound_run_has_no_problems(run: Run) -> None:
         (("ZADD", "delayed", 5, "20:21:0:0:0"), "delayed holds"),
         (("DEL", "claims"), "claims holds"),
         (("HSET", "dead", 25, b""), "dead letters"),
-        (("DEL", "leases"), "leases"),
         (("HINCRBY", "head", "ok", 1), "is not what was submitted"),
         (("HINCRBY", "head", "cursor", 1), "is not what was submitted"),
         (("HINCRBY", "head", "claimed", -1), "claims holds"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate, pairwise
 
 import pytest
 
-from tests.integration.ledgers import Run, items_of, spans
+from tests.integration.ledgers import Run, items_of, page_of, spans
 from toolkit.ledger import NOBODY, TICKET_EXPIRY_S, FailedItem, Ledger, NoClaim, Page, PageCache, Range
 
 
@@ -26,6 +27,32 @@ def test_a_batch_crosses_pages(ledger: Ledger) -> None:
     assert [start for start, _, _ in second.pages] == [4, 8]
     assert (first.left, second.left) == (4, 0)
     assert (first.active, second.active) == (1, 2)
+    run.check()
+
+
+@pytest.mark.parametrize(
+    "sizes", [(4, 4, 4, 2), (2, 4, 4), (4, 2, 4, 4), (4, 4, 2, 2, 4), (4, 4, 9), (1, 1, 1, 1, 9, 1)]
+)
+@pytest.mark.parametrize("batch_size", [1, 3, 12])
+@pytest.mark.parametrize("release", [False, True])
+def test_pages_are_found_whatever_their_sizes(
+    ledger: Ledger, sizes: tuple[int, ...], batch_size: int, release: bool
+) -> None:
+    pages = list(pairwise([0, *accumulate(sizes)]))
+    run = Run(ledger, release=release, batch_size=batch_size)
+    for start, stop in pages:
+        ledger.append(run.run_id, page_of(start, stop), expected=start, close=stop == sum(sizes))
+    state = "running"
+    while state == "running":
+        claim = run.claim()
+        first, last = claim.indexes()[0], claim.indexes()[-1]
+        assert [start for start, _, _ in claim.pages] == [
+            start for start, stop in pages if start <= last and stop > first
+        ]
+        assert items_of(claim) == list(claim.indexes())
+        state = run.commit(claim).state
+        assert run.reader.page_starts() == [start for start, stop in pages if not release or stop > last + 1]
+    assert state == "finished"
     run.check()
 
 

@@ -417,17 +417,31 @@ def test_a_broken_delayed_range_is_named(ledger: Ledger) -> None:
         run.sweep()
 
 
-@pytest.mark.parametrize("text", ["", "0;4;1;1", "0;4;1;1;1;0;0;0;0:4:0:0", "x;4;1;1;1;0;0;0;0:4:0:0:0"])
-def test_a_broken_claim_is_named(ledger: Ledger, text: str) -> None:
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        lambda _: b"",
+        lambda _: b"0;4;1;1;1;0;0;0;0:4:0:0:0",
+        lambda stored: b"\0" + stored[1:],
+        lambda stored: b"\2" + stored[1:],  # has no weights
+        lambda stored: stored[:-1],
+        lambda stored: stored[:-18],  # its only range
+        lambda stored: stored[:-10] + bytes(10),  # no items in it
+        lambda stored: stored[:17] + b"\5" + stored[18:],  # more committed than it holds
+    ],
+)
+def test_a_broken_claim_is_named(ledger: Ledger, spoilt: Callable[[bytes], bytes]) -> None:
     run, other = Run(ledger, 8), Run(ledger, 4)
     ask = run.ask()
     claim = ledger.claim(run.run_id, ask)
-    spoil(run, "HSET", "claims", claim.claim_id, text)
+    spoil(run, "HSET", "claims", claim.claim_id, spoilt(run.command("HGET", "claims", claim.claim_id)))
     before = run.everything()
     for call in (lambda: run.commit(claim), lambda: run.lose(claim), lambda: ledger.claim(run.run_id, ask)):
         with raising(LedgerCorrupt, f"{run.run_id}}}:claims does not parse"):
             call()
         assert run.everything() == before
+    with raising(LedgerCorrupt, "claims does not parse"):
+        ledger.renew(run.run_id, 1, [claim.claim_id])
     run.expire(claim)
     with raising(LedgerCorrupt, "claims does not parse"):
         run.sweep()
@@ -452,6 +466,7 @@ def test_a_missing_page_is_named(ledger: Ledger) -> None:
     with raising(LedgerCorrupt, f"{run.run_id}: key pages, field 2 does not hold item 3"):
         run.reader.item(3)
     spoil(run, "DEL", "page_index")
+    spoil(run, "HSET", "head", "page_items", 0)
     with raising(LedgerCorrupt, f"{run.run_id}}}:page_index"):
         run.claim()
     with raising(LedgerCorrupt, f"{run.run_id}: key pages, field 0 does not hold item 3"):

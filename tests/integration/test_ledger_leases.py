@@ -64,7 +64,7 @@ def test_what_still_runs_of_a_cancelled_run_is_killed_once_its_grace_is_over(led
 def test_a_lease_lives_as_long_as_the_run_says(ledger: Ledger) -> None:
     run = Run(ledger, 8, lease_s=2.5)
     claim = run.claim()
-    assert float(run.command("ZSCORE", "leases", claim.claim_id)) == round(claim.at * 1000) + 2500
+    assert run.reader.claims()[claim.claim_id].lease_ms == round(claim.at * 1000) + 2500
 
 
 # --------------------------------------------------------------------------- the sweep
@@ -269,7 +269,7 @@ def test_a_sweep_says_when_the_next_lease_ends(ledger: Ledger) -> None:
     assert run.sweep().due_s is None
     first = run.claim()
     later = run.claim()
-    run.command("ZADD", "leases", "XX", int((run.status().at + 100) * 1000), later.claim_id)
+    run.lease_until(later.claim_id, int((run.status().at + 100) * 1000))
     due_s = run.sweep().due_s
     assert due_s is not None
     assert 0 < due_s <= 10

@@ -352,7 +352,7 @@ class Machine(RuleBasedStateMachine):
         """Leases end or are renewed, delays end, perhaps nobody swept meanwhile; then somebody sweeps."""
         for ask in map(self.pick_ask, picked):
             if ask and ask.claim_id in self.model.claims:
-                self.run_.command("ZADD", "leases", "XX", 1, ask.claim_id)
+                self.run_.lease_until(ask.claim_id, 1)
                 self.model.expired.add(ask.claim_id)
         if due:
             self.run_.make_due()
@@ -389,8 +389,8 @@ class Machine(RuleBasedStateMachine):
         assert structure["ready"] == [text(r) for r in m.ordered()]
         assert float(self.run_.head("weight_left")) == m.weight_left() if m.weighted else True
         assert sorted(structure["delayed"]) == sorted(text(r) for r in m.delayed)
-        assert sorted(claim_core(c) for c in structure["claims"]) == sorted(
-            (h.offset, h.ok, h.retried, h.dead, ",".join(map(text, h.ranges))) for h in m.claims.values()
+        assert sorted((c.offset, c.ok, c.retried, c.dead, *map(text, c.ranges)) for c in structure["claims"]) == sorted(
+            (h.offset, h.ok, h.retried, h.dead, *map(text, h.ranges)) for h in m.claims.values()
         )
         assert structure["dead"] == sorted(m.dead)
         sums = [sum(len(r) for r in place) for place in (m.ready, m.delayed)]
@@ -473,11 +473,6 @@ class Machine(RuleBasedStateMachine):
 
 def pack(indexes: list[int]) -> bytes:
     return pack_output([(i, i + 1) for i in indexes], codec.encode_page(indexes))
-
-
-def claim_core(stored: str) -> tuple[int, int, int, int, str]:
-    offset, _asked, _at, _worker, _active, ok, retried, dead, *_weights, ranges = stored.split(";")
-    return int(offset), int(ok), int(retried), int(dead), ranges
 
 
 def test_every_history_agrees_with_the_model(server: Server, ledger: Ledger) -> None:

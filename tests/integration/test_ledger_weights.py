@@ -5,6 +5,8 @@ Item `i` weighs what `ledgers.weight` says: 1, 1/4, 4, 1/2, 2, 3/2, 8, and again
 
 from __future__ import annotations
 
+import math
+import struct
 from dataclasses import replace
 from itertools import accumulate
 
@@ -252,10 +254,10 @@ def test_weights_that_are_gone_or_too_short_are_named(ledger: Ledger) -> None:
 def test_a_claim_whose_weights_do_not_parse_is_named(ledger: Ledger) -> None:
     run = Run(ledger, 8, weight_size=4)
     claim = run.claim()
-    stored = run.reader.claims()[claim.claim_id]
-    assert ";4:4:8;" in stored
-    for bad in (";4:x:8;", ";4:4;", ";4:4:;"):
-        run.command("HSET", "claims", claim.claim_id, stored.replace(";4:4:8;", bad))
+    stored, weights = run.command("HGET", "claims", claim.claim_id), struct.pack("<ddd", 4, 4, 8)
+    assert weights in stored
+    for bad in ((math.nan, 4, 8), (4, math.nan, 8), (4, 4, math.nan), (0, 4, 8), (4, 4, 0)):
+        run.command("HSET", "claims", claim.claim_id, stored.replace(weights, struct.pack("<ddd", *bad)))
         with pytest.raises(LedgerCorrupt, match=f"{run.run_id}}}:claims"):
             run.commit(claim)
 

@@ -41,6 +41,7 @@ from toolkit.ledger.pages import (
 from toolkit.ledger.reading import Reader
 from toolkit.ledger.registry import NODE_ALIVE_S, Registry
 from toolkit.ledger.series import Flush, Segment, SeriesHead, SeriesName, SeriesStore
+from toolkit.ledger.stored import StoredClaim
 
 __all__ = [
     "NOBODY",
@@ -74,6 +75,7 @@ __all__ = [
     "SeriesName",
     "SeriesStore",
     "Stored",
+    "StoredClaim",
     "Swept",
     "Weighed",
     "check_structure",

@@ -78,17 +78,6 @@ class Weighed:
     last_size: float
     unit_s: float
 
-    @classmethod
-    def parse(cls, text: str, head: Sequence[bytes]) -> Weighed | None:
-        """Read what a claim's text and answer say; None where the run has no weights."""
-        if not head:
-            return None
-        try:
-            size, limit, weight = map(float, text.split(":"))
-            return cls(size, limit, weight, *map(float, head))
-        except (TypeError, ValueError) as error:
-            raise LedgerCorrupt(f"the weights of a claim do not parse: {text[:60]!r}, {head!r:.100}") from error
-
 
 @dataclass(frozen=True, slots=True)
 class Claim:

@@ -13,8 +13,7 @@ key                         type      content (writer)
 ``{tk:R}:ready``            list      ranges given back, next at the left (commit, lost, sweep); where items have
                                       weights a zset of all ranges, see ``1_weights.lua`` (append, too)
 ``{tk:R}:delayed``          zset      ranges waiting for a retry, scored by due time in ms (commit)
-``{tk:R}:claims``           hash      claim id -> claim text (claim, commit)
-``{tk:R}:leases``           zset      claim ids, scored by expiry in ms (claim, renew, commit)
+``{tk:R}:claims``           hash      claim id -> claim text, its lease in it (claim, renew, commit)
 ``{tk:R}:dead``             hash      index -> encoded dead letter (commit, lost)
 ``{tk:R}:outputs``          list      one element a commit: its ok ranges and their results (commit)
 ``{tk:R}:metrics:S``        string    metric rows of segment S, see `records.METRIC_FIELDS` (commit, lost)
@@ -61,7 +60,7 @@ NODES = "tk:nodes"
 SWEEPER = f"tk:sweeper:{PROTOCOL}"
 
 _NAMES = (
-    "head", "pages", "page_index", "ready", "delayed", "claims", "leases", "dead", "outputs", "metrics", "workers",
+    "head", "pages", "page_index", "ready", "delayed", "claims", "dead", "outputs", "metrics", "workers",
     "events", "closed", "tickets",
 )  # fmt: skip
 

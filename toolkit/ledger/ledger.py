@@ -20,13 +20,13 @@ from toolkit.ledger.calls import (
     Death,
     NoClaim,
     Progress,
-    Range,
     Renewed,
     Swept,
     Weighed,
 )
 from toolkit.ledger.connection import Connection
 from toolkit.ledger.pages import Page
+from toolkit.ledger.stored import StoredClaim
 from toolkit.records import CATEGORIES, RunSpec, RunState, RunStatus, check_name, one_line
 from toolkit.settings import LedgerSettings, ServerAddress
 
@@ -365,14 +365,12 @@ def _parse_count(run_id: str, field: str, value: bytes | None) -> int:
 def _parse_claim(claim_id: bytes, a: Any) -> Claim | NoClaim:
     if a[0] != b"ok":
         return NoClaim(a[0].decode(), int(a[1]))
-    pages = a[13]
-    weights, _, ranges = a[12].decode().rpartition(";")
+    stored, pages = StoredClaim.parse(a[1]), a[9]
     return Claim(
-        claim_id=claim_id, at=a[1] / 1000, worker=a[2], active=a[3], known_workers=a[4], left=a[5], spawn=bool(a[6]),
-        item_s=float(a[7] or 0), last_batch=a[8], max_workers=a[9], offset=a[10], asked=a[11],
-        ranges=tuple(map(Range.parse, ranges.split(","))),
-        pages=tuple(zip(pages[::3], pages[1::3], pages[2::3], strict=True)),
-        batch_size=a[14], weighed=Weighed.parse(weights, a[15:]),
+        claim_id=claim_id, at=stored.at_ms / 1000, worker=stored.worker, active=stored.active, known_workers=a[2],
+        left=a[3], spawn=bool(a[4]), item_s=float(a[5] or 0), last_batch=a[6], max_workers=a[7], offset=stored.offset,
+        asked=stored.asked, ranges=stored.ranges, pages=tuple(zip(pages[::3], pages[1::3], pages[2::3], strict=True)),
+        batch_size=a[8], weighed=Weighed(*stored.weights, *map(float, a[10:])) if stored.weights else None,
     )  # fmt: skip
 
 

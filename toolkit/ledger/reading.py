@@ -10,6 +10,7 @@ from toolkit.errors import LedgerCorrupt, LedgerError, RunStateError
 from toolkit.ledger import keys
 from toolkit.ledger.connection import Connection
 from toolkit.ledger.pages import decode_items, unpack_output
+from toolkit.ledger.stored import StoredClaim
 from toolkit.records import METRIC_ROW, METRIC_SEGMENT_ROWS, DeadLetter, RunStatus
 
 _OUTPUTS_PER_CALL = 200
@@ -236,10 +237,16 @@ class Reader:
         streams = list(answer.items()) if isinstance(answer, dict) else answer or []
         return [_event(*entry) for _, entries in streams for entry in entries]
 
-    def claims(self) -> dict[bytes, str]:
-        """Text of each live claim by its id, as ``1_common.lua`` describes it."""
+    def claims(self) -> dict[bytes, StoredClaim]:
+        """Each live claim by its id.
+
+        Raises
+        ------
+        LedgerCorrupt
+            One of them does not parse.
+        """
         claims = self._connection.fields(keys.of(self.run_id, "claims"))
-        return {claim_id: _text(text) for claim_id, text in claims.items()}
+        return {claim_id: StoredClaim.parse(data) for claim_id, data in claims.items()}
 
     def delete(self) -> None:
         """Remove every key of the run."""
@@ -272,8 +279,7 @@ class Reader:
             "counters": [self._number("head", field, x) for field, x in zip(counters, values, strict=True)],
             "ready": [_text(x) for x in self._command(ready, "ready", 0, -1)],
             "delayed": [_text(x) for x in self._command("ZRANGE", "delayed", 0, -1)],
-            "claims": [_text(x) for x in self._command("HVALS", "claims")],
-            "leases": int(self._command("ZCARD", "leases")),
+            "claims": [StoredClaim.parse(data) for data in self._command("HVALS", "claims")],
             "dead": self.dead_indexes(),
         }
 

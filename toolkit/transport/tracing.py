@@ -155,19 +155,18 @@ def _lose(
     from opentelemetry import trace
 
     try:
-        for claim_id, text in Reader(ledger.connection, spec.run_id).claims().items():
-            offset, _, at_ms, worker, *_, ranges = text.split(";")
-            if not wanted(claim_id, int(worker)):
+        for claim_id, claim in Reader(ledger.connection, spec.run_id).claims().items():
+            if not wanted(claim_id, claim.worker):
                 continue
             span = tracer().start_span(
-                f"batch {one_line(spec.task)}", context=_context(spec.trace), start_time=int(at_ms) * 1_000_000,
+                f"batch {one_line(spec.task)}", context=_context(spec.trace), start_time=claim.at_ms * 1_000_000,
                 attributes=_attributes(spec, claim_id)
-                | {"toolkit.lost": True, "toolkit.category": category, "toolkit.committed": int(offset)}
+                | {"toolkit.lost": True, "toolkit.category": category, "toolkit.committed": claim.offset}
                 | ({"toolkit.position": position} if position >= 0 else {}),
             )  # fmt: skip
             span.set_status(trace.StatusCode.ERROR, f"its process died: {category}")
             with trace.use_span(span, end_on_exit=True):
-                parts = [f"{r.start}-{r.stop}" for r in map(Range.parse, ranges.split(",")[:_RANGES_NOTED])]
+                parts = [f"{r.start}-{r.stop}" for r in claim.ranges[:_RANGES_NOTED]]
                 ledger.note(spec.run_id, _LOST, f"{carrier().get('traceparent', '')} {','.join(parts)}")
     except (LedgerError, ValueError) as error:
         logger.debug("run %s: a lost batch is not in its trace (%s)", spec.run_id, error)

@@ -4,15 +4,16 @@
 -- from the server, and may be called again with the same arguments without a second effect.
 --
 -- KEYS, always all of them and in this order (written in keys.py beside their types and lifetimes):
---   1 head  2 pages  3 page_index  4 ready  5 delayed  6 claims  7 leases  8 dead  9 outputs
---   10 metrics (segments: metrics:0, metrics:1, ...)  11 workers  12 events  13 closed  14 tickets
+--   1 head  2 pages  3 page_index  4 ready  5 delayed  6 claims  7 dead  8 outputs
+--   9 metrics (segments: metrics:0, metrics:1, ...)  10 workers  11 events  12 closed  13 tickets
 --
 -- A range is the text a:b:att:sus:solo
 --   [a, b) item indexes; att attempts made so far; sus process deaths it is suspected of;
 --   solo 1 when it must not be gathered with other ranges.
--- A claim is the text off;asked;at;worker;active;ok;retried;dead;range,range,...
---   off items already committed from its start; asked batch size; at milliseconds; worker identity code;
---   active claims of the run at that moment, this one included; ok, retried, dead among the committed ones.
+-- A claim is stored as numbers side by side, see stored.py: its kind, 1, or 2 where items have weights; lease, its end, and
+--   at, its begin, in milliseconds; off items already committed from its start; asked batch size; worker identity code;
+--   active claims of the run at that moment, this one included; ok, retried, dead among the committed ones; of kind 2
+--   size, limit, weight, see 1_weights.lua; then of each range a, b - a, att, sus, solo.
 --
 -- A run whose items have weights is told by the field weight_size of its head, see 1_weights.lua.
 
@@ -39,14 +40,17 @@ local GATHERED = 64           -- ready ranges in one claim at most
 local CLAIM_BYTES = 33554432  -- page bytes in one answer at most, more only for a single page
 local LATE_TICKET_MS = 2000   -- a ticket this old counts as lost once workers stand idle
 local WINDOW = 200            -- executed items after which the breaker's counts are halved
+local CLAIM, CLAIM_SIZE = '__CLAIM_FORMAT__', __CLAIM_SIZE__
+local CLAIM_WEIGHTS, CLAIM_WEIGHTS_SIZE = '__CLAIM_WEIGHTS_FORMAT__', __CLAIM_WEIGHTS_SIZE__
+local CLAIM_RANGE, CLAIM_RANGE_SIZE = '__CLAIM_RANGE_FORMAT__', __CLAIM_RANGE_SIZE__
 local CATEGORIES = { __CATEGORIES__ }
 local CODES = {}              -- category -> its code in a metric row
 for code = 1, #CATEGORIES do CODES[CATEGORIES[code]] = code end  -- ipairs is not there while the library loads
 
 local function open_keys(K)
-  return { h = K[1], p = K[2], pi = K[3], q = K[4], d = K[5], c = K[6], l = K[7], x = K[8], o = K[9],
-           m = K[10], w = K[11], e = K[12], z = K[13], t = K[14],
-           now = false, read = false, sums = false }  -- what the call finds out: named here, the table need not grow
+  return { h = K[1], p = K[2], pi = K[3], q = K[4], d = K[5], c = K[6], x = K[7], o = K[8], m = K[9],
+           w = K[10], e = K[11], z = K[12], t = K[13],
+           now = false, read = false, sums = false, page_items = false }  -- what the call finds out: named here, the table need not grow
 end
 
 -- Whole numbers are given to redis.call as they are: the server writes them out exactly, up to 2^53, and in a tenth of
@@ -97,27 +101,41 @@ local function range_parse(s, key)
   return { a = a + 0, b = b + 0, att = att + 0, sus = sus + 0, solo = solo + 0 }
 end
 
-local claim_weights, weight_of  -- of runs whose items have weights, see 1_weights.lua
+local weight_of  -- of runs whose items have weights, see 1_weights.lua
 
 local function claim_parse(k, s)
-  local off, asked, at, who, active, ok, retried, dead, rest =
-    string.match(s, '^(%d+);(%d+);(%d+);(%d+);(%d+);(%d+);(%d+);(%d+);(.+)$')
-  if not off then corrupt(k.c, s) end
-  local c = { off = off + 0, asked = asked + 0, at = at + 0, who = who + 0, active = active + 0, ok = ok + 0,
-              retried = retried + 0, dead = dead + 0, ranges = {}, total = 0, rest = rest }
-  k.weighted = string.find(rest, ';', 1, true) ~= nil
-  local ranges = k.weighted and claim_weights(k, c) or rest
-  for r in string.gmatch(ranges, '[^,]+') do
-    local g = range_parse(r, k.c)
-    c.ranges[#c.ranges + 1] = g
-    c.total = c.total + g.b - g.a
+  local kind = string.byte(s)
+  local first = kind == 1 and CLAIM_SIZE + 1 or kind == 2 and CLAIM_SIZE + CLAIM_WEIGHTS_SIZE + 1  -- byte of the ranges
+  if not first or #s < first or (#s + 1 - first) % CLAIM_RANGE_SIZE ~= 0 then corrupt(k.c, s) end
+  local _, lease, at, off, asked, who, active, ok, retried, dead = struct.unpack(CLAIM, s)
+  local ranges, total = {}, 0
+  for pos = first, #s, CLAIM_RANGE_SIZE do
+    local a, n, att, sus, solo = struct.unpack(CLAIM_RANGE, s, pos)
+    if n == 0 then corrupt(k.c, s) end
+    ranges[#ranges + 1] = { a = a, b = a + n, att = att, sus = sus, solo = solo }
+    total = total + n
+  end
+  if off > total then corrupt(k.c, s) end
+  local c = { kind = kind, lease = lease, at = at, off = off, asked = asked, who = who, active = active, ok = ok,
+              retried = retried, dead = dead, ranges = ranges, total = total, rest = string.sub(s, CLAIM_SIZE + 1) }
+  k.weighted = kind == 2
+  if k.weighted then
+    c.size, c.limit, c.weight = struct.unpack(CLAIM_WEIGHTS, c.rest)
+    if not (c.size > 0 and c.limit >= 0 and c.weight > 0) then corrupt(k.c, s) end
   end
   return c
 end
 
+-- Stores a claim -> as it is stored.
 local function claim_store(k, id, c)
-  redis.call('HSET', k.c, id, string.format('%d;%d;%d;%d;%d;%d;%d;%d;', c.off, c.asked, c.at, c.who, c.active,
-    c.ok, c.retried, c.dead) .. c.rest)
+  local s = struct.pack(CLAIM, c.kind, c.lease, c.at, c.off, c.asked, c.who, c.active, c.ok, c.retried, c.dead) .. c.rest
+  redis.call('HSET', k.c, id, s)
+  return s
+end
+
+-- Gives the stored claim `s` another end of its lease.
+local function lease_until(k, id, s, ends)
+  redis.call('HSET', k.c, id, string.sub(s, 1, 1) .. struct.pack('<d', ends) .. string.sub(s, 10))
 end
 
 -- The parts of a claim's ranges from offset `off` on.
@@ -195,13 +213,19 @@ local function give_all_back(k, ranges)
 end
 
 local function keys_of(k)
-  local all = { k.h, k.p, k.pi, k.q, k.d, k.c, k.l, k.x, k.o, k.w, k.e, k.z, k.t }
+  local all = { k.h, k.p, k.pi, k.q, k.d, k.c, k.x, k.o, k.w, k.e, k.z, k.t }
   for i = 0, math.floor(num(k, 'rows') / __SEGMENT_ROWS__) do all[#all + 1] = k.m .. ':' .. i end
   return all
 end
 
--- Starts of the pages that the items [a, b) touch.
+-- Starts of the pages that the items [a, b) touch, as texts.
 local function page_starts(k, a, b)
+  k.page_items = k.page_items or num(k, 'page_items')
+  if k.page_items > 0 then  -- all pages have as many
+    local starts = {}
+    for start = a - a % k.page_items, b - 1, k.page_items do starts[#starts + 1] = string.format('%d', start) end
+    return starts
+  end
   -- Mostly they are one or two: the last three up to the range's end hold them all once one of these begins at or
   -- before it, which saves the second call.
   local last = redis.call('ZREVRANGEBYSCORE', k.pi, b - 1, '-inf', 'LIMIT', 0, 3)
@@ -335,11 +359,10 @@ local function row_append(k, n, row)
   redis.call('APPEND', k.m .. ':' .. math.floor((n - 1) / __SEGMENT_ROWS__), row)
 end
 
--- A claim id that will never live again, and its lease. how: 1 closed by its commit, 0 taken away; nth: the number of its
--- metric row. Called before anything else is written of the end of a claim: where these keys cannot be, nothing is.
+-- A claim id that will never live again. how: 1 closed by its commit, 0 taken away; nth: the number of its metric row.
+-- Called before anything else is written of the end of a claim: where this key cannot be, nothing is.
 local function close_id(k, id, how, nth)
   redis.call('ZADD', k.z, now_ms(k) * 2 + how, id)
-  redis.call('ZREM', k.l, id)
   if not nth or nth % CLOSED_TRIM == 0 then redis.call('ZREMRANGEBYRANK', k.z, 0, -CLOSED_KEPT - 1) end
 end
 

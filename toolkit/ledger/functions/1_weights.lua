@@ -7,7 +7,7 @@
 --     ranges of their own. No range reaches over the end of a page.
 --   The ready ranges are a sorted set: single items by weight, the heaviest first (longest processing time first, Graham,
 --     SIAM J. Appl. Math. 17, 1969), then the others by index. So what is given back comes where it belongs.
---   A claim has `size:limit:weight;` before its ranges: the size of a batch, what tapering left of it, what was taken.
+--   A claim has size, limit and weight before its ranges: the size of a batch, what tapering left of it, what was taken.
 
 -- Weight of the first `n` items of a page with the running sums `sums`.
 local function sum_to(sums, n)
@@ -27,14 +27,6 @@ end
 function weight_of(k, r)
   local start, sums = sums_of(k, r)
   return sum_to(sums, r.b - start) - sum_to(sums, r.a - start)
-end
-
--- What a claim's text says of weights, taken out of it -> its ranges.
-function claim_weights(k, c)
-  local size, limit, weight, ranges = string.match(c.rest, '^([^:;]+):([^:;]+):([^:;]+);(.+)$')
-  c.size, c.weight = tonumber(size), tonumber(weight)
-  if not c.size or not tonumber(limit) or not c.weight then corrupt(k.c, c.rest) end
-  return ranges
 end
 
 -- How many items from the start of a range weigh at most `room`, and their weight; at least one where `must`.

@@ -12,7 +12,7 @@ local function create(K, A)
     'state', 'running', 'closed', 0, 'submitted', 0, 'cursor', 0, 'ready', 0, 'delayed', 0, 'claimed', 0,
     'ok', 0, 'dead', 0, 'skipped', 0, 'retried', 0, 'rows', 0, 'lost', 0, 'generation', 0,
     'finals', 0, 'last_batch', 0, 'item_s', '0', 'created_at', now_ms(k), 'started_at', 0, 'finished_at', 0,
-    'swept_at', now_ms(k), 'workers_n', 0)
+    'swept_at', now_ms(k), 'workers_n', 0, 'page_items', 0)
   if A[14] ~= '' then redis.call('HSET', k.h, 'weight_size', A[14], 'weight_left', 0, 'weight_last', 0, 'weight_s', 0) end
   event(k, 'created', '')
   return 'ok'
@@ -26,6 +26,14 @@ local function holds(k, A, n, release, digest)
     if page[1] and (page[1] ~= A[3] or (page[2] or '') ~= A[4]) or not page[1] and release ~= 1 then return false end
   end
   return A[6] == '' or (digest or A[6]) == A[6]
+end
+
+-- Keeps in mind how many items a page has, as long as all but the last have as many: then nobody need look up which page
+-- holds an item.
+local function note_page(k, expected, n)
+  local size = num(k, 'page_items')
+  if expected == 0 then redis.call('HSET', k.h, 'page_items', n)
+  elseif size > 0 and (expected % size ~= 0 or n > size) then redis.call('HSET', k.h, 'page_items', 0) end
 end
 
 -- append expected n page keys close digest before [sums alone]
@@ -54,6 +62,7 @@ local function append(K, A)
     if A[4] ~= '' then redis.call('HSET', k.p, 'k' .. A[1], A[4]) end
     if release == 1 then redis.call('HSET', k.p, 'n' .. A[1], n) end
     redis.call('ZADD', k.pi, expected, A[1])
+    note_page(k, expected, n)
     add(k, 'submitted', n)
     if ranges then
       k.weighted = true

@@ -128,18 +128,18 @@ local function spawn_ticket(k, head, left, active, ticket, expiry_ms, t)
   return 1
 end
 
-local function claim_answer(k, head, c, have, left, spawn)
-  local answer = { 'ok', c.at, c.who, c.active, head.known_workers, left, spawn, head.item_s, head.last_batch,
-                   head.max_workers, c.off, c.asked, c.rest, pages_of(k, c, have), head.batch_size }
+local function claim_answer(k, head, c, stored, have, left, spawn)
+  local answer = { 'ok', stored, head.known_workers, left, spawn, head.item_s, head.last_batch, head.max_workers,
+                   head.batch_size, pages_of(k, c, have) }
   if weighted(k) then  -- as text: an answer has whole numbers only
     for j, name in ipairs({ 'weight_left', 'weight_last', 'weight_s' }) do
-      answer[15 + j] = string.format('%.17g', head[name])
+      answer[10 + j] = string.format('%.17g', head[name])
     end
   end
   return answer
 end
 
--- Writes down the weight that a claim takes -> what the claim's text says of it.
+-- Writes down the weight that a claim takes -> what is stored of it in the claim.
 local function take_weight(k, head, c, left, weight_s)
   if c.size == 0 then c.size, c.limit = c.weight, c.weight end  -- nobody knew better
   head.weight_left = left > 0 and math.max(0, head.weight_left - c.weight) or 0
@@ -147,18 +147,19 @@ local function take_weight(k, head, c, left, weight_s)
   head.weight_s = tonumber(weight_s or 0) > 0 and tonumber(weight_s) or head.weight_s
   redis.call('HSET', k.h, 'weight_left', string.format('%.17g', head.weight_left), 'weight_last',
     string.format('%.17g', c.size), 'weight_s', string.format('%.17g', head.weight_s))
-  return string.format('%.17g:%.17g:%.17g;', c.size, c.limit, c.weight)
+  return struct.pack(CLAIM_WEIGHTS, c.size, c.limit, c.weight)
 end
 
 -- What a claim and a commit need of the head, nil when the run is gone. They are most of what a batch costs the server,
 -- so what few of them need is read where it is needed.
 local HEAD = { 'state', 'item_s', 'created_at', 'generation', 'weight_size', 'submitted', 'cursor', 'ready', 'claimed',
-  'batch_size', 'auto', 'max_workers', 'known_workers', 'last_batch', 'lease_ms', 'ok', 'rows', 'release', 'breaker' }
+  'batch_size', 'auto', 'max_workers', 'known_workers', 'last_batch', 'lease_ms', 'ok', 'rows', 'release', 'breaker',
+  'page_items' }
 
 local function read_head(k)
   local v = redis.call('HMGET', k.h, unpack(HEAD))
   if not v[1] then return nil end
-  k.weighted = v[5] ~= false
+  k.weighted, k.page_items = v[5] ~= false, (v[20] or 0) + 0
   if not tonumber(v[2]) then corrupt(k.h .. ', field item_s', v[2] or 'missing') end
   local head = { state = v[1], item_s = v[2], created_at = v[3], generation = v[4], weight_size = (v[5] or 0) + 0,
     submitted = v[6] + 0, cursor = v[7] + 0, ready = v[8] + 0, claimed = v[9] + 0, batch_size = v[10] + 0,
@@ -179,7 +180,7 @@ end
 --     is gone, and what the claimer keeps of that one, its page, task and arguments, is not of this one
 --   generation: of the run as the claimer knows it, -1 when it says nothing. Another one may begin with mended code
 --   weight_s: seconds of a unit of weight, as the claimer measured them; 0 when it does not know
--- -> {'ok', at, worker, active, known, left, spawn, item_s, last_batch, max_workers, off, asked, ranges, pages, batch_size
+-- -> {'ok', claim as it is stored, known, left, spawn, item_s, last_batch, max_workers, batch_size, pages
 --     [, weight_left, weight_last, weight_s]}
 --    | {state | 'busy' | 'empty' | 'gone' | 'other' | 'anew' | 'norun', left}
 -- beside a claim, the state of its run: a repeated call may find it paused
@@ -192,7 +193,7 @@ local function do_claim(k, A, i, head, before)
   if born ~= '0' and born ~= head.created_at then return { 'other', 0 } end
   if not before then
     local old = redis.call('HGET', k.c, id)
-    if old then return claim_answer(k, head, claim_parse(k, old), have, left, 0), check_state(k, head.state) end
+    if old then return claim_answer(k, head, claim_parse(k, old), old, have, left, 0), check_state(k, head.state) end
     if redis.call('ZSCORE', k.z, id) then return { 'gone', 0 } end
   end
   if head.state == 'running' and generation ~= '-1' and generation ~= head.generation then return { 'anew', left } end
@@ -209,15 +210,15 @@ local function do_claim(k, A, i, head, before)
     if fresh then taken[#taken + 1] = fresh n = n + fresh.b - fresh.a end
   end
   local parts = {}
-  for j, r in ipairs(taken) do parts[j] = range_text(r.a, r.b, r.att, r.sus, r.solo) end
+  for j, r in ipairs(taken) do parts[j] = struct.pack(CLAIM_RANGE, r.a, r.b - r.a, r.att, r.sus, r.solo) end
   local t = now_ms(k)
   left = left - n
   local weights = ''
   if weighted(k) then asked, weights = n, take_weight(k, head, { size = asked, limit = limit, weight = weight }, left, A[i + 10]) end
-  local c = { off = 0, asked = asked, at = t, who = before and before.who or worker_code(k, A[i + 1]), active = active + 1,
-              ok = 0, retried = 0, dead = 0, ranges = taken, total = n, rest = weights .. table.concat(parts, ',') }
-  claim_store(k, id, c)
-  redis.call('ZADD', k.l, t + head.lease_ms, id)
+  local c = { kind = weighted(k) and 2 or 1, lease = t + head.lease_ms, at = t, off = 0, asked = asked,
+              who = before and before.who or worker_code(k, A[i + 1]), active = active + 1, ok = 0, retried = 0, dead = 0,
+              ranges = taken, total = n, rest = weights .. table.concat(parts) }
+  local stored = claim_store(k, id, c)
   local said = head.unsaid or {}
   say(said, 'cursor', head.cursor)
   if head.claimed + n ~= head.stored_claimed then say(said, 'claimed', head.claimed + n) end
@@ -226,7 +227,7 @@ local function do_claim(k, A, i, head, before)
   redis.call('HSET', k.h, unpack(said))
   head.unsaid, head.last_batch = nil, asked
   local spawn = spawn_ticket(k, head, left, active + 1, A[i + 6], A[i + 7], t)
-  return claim_answer(k, head, c, have, left, spawn), 'running'
+  return claim_answer(k, head, c, stored, have, left, spawn), 'running'
 end
 
 local function claim(K, A)

@@ -112,8 +112,8 @@ local function commit(K, A)
         if split and c.total - c.off > 1 then give_back_halves(k, rest, c.total - c.off)
         else give_all_back(k, rest) end
       else
+        c.lease = now_ms(k) + head.lease_ms
         claim_store(k, id, c)
-        redis.call('ZADD', k.l, now_ms(k) + head.lease_ms, id)
       end
       answer, before = 'ok', last and c or nil
       if changes then head = nil end
@@ -123,7 +123,7 @@ local function commit(K, A)
   end
   local nxt, state = nil, nil
   if A[next_claim] then nxt, state = claim_next(k, A, next_claim, head or read_head(k), before) end
-  if state then return { answer, state, nxt[6], nxt } end
+  if state then return { answer, state, nxt[4], nxt } end
   state = redis.call('HGET', k.h, 'state')
   if redis.call('HLEN', k.c) == 0 then state = settle(k) end
   return { answer, state, available(k), nxt }

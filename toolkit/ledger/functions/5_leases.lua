@@ -9,8 +9,8 @@ local function renew(K, A)
   local out = { check_state(k, state), size, cap, state == 'cancelling' and due > 0 and t >= due and 1 or 0 }
   redis.call('HSET', k.h, 'known_workers', A[1])
   for j = 2, #A do
-    if redis.call('HEXISTS', k.c, A[j]) == 1 then redis.call('ZADD', k.l, t + lease, A[j])
-    else out[#out + 1] = A[j] end
+    local stored = redis.call('HGET', k.c, A[j])
+    if stored and claim_parse(k, stored) then lease_until(k, A[j], stored, t + lease) else out[#out + 1] = A[j] end
   end
   return out
 end
@@ -44,7 +44,7 @@ end
 --   cause: category, limit (suspicions, or attempts for a timeout), delay, blob (the dead letter)
 local function lose(k, id, blamed, cause)
   local stored = redis.call('HGET', k.c, id)
-  if not stored then redis.call('ZREM', k.l, id) return 0 end
+  if not stored then return 0 end
   local c = claim_parse(k, stored)
   local left = c.total - c.off
   close_id(k, id, 0)
@@ -97,6 +97,7 @@ local function lost(K, A)
   return { n, settle(k) }
 end
 
+local LOST_AT_ONCE = 100      -- claims that one sweep closes at most
 local SAMPLE_MS = 500         -- progress events of a run are at least so far apart,
 local SAMPLES = 1000          -- and later at least a thousandth of its age: then those of a week fit under the cap
 
@@ -121,6 +122,26 @@ local function leases_tell(k, t, last, gap, since, seen)
   if last == 0 or (t >= last and t - last <= gap) then return true end
   if t < last or t - seen > gap then return false end
   return since <= math.max(last, t - num(k, 'lease_ms'))
+end
+
+-- Closes the claims whose leases are over, a hundred at most, those first that ended first -> how many, and when the next
+-- lease ends, nil for none.
+--   dead: codes of workers whose leases are over now; granted: when those of the others end, nil for when they say
+local function lose_expired(k, t, dead, granted)
+  local claims, over, due, n = redis.call('HGETALL', k.c), {}, nil, 0
+  for j = 1, #claims, 2 do
+    local id, stored = claims[j], claims[j + 1]
+    local c = claim_parse(k, stored)
+    local ends = dead[c.who] and 0 or granted or c.lease
+    if ends ~= c.lease then lease_until(k, id, stored, ends) end
+    if ends <= t then over[#over + 1] = { id = id, ends = ends } else due = math.min(due or ends, ends) end
+  end
+  table.sort(over, function(a, b) return a.ends < b.ends or a.ends == b.ends and a.id < b.id end)
+  for _, claim in ipairs(over) do
+    if n == LOST_AT_ONCE then return n, claim.ends end
+    n = n + lose(k, claim.id, -1, { category = 'worker_lost', limit = num(k, 'max_suspect') + 2, blob = '' })
+  end
+  return n, due
 end
 
 local SET_BACK = 500000       -- retries moved with a clock that was set back: a second of the server's time
@@ -151,22 +172,10 @@ local function sweep(K, A)
   if redis.call('EXISTS', k.h) == 0 then return { 'norun', 0, 0, 0, 0, 0, -1 } end
   local t, last, gap, known, idle = now_ms(k), num(k, 'swept_at'), tonumber(A[1]), tonumber(A[2]), tonumber(A[3])
   redis.call('HSET', k.h, 'swept_at', t, 'known_workers', known)
-  if not leases_tell(k, t, last, gap, tonumber(A[5]), tonumber(A[6])) then  -- grant one more
-    local lease = num(k, 'lease_ms')
-    for _, id in ipairs(redis.call('ZRANGE', k.l, 0, -1)) do redis.call('ZADD', k.l, t + lease, id) end
-  end
+  local tell, dead = leases_tell(k, t, last, gap, tonumber(A[5]), tonumber(A[6])), {}
   if t < last then set_back(k, last - t, tonumber(A[4])) end
-  if #A > 6 then
-    local dead, claims = {}, redis.call('HGETALL', k.c)
-    for j = 7, #A do dead[tonumber(A[j])] = true end
-    for j = 1, #claims, 2 do
-      if dead[claim_parse(k, claims[j + 1]).who] then redis.call('ZADD', k.l, 0, claims[j]) end
-    end
-  end
-  local expired = 0
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', k.l, 0, t, 'LIMIT', 0, 100)) do
-    expired = expired + lose(k, id, -1, { category = 'worker_lost', limit = num(k, 'max_suspect') + 2, blob = '' })
-  end
+  for j = 7, #A do dead[tonumber(A[j])] = true end
+  local expired, due = lose_expired(k, t, dead, not tell and t + num(k, 'lease_ms') or nil)
   for _, s in ipairs(redis.call('ZRANGEBYSCORE', k.d, 0, t, 'LIMIT', 0, 1000)) do
     local r = range_parse(s, k.d)
     redis.call('ZREM', k.d, s)
@@ -183,8 +192,7 @@ local function sweep(K, A)
     if cap > 0 then desired = math.min(desired, cap) end
     wanted = math.max(0, math.min(desired, left) - active - redis.call('ZCARD', k.t))
   end
-  local due = redis.call('ZRANGE', k.l, 0, 0, 'WITHSCORES')[2]
-  return { state, left, active, expired, num(k, 'delayed'), wanted, due and math.max(0, tonumber(due) - t) or -1 }
+  return { state, left, active, expired, num(k, 'delayed'), wanted, due and math.max(0, due - t) or -1 }
 end
 
 -- tickets expiry_ms lacking id... -> number of them that count as outstanding now, until they arrive or expire

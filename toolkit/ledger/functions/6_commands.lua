@@ -93,12 +93,11 @@ local function status(K)
   return { now_ms(k), redis.call('HLEN', k.c), v }
 end
 
-local TYPES = { 'hash', 'hash', 'zset', 'list', 'zset', 'hash', 'zset', 'hash', 'list', 'string', 'hash', 'stream', 'zset',
-  'zset' }
+local TYPES = { 'hash', 'hash', 'zset', 'list', 'zset', 'hash', 'hash', 'list', 'string', 'hash', 'stream', 'zset', 'zset' }
 local WHOLE = { 'lease_ms', 'retention_ms', 'batch_size', 'auto', 'max_workers', 'max_suspect', 'known_workers',
   'release', 'breaker_items', 'terminate_at', 'closed', 'submitted', 'cursor', 'ready', 'delayed', 'claimed',
   'ok', 'dead', 'skipped', 'retried', 'rows', 'lost', 'generation', 'finals', 'last_batch', 'created_at',
-  'started_at', 'finished_at', 'swept_at', 'workers_n' }
+  'started_at', 'finished_at', 'swept_at', 'workers_n', 'page_items' }
 local DECIMAL = { 'breaker', 'item_s' }
 local WEIGHTS = { 'weight_size', 'weight_left', 'weight_last', 'weight_s' }  -- there only where items have weights
 local COUNTED = { 'recent', __ERROR_FIELDS__, __RECENT_FIELDS__ }  -- there only once something was counted
@@ -107,7 +106,7 @@ local COUNTED = { 'recent', __ERROR_FIELDS__, __RECENT_FIELDS__ }  -- there only
 local function diagnose(K)
   local k = open_keys(K)
   for j, wanted in ipairs(TYPES) do
-    local key = j == 10 and k.m .. ':0' or K[j]
+    local key = j == 9 and k.m .. ':0' or K[j]
     if key == k.q and weighted(k) then wanted = 'zset' end
     local found = redis.call('TYPE', key).ok
     if found ~= 'none' and found ~= wanted then corrupt(key, 'a ' .. found .. ', expected: ' .. wanted) end

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import _start, _valkey_binary
 from tests.integration.ledgers import LETTER, Run
+from toolkit._version import PROTOCOL
 from toolkit.errors import InvalidInput
 from toolkit.exporter import OTHER, Watch
 from toolkit.exporter.collector import CATALOGUE, LedgerCollector
@@ -94,7 +95,7 @@ def node(name: str = "n1", *, workers: int = 4, busy: int = 1) -> NodeInfo:
     now = time.time()
     return NodeInfo(
         node=name, host="h", pid=1, workers=workers, busy=busy, queues=("celery",), tasks=(), toolkit_version="0",
-        protocol=1, python="3.11", functions=False, started_at=now, seen_at=now,
+        protocol=PROTOCOL, python="3.11", functions=False, started_at=now, seen_at=now,
     )  # fmt: skip
 
 

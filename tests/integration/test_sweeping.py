@@ -11,6 +11,7 @@ import pytest
 from tests.acceptance import shop
 from tests.conftest import Server
 from tests.integration.ledgers import Run
+from toolkit._version import PROTOCOL
 from toolkit.client import Client
 from toolkit.client import Run as Handle
 from toolkit.ledger import Contact, FailedItem, Ledger, Registry, keys
@@ -55,7 +56,7 @@ class Deployment:
 
     def node(self, name: str = "n1", *, workers: int = 2) -> NodeInfo:
         now = self.registry.now()
-        return NodeInfo(name, "host", 1, workers, 0, (QUEUE,), (), "0", 1, "3.11", False, now, now)
+        return NodeInfo(name, "host", 1, workers, 0, (QUEUE,), (), "0", PROTOCOL, "3.11", False, now, now)
 
     def listed(self) -> list[str]:
         return [run_id for run_id, _ in self.registry.active_runs(QUEUE)]

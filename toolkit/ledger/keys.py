@@ -13,7 +13,7 @@ key                         type      content (writer)
 ``{tk:R}:ready``            list      ranges given back, next at the left (commit, lost, sweep); where items have
                                       weights a zset of all ranges, see ``1_weights.lua`` (append, too)
 ``{tk:R}:delayed``          zset      ranges waiting for a retry, scored by due time in ms (commit)
-``{tk:R}:claims``           hash      claim id -> claim text, its lease in it (claim, renew, commit)
+``{tk:R}:claims``           hash      claim id -> claim, see ``stored.py`` (claim, renew, commit, sweep)
 ``{tk:R}:dead``             hash      index -> encoded dead letter (commit, lost)
 ``{tk:R}:outputs``          list      one element a commit: its ok ranges and their results (commit)
 ``{tk:R}:metrics:S``        string    metric rows of segment S, see `records.METRIC_FIELDS` (commit, lost)

@@ -281,8 +281,13 @@ def test_a_sweep_says_when_the_next_lease_ends(ledger: Ledger) -> None:
 
 def test_a_sweep_is_bounded_and_goes_on_next_time(ledger: Ledger) -> None:
     run = Run(ledger, 120, page=120, batch_size=1)
-    run.expire(*(run.claim() for _ in range(120)))
-    assert [run.sweep().expired for _ in range(3)] == [100, 20, 0]
+    claims = [run.claim() for _ in range(120)]
+    for ended, claim in enumerate(reversed(claims), 1):
+        run.lease_until(claim.claim_id, ended)
+    swept = run.sweep()
+    assert (swept.expired, swept.due_s) == (100, 0)
+    assert run.reader.claims().keys() == {claim.claim_id for claim in claims[:20]}  # those that ended last
+    assert [run.sweep().expired for _ in range(2)] == [20, 0]
     run.check()
 
 

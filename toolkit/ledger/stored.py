@@ -70,7 +70,10 @@ class StoredClaim(NamedTuple):
             if kind == _WEIGHED:
                 weights = _WEIGHTS.unpack_from(data, start)
                 start += _WEIGHTS.size
-            ranges = tuple([Range(a, a + n, *history) for a, n, *history in _RANGE.iter_unpack(data[start:])])
+            parts = _RANGE.iter_unpack(data[start:])
+            ranges = tuple(
+                [Range(a, a + n, attempts, suspicions, alone == 1) for a, n, attempts, suspicions, alone in parts]
+            )
             lease_ms, at_ms = int(lease), int(at)
         except (ValueError, OverflowError, struct.error) as error:
             raise _corrupt(data) from error

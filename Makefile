@@ -6,7 +6,7 @@
 # make chaos   kill workers, nodes and the server by the hundred, and count (long)
 # make bench   how fast it is on this machine, beside what others take for the same: a quarter of an hour
 # make peers   add to make bench what it compares with and nothing else here needs (Dask)
-# make evaluate  how good predictions and advice are, beside others, on public data and simulated (long)
+# make evaluate  how good predictions and advice are, beside others, on public data, simulated and on workers (long)
 # make kernels the browser journeys with each supported release of ipykernel: 10 minutes
 # make mutants every mutant of the ledger's functions, which the tests must kill: 10 minutes
 # make faults  every pair of faults at every ledger call, its log cut at every byte: half an hour
@@ -79,6 +79,7 @@ evaluate: $(DEV)
 	$(BIN)/python -m tests.evaluation.pollux --final $(EVALUATE)
 	$(BIN)/python -m tests.evaluation.small --final $(EVALUATE)
 	$(BIN)/python -m tests.evaluation.simulator $(EVALUATE)
+	$(BIN)/python -m tests.evaluation.live $(if $(EVALUATE),--scale 0.1)
 
 # SEED=2 picks another campaign, CHAOS="--minutes 2" a shorter one; CHAOS=--control runs plain Celery instead.
 chaos: $(DEV)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.evaluation import live, live_tasks
 from toolkit.demo.design import Setting, alternate, studies, worker_counts, workers_needed
 from toolkit.demo.flow import DEMO_ITEMS, GRID_TIMES, QUICK_ITEMS, Options
 from toolkit.demo.grid import Judged, evaluate, spread
@@ -188,3 +189,10 @@ def test_options_have_the_documented_defaults():
 def test_the_noise_of_a_grid_is_what_separates_the_repeats_of_its_middle_cell():
     quiet, usual, stolen = [2.0, 2.0, 2.1], [4.0, 5.0, 4.5], [3.0, 9.0, 3.0]
     assert spread([stolen, quiet, usual]) == pytest.approx(1.0 / 4.5)
+
+
+def test_the_evaluation_on_real_workers_measures_ten_settings_and_twelve_cells_of_each_task(tmp_path: Path) -> None:
+    for study in live.studies(tmp_path, 0.02):
+        assert (len(study.settings), len(set(study.grid))) == (10, 12)
+        assert max(s.batch_size for s in study.grid) * 5 <= len(study.items)
+        assert live_tasks.__dict__[study.label] is study.task

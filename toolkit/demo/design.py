@@ -99,9 +99,10 @@ def studies(items: Sequence[Any], model: Path, cores: int, *, quick: bool = Fals
     """
     if len(items) < FEWEST_ITEMS:
         raise InvalidInput(f"the demo needs {FEWEST_ITEMS} paragraphs or more to tell settings apart, not {len(items)}")
+    counts = worker_counts(cores)
     return [
-        _study(find_mentions, items, (40, 2_500), cores, quick),
-        _study(classify_paragraphs, items, (150, 5_000), cores, quick, model=str(model)),
+        designed(find_mentions, items, (40, 2_500), counts, quick=quick),
+        designed(classify_paragraphs, items, (150, 5_000), counts, quick=quick, model=str(model)),
     ]
 
 
@@ -125,12 +126,37 @@ def alternate(studies_: Sequence[Study]) -> list[tuple[Study, Setting]]:
     return [(study, study.settings[i]) for i in range(longest) for study in studies_ if i < len(study.settings)]
 
 
-def _study(task: Task, items: Sequence[Any], sizes: tuple[int, int], cores: int, quick: bool, **kwargs: Any) -> Study:
+def designed(
+    task: Task,
+    items: Sequence[Any],
+    sizes: tuple[int, int],
+    counts: tuple[int, int, int],
+    *,
+    quick: bool = False,
+    **kwargs: Any,
+) -> Study:
+    """Return a study of a task: a designed set of ten settings, and a grid of twelve.
+
+    Parameters
+    ----------
+    task : Task
+        What is run.
+    items : sequence
+        Its input.
+    sizes : (int, int)
+        Smallest and largest batch size; few items get smaller ones.
+    counts : (int, int, int)
+        Worker counts, ascending.
+    quick : bool
+        Only four settings, for tests.
+    **kwargs
+        Keyword arguments of the task.
+    """
     # Even steps in ratio. Few items get smaller sizes: five batches at least, and eight times from end to end.
     huge = min(sizes[1], len(items) // 5)
     tiny = max(1, min(sizes[0], huge // 8))
     small, large = (round(tiny * (huge / tiny) ** step) for step in (1 / 3, 2 / 3))
-    one, most, too_many = worker_counts(cores)
+    one, most, too_many = counts
     settings = [
         Setting(small, most),
         Setting(huge, one),

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.client.planner import MAX_REPLANS, PERIOD_S, close
+from toolkit.execution.beginning import COMPARED, WORTH_S, first_size
 from toolkit.execution.sizing import Controller, Proposal, taken
 from toolkit.tuning import replan
 from toolkit.tuning.engine import Batches, Played, play
@@ -71,7 +72,7 @@ class Automatic:
             return at
         ended = np.flatnonzero(done.end_s[0, :at] <= now)
         self._plan(now, done, ended)
-        proposal = self._propose(worker, done)
+        proposal = self._propose(worker, ended, done)
         asked = self._planned or proposal.want
         size = int(taken(Proposal(asked, proposal.floor), self.left, self._workers))
         self._sizes[at] = size
@@ -84,13 +85,21 @@ class Automatic:
             getattr(self._batches, name)[0, at] = getattr(one, name)[0, at]
         return at + 1
 
-    def _propose(self, worker: int, done: Played) -> Proposal:
+    def _propose(self, worker: int, ended: NDArray[np.int64], done: Played) -> Proposal:
         """What the worker wants, once it has learned from its last batch: of the run it knows what that claim told."""
-        last = self._learned[worker]
+        last, controller = self._learned[worker], self._controllers[worker]
         if last < 0:
-            return Proposal(self._asked, 1)
-        controller, service_s = self._controllers[worker], float(done.end_s[0, last] - done.start_s[0, last])
-        controller.observe(int(self._sizes[last]), service_s, float(done.idle_s[0, last]))
+            if not self._count or len(ended):
+                return Proposal(self._asked, 1)
+            return Proposal(first_size(self._luck.n_items - self.left, self.left, self._workers), 1)
+        service = (done.end_s - done.start_s)[0]
+        controller.observe(int(self._sizes[last]), float(service[last]), float(done.idle_s[0, last]))
+        mine = ended[done.worker[0, ended] == worker]
+        blind = not (done.end_s[0, ended] <= done.start_s[0, mine[0]]).any()
+        if blind and len(mine) <= COMPARED and service[last] >= WORTH_S:
+            others = [(int(self._sizes[i]), float(service[i])) for i in ended if done.worker[0, i] != worker]
+            settled = not self._luck.workload.warm_s
+            controller.compare(others, self._told[worker][2] / self._workers, settled=settled)
         return controller.propose(*self._told[worker], self._workers)
 
     def _plan(self, now: float, done: Played, ended: NDArray[np.int64]) -> None:

@@ -118,7 +118,9 @@ def test_what_remains_is_shared_in_one_round_where_a_batch_costs_seconds() -> No
         controller.observe(items, 2.0 + 0.02 * items, 0.0005)
     assert controller.per_item_s == pytest.approx(0.02, rel=0.5)  # 49 items took less than five times 9: a fixed cost
     floor = controller.propose(0.0, 49, left, 8).floor
-    assert floor == pytest.approx((left - 7 * 49 / 2) / 8, rel=0.01)
+    assert floor == pytest.approx(
+        1.03 * (left - 7 * 49 / 2) / 8, rel=0.01
+    )  # a little more, so that nothing is left over
 
 
 def test_heavy_tailed_items_are_not_taken_for_a_fixed_cost() -> None:

@@ -17,9 +17,11 @@ inferred: heavy-tailed items, some of which happen to come in a small batch, loo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from toolkit.execution.beginning import ruling_cost
 from toolkit.execution.trials import Trials
 
 _MIN_ITEM_S: Final = 1e-9  # keeps divisions finite for items that cost nothing measurable
@@ -27,6 +29,9 @@ _WALK: Final = 0.03  # relative change of a cost between two batches that counts
 _CLIP: Final = 3.0  # residuals beyond this many standard deviations are clipped
 _ODD: Final = 4.0  # times what later batches explain, from which the first of a process is asked after
 _FAR_LESS: Final = 1.5  # times what a batch took, from which the noise of a longer prediction is not believed
+_BOUND: Final = 2.0  # times what the shortest batch took that a fixed cost is at most, since workers differ in speed
+_YOUNG: Final = 32  # batches that costs were learned from, up to which that bound holds
+_ROOM: Final = 1.03  # times an equal part that a worker may take of the last round: what it leaves costs another round
 _RATE: Final = 0.1  # how fast the noise level and the gap are re-learned
 
 
@@ -48,6 +53,8 @@ class Limits:
         Share of fixed cost and gap beyond which tapering does not cut a batch.
     growth : int
         Most by which a batch may exceed the largest one seen.
+    far : int
+        The same where a fixed cost rules, so that it takes only a few times as long.
     shares : int
         Batches per worker that must remain, so that the end of the run stays even.
     gap_share : float
@@ -67,6 +74,7 @@ class Limits:
     floor_s: float = 0.005
     floor_overhead: float = 0.2
     growth: int = 16
+    far: int = 32
     shares: int = 4
     gap_share: float = 0.005
     patient_s: float = 0.5
@@ -113,7 +121,8 @@ def tapering_floor(
     if share < by_overhead:  # never starve the other workers for a fixed cost, unless cutting would double the work
         by_overhead = min(by_overhead, max(share, fixed_s / (item_s + error_s)))
     elif 0 < by_overhead < share < math.inf:  # whole rounds: nobody pays a fixed cost more for what is left of one
-        by_overhead = share / math.floor(share / by_overhead)
+        rounds = math.floor(share / by_overhead)
+        by_overhead = share / rounds * (_ROOM if rounds == 1 else 1.0)
     return max(limits.floor_s / (item_s + error_s), by_overhead)
 
 
@@ -134,9 +143,11 @@ class Controller:
         "_alpha",
         "_b",
         "_beta",
+        "_early",
         "_first",
         "_fixed",
         "_gap",
+        "_growth",
         "_joined",
         "_largest",
         "_last",
@@ -144,6 +155,7 @@ class Controller:
         "_least_s",
         "_limits",
         "_noise",
+        "_shortest",
         "_smallest",
         "_surprises",
         "_trials",
@@ -163,9 +175,12 @@ class Controller:
         self._noise = 0.09  # relative variance of a batch
         self._updates = 0
         self._gap = 0.0
+        self._growth = self._limits.growth
         self._largest = 0.0
         self._last = 0.0  # batch
         self._smallest = 0.0
+        self._early: list[tuple[float, float]] = []  # its first two batches
+        self._shortest = math.inf  # seconds of these, and of batches that it was compared with
         self._joined = False  # the first batch counts like every other
         self._trials = Trials(whole=whole)
         self._surprises = 0  # batches in a row far from what was predicted: a change, not an outlier
@@ -179,6 +194,34 @@ class Controller:
     def per_item_s(self) -> float:
         """Estimated cost of an item in seconds; 0 until two batches were seen."""
         return self._beta
+
+    def compare(self, others: Sequence[tuple[float, float]], share: float, *, settled: bool) -> None:
+        """Learn from what the first batches of others took, before its own second and third one.
+
+        Parameters
+        ----------
+        others : sequence of (float, float)
+            Items and seconds of batches of other workers.
+        share : float
+            Items that remain for each worker.
+        settled : bool
+            The first batch of a process carries no imports, as far as can be seen.
+        """
+        self._shortest = min([self._shortest, *(seconds for _, seconds in others)])
+        if not settled or self._fixed is not None:
+            return
+        for batches in ([*self._early, *others], self._early):  # by itself, where it is faster or slower than they are
+            costs = ruling_cost(batches, share)
+            if costs is not None and costs.explain(self._early):
+                break
+        else:
+            return
+        self._alpha, self._beta, self._noise = costs.alpha, costs.beta, costs.noise
+        self._a, self._ab, self._b = costs.var_alpha, costs.covariance, costs.var_beta
+        self._updates, self._joined = len(batches), True
+        self._smallest = min(batches)[0]
+        self._largest = max([self._largest, *(items for items, _ in others)])
+        self._growth = self._limits.far
 
     def observe(self, items: float, service_s: float, gap_s: float, item_sum_s: float | None = None) -> None:
         """Learn from a batch that ended.
@@ -197,6 +240,9 @@ class Controller:
         if items < self._least or not items > 0 or not math.isfinite(service_s) or service_s < 0:
             return
         self._last = items
+        if len(self._early) < 2:
+            self._shortest = min(self._shortest, service_s)
+            self._early.append((items, max(service_s, self._least_s * items)))
         if item_sum_s is not None:
             if self._first is not None:  # the first batch of a process may carry its setup
                 self._learn_fixed(max(0.0, service_s - item_sum_s))
@@ -363,27 +409,32 @@ class Controller:
         limits = self._limits
         # A fixed cost lengthens batches only as far as it is certain: believing in one that is not there costs balance.
         alpha = max(0.0, self._alpha - 0.5 * math.sqrt(self._a)) if self._fixed is None else self._fixed
-        by_duration = (limits.target_s - alpha) / self._beta
+        beta = self._beta
+        young = self._fixed is None and self._updates <= _YOUNG
+        if young and alpha > _BOUND * self._shortest:  # what is no fixed cost, items cost
+            beta += (alpha - _BOUND * self._shortest) / self._last
+            alpha = _BOUND * self._shortest
+        by_duration = (limits.target_s - alpha) / beta
         multiple = 1 / limits.overhead - 1
         longest = max(limits.max_s, multiple * alpha)
-        by_overhead = min(multiple * (alpha + self._gap), longest) / self._beta
+        by_overhead = min(multiple * (alpha + self._gap), longest) / beta
         # Tapering evens the end of a run, so long batches cost little, and each gap is paid by every worker.
-        by_gap = min(self._gap / limits.gap_share, limits.patient_s) / self._beta
+        by_gap = min(self._gap / limits.gap_share, limits.patient_s) / beta
         want = max(float(self._least), by_duration, by_overhead, by_gap)
         # Where a fixed cost asks for long batches, the end is left to tapering: half as many batches, half the cost.
         share = remaining / ((limits.shares if by_overhead <= by_duration else limits.shares / 2) * workers)
         one_size = self._fixed is None and self._largest < 1.5 * self._smallest
         if one_size:  # one size only cannot tell fixed cost from item cost: try another, however long a batch takes
-            if self._alpha + self._beta * 2 * self._largest < 2 * limits.max_s:
+            if self._alpha + beta * 2 * self._largest < 2 * limits.max_s:
                 want = max(want, 2.0 * self._largest)
             want = max(want, min(limits.growth * self._largest, self._apart() * remaining / workers))
-        want = min(want, max(float(limits.growth * self._largest), float(last_batch)))
-        want = max(float(self._least), self._trials.bounded(want, self.per_batch_s, self._beta, remaining / workers))
+        want = min(want, max(float(self._growth * self._largest), float(last_batch)))
+        want = max(float(self._least), self._trials.bounded(want, self.per_batch_s, beta, remaining / workers))
         if workers == 1:  # nobody waits for the last batch
             return self._bounded(want, want, remaining, workers, remaining)
         # `remaining` is of this worker's last claim: each other one has claimed since, and is half through with that.
         mine = max(0.0, remaining - (workers - 1) * self._last / 2) / workers
-        floor = tapering_floor(alpha, self._beta, self._gap, mine, limits, math.sqrt(self._b))
+        floor = tapering_floor(alpha, beta, self._gap, mine, limits, math.sqrt(self._b))
         return self._bounded(want, floor, remaining, workers, share)
 
     def _apart(self) -> float:

@@ -37,6 +37,7 @@ from toolkit.ledger import (
 from toolkit.records import RunSpec, WorkerIdentity, one_line
 from toolkit.transport import profiles, tracing
 from toolkit.transport.batch import Batch, Tally, undecodable_letter
+from toolkit.transport.beginning import Beginning
 from toolkit.transport.giving import blame, give_back
 from toolkit.transport.marker import Marker
 
@@ -74,6 +75,9 @@ class RunContext:
         `Modules.edition` that its task was loaded from, and the generation of the run that it serves, -1 for any.
     passthrough : bool
         The process is a user's, who may interrupt it.
+    beginning : Beginning or None
+        What is done about its first batches; None where the cost of a batch is known apart from that of its items,
+        or where the first batch has a setup to do.
     """
 
     spec: RunSpec
@@ -86,6 +90,7 @@ class RunContext:
     edition: int = 0
     generation: int = -1
     passthrough: bool = False
+    beginning: Beginning | None = None
 
 
 def make_context(
@@ -109,9 +114,12 @@ def make_context(
     guards = default_guards(spec, passthrough=passthrough)
     runner = Runner(task, spec, values, guards=guards, interrupts=passthrough)
     identity = WorkerIdentity(host, node, os.getpid(), code_version(task), __version__)
+    controller = Controller(whole=not spec.weighted)
+    compared = spec.batched and not spec.weighted and task.setup is None
     return RunContext(
-        spec, runner, identity.encode(), Controller(whole=not spec.weighted), PageCache(), passthrough=passthrough
-    )
+        spec, runner, identity.encode(), controller, PageCache(), passthrough=passthrough,
+        beginning=Beginning(spec.run_id, controller) if compared else None,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +230,10 @@ class BatchLoop:
         context = self.context
         want: float = 0
         floor: float = 0 if context.spec.weighted else 1
-        if claim is not None and not _of_one(claim):
+        if claim is None:
+            if context.beginning is not None and not context.batches:
+                want = context.beginning.want(self.ledger)
+        elif not _of_one(claim):
             weighed = claim.weighed
             hint, last, left = (
                 (weighed.unit_s, weighed.last_size, weighed.left)
@@ -273,6 +284,8 @@ class BatchLoop:
                 if part.stop and not _of_one(claim):
                     items_s = None if context.spec.batched else part.stats.item_sum_s
                     context.controller.observe(amount, service_s, idle_s, items_s)
+                    if context.beginning is not None:
+                        context.beginning.end(self.ledger, claim, context.batches, service_s)
                 ask = self._ask(claim, unit_s=service_s / amount if claim.weighed and amount else 0.0)
                 go_on = not part.stopped and not self._must_leave()
                 committed = self.ledger.commit(context.spec.run_id, progress, ask if go_on else None)

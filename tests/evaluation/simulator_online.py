@@ -15,7 +15,7 @@ from toolkit.tuning.engine import Batches, Played, play
 from toolkit.tuning.plan import Row
 from toolkit.tuning.simulate import Luck
 
-_PROBES = 3  # batches of a worker: of one item, of another size, and one that tells imports from a fixed cost
+_PROBES = 3  # batches of a worker at most: of one item, of another size, and one that tells imports from a fixed cost
 
 
 class Automatic:
@@ -40,6 +40,7 @@ class Automatic:
         self._told: list[tuple[float, int, int]] = [(0.0, 0, 0)] * workers  # at its claim: hint, batch size asked, left
         self._sizes = np.zeros(n, dtype=np.int64)
         self._count, self._asked = 0, 1
+        self._given = size
         self._planned, self._plans, self._look_at = size, MAX_REPLANS if size else 0, 0.0
         self.left = n
 
@@ -50,8 +51,8 @@ class Automatic:
     def played(self) -> tuple[float, float]:
         """Play it to its end; seconds, and the share of the workers' time that exploring cost.
 
-        Exploring are the first batches of each worker, and what they cost is what they took beyond what their items
-        take in the later ones.
+        Exploring are the first batches of each worker, before its largest one, and what they cost is what they took
+        beyond what their items take in all the others.
         """
         rules = self._luck.workload.rules(self._workers)
         done = play(self._batches, rules, self._cut)
@@ -59,9 +60,8 @@ class Automatic:
         worker, service = done.worker[0, : self._count], (done.end_s - done.start_s)[0, : self._count]
         sizes, first = self._sizes[: self._count], np.zeros(self._count, dtype=bool)
         for one in range(self._workers):
-            first[np.flatnonzero(worker == one)[:_PROBES]] = True
-        if first.all():
-            return makespan_s, 0.0
+            mine = np.flatnonzero(worker == one)
+            first[mine[: min(_PROBES, sizes[mine].argmax())] if len(mine) else mine] = True
         beyond = service[first] - sizes[first] * service[~first].sum() / sizes[~first].sum()
         return makespan_s, float(np.maximum(beyond, 0.0).sum()) / (self._workers * makespan_s)
 
@@ -95,7 +95,7 @@ class Automatic:
         service = (done.end_s - done.start_s)[0]
         controller.observe(int(self._sizes[last]), float(service[last]), float(done.idle_s[0, last]))
         mine = ended[done.worker[0, ended] == worker]
-        blind = not (done.end_s[0, ended] <= done.start_s[0, mine[0]]).any()
+        blind = not self._given and not (done.end_s[0, ended] <= done.start_s[0, mine[0]]).any()
         if blind and len(mine) <= COMPARED and service[last] >= WORTH_S:
             others = [(int(self._sizes[i]), float(service[i])) for i in ended if done.worker[0, i] != worker]
             settled = not self._luck.workload.warm_s

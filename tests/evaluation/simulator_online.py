@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from toolkit.client.planner import MAX_REPLANS, PERIOD_S, close
 from toolkit.execution.beginning import COMPARED, WORTH_S, first_size
-from toolkit.execution.sizing import Controller, Proposal, taken
+from toolkit.execution.sizing import Controller
+from toolkit.execution.tapering import Proposal, taken
 from toolkit.tuning import replan
 from toolkit.tuning.engine import Batches, Played, play
 from toolkit.tuning.plan import Row

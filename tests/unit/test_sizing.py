@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from toolkit.execution.sizing import Controller, Limits, Proposal, taken
+from toolkit.execution.sizing import Controller
+from toolkit.execution.tapering import Limits, Proposal, taken
 
 ItemCost = Callable[[random.Random, float], float]
 

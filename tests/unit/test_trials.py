@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from toolkit.execution.sizing import Controller, taken
+from toolkit.execution.sizing import Controller
+from toolkit.execution.tapering import taken
 from toolkit.execution.trials import SHARE, Trials
 
 Seconds = Callable[[int], float]

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toolkit.execution.sizing import Controller, Proposal
+from toolkit.execution.sizing import Controller
+from toolkit.execution.tapering import Proposal
 from toolkit.tuning import Recommender, Workload, simulate_runs
 from toolkit.tuning.learning import _stuck
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from toolkit.client.arguments import Size
-from toolkit.execution.sizing import Proposal, taken, tapering_floor
+from toolkit.execution.tapering import Proposal, taken, tapering_floor
 from toolkit.tuning import Recommender, Workload, simulate_makespans, simulate_runs
 from toolkit.tuning.tapering import tapered_sizes
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.execution.sizing import tapering_floor
+from toolkit.execution.tapering import tapering_floor
 from toolkit.execution.trials import Trials
 from toolkit.records import percent
 from toolkit.tuning.history import Array

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.execution.sizing import Proposal, taken, tapering_floor
+from toolkit.execution.tapering import Proposal, taken, tapering_floor
 from toolkit.tuning.model import TaskModel, timing_of
 from toolkit.tuning.schedule import STEPS, Plans, simulate
 

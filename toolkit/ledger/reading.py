@@ -263,6 +263,12 @@ class Reader:
         created_at = round(status.created_at * 1000)
         return bool(self._connection.call("retire", keys.of_run(self.run_id), status.batches, status.dead, created_at))
 
+    def first_metric_rows(self, most: int) -> bytes:
+        """The packed metric rows of the first batches that ended, `most` of them at most."""
+        key = keys.metrics_segment(self.run_id, 0)
+        data: bytes = self._connection.command("GETRANGE", key, 0, min(most, METRIC_SEGMENT_ROWS) * METRIC_ROW.size - 1)
+        return data[: len(data) // METRIC_ROW.size * METRIC_ROW.size]
+
     def metric_rows_count(self) -> int:
         """Metric rows stored, one for each executed batch."""
         return self._number("head", "rows", self._command("HGET", "head", "rows"))

@@ -18,6 +18,7 @@ from toolkit.records import FLAG_CUT_OFF, METRIC_NAMES, METRIC_ROW, OUTCOMES
 _WORKER, _FLAGS, _OUTCOME, _ITEMS, _SERVICE_S = (
     METRIC_NAMES.index(name) for name in ("worker", "flags", "outcome", "items", "service_s")
 )
+_MOST_ROWS = 256  # of a run whose other workers have gone on while one was on its first batch
 
 
 @dataclass(slots=True)
@@ -72,11 +73,10 @@ class Beginning:
 
 
 def _others(ledger: Ledger, run_id: str, worker: int) -> list[tuple[float, float]]:
-    """Items and seconds of the batches of other workers that ended well."""
+    """Items and seconds of the batches of other workers that ended well, among the first ones of the run."""
     found = []
-    for chunk in Reader(ledger.connection, run_id).metric_rows()[0]:
-        for row in METRIC_ROW.iter_unpack(chunk):
-            well = OUTCOMES[row[_OUTCOME]] == "ok" and not row[_FLAGS] & FLAG_CUT_OFF
-            if well and row[_WORKER] != worker and row[_ITEMS] > 0 and row[_SERVICE_S] > 0:
-                found.append((float(row[_ITEMS]), float(row[_SERVICE_S])))
+    for row in METRIC_ROW.iter_unpack(Reader(ledger.connection, run_id).first_metric_rows(_MOST_ROWS)):
+        well = OUTCOMES[row[_OUTCOME]] == "ok" and not row[_FLAGS] & FLAG_CUT_OFF
+        if well and row[_WORKER] != worker and row[_ITEMS] > 0 and row[_SERVICE_S] > 0:
+            found.append((float(row[_ITEMS]), float(row[_SERVICE_S])))
     return found

@@ -19,7 +19,7 @@ from toolkit.records import percent
 from toolkit.tuning import explain
 from toolkit.tuning.baseline import best_measured, common_heuristic, throughput
 from toolkit.tuning.grids import Grid, by_throughput, compared, paired, predict_grid
-from toolkit.tuning.history import Array
+from toolkit.tuning.history import Array, RunSummary
 from toolkit.tuning.intervals import bounds
 from toolkit.tuning.meanwhile import least_regret
 from toolkit.tuning.memory import MemoryModel, fit_memory
@@ -105,7 +105,7 @@ def recommend(model: TaskModel, request: Request) -> Recommendation:
     limit = request.max_workers or max(model.checks.workers)
     reason = explain.refusal(model)
     if reason:
-        return _refused(model, request, limit, reason, _meanwhile(model, request, limit))
+        return _refused(model, request, limit, reason)
     grid = by_throughput(model, request.n_items, limit) if explain.loses(model) else None
     grid = grid or predict_grid(model, request.n_items, limit)
     memory = fit_memory(model.history.memory) if request.max_worker_memory_bytes else None
@@ -300,26 +300,31 @@ def _baseline(model: TaskModel, request: Request, grid: Grid) -> dict[str, Any]:
     }
 
 
-def _meanwhile(model: TaskModel, request: Request, limit: int) -> tuple[int, int] | None:
-    """What to run where the runs say little of each other; None for the best one measured.
+def _meanwhile(model: TaskModel, request: Request, limit: int) -> tuple[int, int]:
+    """What to run where nothing can be advised; (0, 0) where nothing within the limit was measured.
 
-    Batches of one size, as often of a single item, are a poor guide; and where runs are so unlike each other that their
-    throughput predicts nothing, it does not tell either which of them was the best.
+    The best one measured, unless the runs say little of each other. Batches of one size, as often of a single item, are
+    a poor guide; and where runs are so unlike each other that their throughput predicts nothing, it does not tell
+    either which of them was the best.
     """
     counts = [count for count in model.checks.workers if count <= limit]
     if model.checks.tied or request.max_worker_memory_bytes or not counts:
-        return None
+        best = best_measured(_judged(model), limit, cost=request.weight > 0.5)
+        return (best.batch_size, best.workers) if best else (0, 0)
     workers = min(counts) if request.weight > 0.5 else max(counts)
     if not model.checks.size_known:
         return least_regret(model, request.n_items, workers), workers
     return common_heuristic(request.n_items, workers), workers
 
 
-def _refused(
-    model: TaskModel, request: Request, limit: int, reason: str, meanwhile: tuple[int, int] | None = None
-) -> Recommendation:
+def _judged(model: TaskModel) -> list[RunSummary]:
+    """Runs whose throughput says something; all of them where none does."""
+    return [run for run in model.history.runs if run.judged] or list(model.history.runs)
+
+
+def _refused(model: TaskModel, request: Request, limit: int, reason: str) -> Recommendation:
     """Only what was measured: no prediction is shown that the data do not support."""
-    runs = [run for run in model.history.runs if run.judged] or list(model.history.runs)
+    runs = _judged(model)
     settings = sorted({(run.batch_size, run.workers) for run in runs if run.workers <= limit})
     expected = np.array([request.n_items / throughput(runs, pair) for pair in settings], dtype=np.float64)
     columns = {
@@ -332,15 +337,13 @@ def _refused(
         "measured": np.ones(len(settings), dtype=bool),
         "extrapolated": np.zeros(len(settings), dtype=bool),
     }
-    if meanwhile is None:
-        best = best_measured(runs, limit, cost=request.weight > 0.5)
-        meanwhile = (best.batch_size, best.workers) if best else (0, 0)
+    batch_size, workers = _meanwhile(model, request, limit)
     experiment = explain.experiment_for_refusal(model, request.n_items, limit)
     return Recommendation(
         task=model.history.task,
         n_items=int(request.n_items),
-        batch_size=meanwhile[0],
-        workers=meanwhile[1],
+        batch_size=batch_size,
+        workers=workers,
         makespan_s=math.nan,
         cost_worker_s=math.nan,
         intervals={},

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from toolkit.tuning.regress.rows import Array, Cells
-from toolkit.tuning.regress.structure import MOST_REPEATS, ONE, Roles, stepped
+from toolkit.tuning.regress.structure import ONE, Roles, repeats, stepped
 
 STEP_SD = 0.6  # of what begins with the second of something: nearly anything up to half of the runtime, or twice it
 _EXPONENT_SD = 0.4
@@ -146,8 +146,7 @@ def _tilted(features: int, parameters: int) -> Array:
 
 def _climbed(one: Pair, cells: Cells) -> tuple[Pair, float]:
     """The nearest most probable parameters, by damped Gauss-Newton steps, and minus twice their log probability."""
-    weights = np.minimum(cells.n, MOST_REPEATS)
-    weights = weights / weights.mean()
+    weights = repeats(cells)
     precision = 1.0 / one.sd**2
 
     def judged(found: Array) -> tuple[float, Array, Array]:

@@ -26,7 +26,7 @@ _POWER_RIDGE = 0.05
 _OTHER_SD = 0.3  # of exponents that were fitted already
 _OVERLAP = 2.0  # of work that hides other work, in part
 ONE = 1e-9  # logarithm of 1, and its rounding
-MOST_REPEATS = 20.0  # repeats beyond these say nothing more about the curve
+_MOST_REPEATS = 20.0  # repeats beyond these say nothing more about the curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,12 @@ def terms(x: Array, roles: Roles, factors: tuple[int, ...] = ()) -> Array:
     return np.stack(columns, axis=1)
 
 
+def repeats(cells: Cells) -> Array:
+    """Weight of each cell, of mean 1: how often it was measured, up to where more says nothing more."""
+    weights = np.minimum(cells.n, _MOST_REPEATS)
+    return np.asarray(weights / weights.mean())
+
+
 def sums(cells: Cells, roles: Roles) -> list[Sum]:
     """Fit to the cells the sums that may explain them."""
     found = [fit_sum(cells, roles, ()), fit_sum(cells, roles, (), _OVERLAP)]
@@ -159,8 +165,7 @@ def fit_sum(cells: Cells, roles: Roles, factors: tuple[int, ...], overlap: float
     values, outside = terms(x, roles, factors) ** overlap, (x - centre)[:, factors]
     steps = values[:, -len(stepped(roles, factors)) :]
     steps *= np.ptp(steps, axis=0) > 0  # where all are beyond it, a step is the constant over again
-    weights = np.minimum(cells.n, MOST_REPEATS)
-    now = weights = weights / weights.mean()
+    now = weights = repeats(cells)
     exponents = np.zeros(len(factors))
     for _ in range(_ROUNDS):
         design = values * np.exp(np.clip(overlap * (level - t + outside @ exponents), -50, 50))[:, None]

@@ -183,7 +183,7 @@ def _sound(rows: _Rows, service: Array, frame: pd.DataFrame, dropped: dict[str, 
     at = _where(usable)
     drop("clock skewed", at, skewed(rows.run[at], rows.claimed[at], rows.spent[at]))
     at = _where(usable & ~rows.cut_off)  # time limits explain such rows
-    drop("far out", at, far_out(rows.items[at], rows.spent[at], rows.first[at]))
+    drop("far out", at, far_out(rows.items[at], rows.spent[at], rows.first[at], rows.run[at]))
     return usable
 
 

@@ -10,7 +10,7 @@ from toolkit.tuning.history import Array
 _NEIGHBOURS = 9.0  # sizes within this factor are compared
 _FAR = 30.0  # times (or a fraction of) the usual seconds of batches of like size
 _MOST = 0.2  # share of far rows beyond which they are no accident but the work itself
-_FEWEST = 20
+_FEWEST, _FEW = 20, 60  # rows without which nothing is told, and below which the first ones of processes help
 _TELLING = 1.0  # log odds that say something
 _CLOCK_S = 3_600.0  # how far a claim may lie outside of the middle of its run, beside the work in it
 
@@ -50,20 +50,23 @@ def skewed(run: NDArray[np.int64], claimed: Array, spent: Array) -> NDArray[np.b
     return out
 
 
-def far_out(items: Array, spent: Array, first: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def far_out(items: Array, spent: Array, first: NDArray[np.bool_], run: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Rows that took a usual batch of like size 30 times over, as wrong units and stuck clocks do, if they are few.
 
     Heavy-tailed work has such rows too, and there they are the truth. A long item is lost among others, but a wrong
     unit is as frequent in batches of many items as in those of few: this decides where it can be told. Elsewhere rows
     are far out where hardly any lie between them and the usual ones. The `first` rows of processes are not far out
-    where no others are: imports explain them.
+    where no others are: imports explain them. Of short runs most rows are first ones; there those of a `run` count as
+    any others unless most of them took long, as imports do.
     """
     out = np.zeros(len(items), dtype=bool)
+    between = _FAR / 6.0
+    if (~first).sum() < _FEW:
+        first = first & _importing(run, first, _ratios(items, spent, first, first & False) > between)
     usual = ~first
     if usual.sum() < _FEWEST:
         return out
-    ratio = _ratios(items, spent, first)
-    between = _FAR / 6.0
+    ratio = _ratios(items, spent, first, first)
     bound = np.where(first, between, _FAR)  # a single first row among a few spoils its run
     wild = (ratio > bound) | (ratio < 1.0 / bound)
     if not 0 < wild[usual].sum() <= _MOST * usual.sum():
@@ -72,6 +75,12 @@ def far_out(items: Array, spent: Array, first: NDArray[np.bool_]) -> NDArray[np.
     if abs(odds) < _TELLING:
         odds = 0.25 * wild[usual].sum() - ((ratio > between) & ~wild)[usual].sum()
     return wild if odds >= 0 else out
+
+
+def _importing(run: NDArray[np.int64], first: NDArray[np.bool_], long: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Rows of the runs most of whose `first` rows are `long`."""
+    firsts, longs = np.bincount(run, weights=first), np.bincount(run, weights=first & long)
+    return np.asarray(2.0 * longs > firsts)[run]
 
 
 def _by_rows(items: Array, wild: NDArray[np.bool_]) -> float:
@@ -89,8 +98,11 @@ def _by_rows(items: Array, wild: NDArray[np.bool_]) -> float:
     return fitted(np.ones(len(items))) - fitted(np.sqrt(items.min() / items))
 
 
-def _ratios(items: Array, spent: Array, first: NDArray[np.bool_]) -> Array:
-    """Seconds of rows over the usual ones: 1 within the range of what may be usual."""
+def _ratios(items: Array, spent: Array, first: NDArray[np.bool_], importing: NDArray[np.bool_]) -> Array:
+    """Seconds of rows over the usual ones, none of which is `first`: 1 within the range of what may be usual.
+
+    Rows that are `importing` may take what most of them take longer.
+    """
     place = np.floor(np.log(items) / np.log(_NEIGHBOURS) * 2.0).astype(np.int64)
     codes, place = np.unique(place, return_inverse=True)
     known = []
@@ -107,6 +119,6 @@ def _ratios(items: Array, spent: Array, first: NDArray[np.bool_]) -> Array:
         low[here] = high[here] = rate * items[here]
         if near != code:  # costs are of batches, or of items, or both
             low[here], high[here] = (part(rate * items[here], rate * size) for part in (np.minimum, np.maximum))
-    if first.any():
-        high[first] += max(0.0, float(np.quantile((spent - high)[first], 0.75)))
+    if importing.any():
+        high[importing] += max(0.0, float(np.quantile((spent - high)[importing], 0.75)))
     return np.asarray(np.where(spent > high, spent / high, np.where(spent < low, spent / low, 1.0)))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from toolkit.tuning import Recommender, Workload, simulate_runs
+from toolkit.tuning.beyond import rate
 from toolkit.tuning.effects import Points, RunEffects, fit_effects
 from toolkit.tuning.grids import predict_settings
 from toolkit.tuning.history import Array, Cells
@@ -182,11 +183,19 @@ def test_what_the_largest_batches_denied_before_they_may_deny_again() -> None:
         Recommender().fit(simulate_runs(work, 1_000, settings)).models_[work.name].beyond_size[1]
         for work in (bent, even)
     )
-    assert confirmed < 0.06
-    assert surprised > 2.0 * confirmed
+    assert confirmed < 0.04
+    assert surprised > 4.0 * confirmed
+
+
+def test_a_trial_denies_what_it_would_have_seen() -> None:
+    distance = np.full(2, 2.0)
+    sharp, vague = (rate(np.array([0.01, -0.01]), np.full(2, sd**2), distance) for sd in (0.02, 0.4))
+    assert sharp < 0.03
+    assert vague > 0.08
+    assert rate(np.array([0.4, 0.4]), np.full(2, 0.02**2), distance) == pytest.approx(0.2, rel=0.3)
 
 
 def test_sizes_that_are_alike_say_nothing_of_larger_ones() -> None:
     work = Workload(per_item_s=2e-3, per_batch_s=0.05)
     found = Recommender().fit(simulate_runs(work, 500, [(20, 1), (24, 2), (20, 2)])).models_[work.name]
-    assert found.beyond_size == (0.15, 0.15)
+    assert found.beyond_size == (0.29, 0.29)

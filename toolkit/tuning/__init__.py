@@ -9,7 +9,8 @@ What happens to a metric frame, one file each:
 `selection`         which structure the data support: contention, shared resource, threshold; `hosts` how fast each is
 `variation`         how much batches vary, and of it what is their items'
 `effects`           how runs differ from the structure, and so how sure it is; `sensitivity` of its coefficients
-`rivals`            what other structures say that are about as probable; `wildness` what heavy tails add
+`rivals`            what other structures say that are about as probable; `wildness` what heavy tails add,
+                    `beyond` what is not known of sizes beyond the measured ones
 `model`             all of it for one task; `learning` fits it and predicts left-out runs, `baseline` must be beaten
 `checks`            whether the data can tell the effects apart
 `intervals`         how wrong a prediction may be

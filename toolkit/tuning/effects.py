@@ -162,6 +162,12 @@ class RunEffects:
             variance = np.maximum(variance - (self._precision @ cross * cross).sum(axis=1), 1e-8)
         return self._mean(points, cross), np.repeat(variance, len(self.belief), axis=0)
 
+    def expected(self, points: Points) -> tuple[Array, Array]:
+        """Mean and variance of log measured over predicted makespan, each of shape (n_points,)."""
+        mean, variance = self._given(points)
+        middle = self.mix @ mean
+        return middle, self.mix @ (variance + np.square(mean - middle))
+
     @cached_property
     def _precision(self) -> Array:
         """Inverse covariance of the runs, of shape (n_sizes, n_runs, n_runs): a slider asks again and again."""
@@ -299,10 +305,8 @@ def leave_out(effects: RunEffects, index: int, residual: Array) -> tuple[float, 
     """
     others = np.flatnonzero(np.arange(len(residual)) != index)
     without = replace(effects, runs=effects.runs.take(others), residual=residual[others])
-    mean, variance = without._given(effects.runs.take(np.array([index])))  # noqa: SLF001 - of the same file
-    middle = float(effects.mix @ mean[:, 0])
-    spread = float(effects.mix @ (variance[:, 0] + np.square(mean[:, 0] - middle)))
-    return float(np.clip(middle, -_MOST_SHIFT, _MOST_SHIFT)), float(np.sqrt(spread))
+    mean, variance = without.expected(effects.runs.take(np.array([index])))
+    return float(np.clip(mean[0], -_MOST_SHIFT, _MOST_SHIFT)), float(np.sqrt(variance[0]))
 
 
 def _single(points: Points, sizes: Array) -> Array:

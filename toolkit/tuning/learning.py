@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.tuning.baseline import baseline_errors
+from toolkit.tuning.beyond import beyond_size
 from toolkit.tuning.checks import check
 from toolkit.tuning.effects import Points, RunEffects, fit_effects, leave_out
 from toolkit.tuning.history import Array, Cells, RunSummary, TaskHistory
@@ -23,7 +24,7 @@ from toolkit.tuning.rivals import Rivals
 from toolkit.tuning.schedule import Plans, simulate
 from toolkit.tuning.selection import Structure, choose, folds, log_evidence
 from toolkit.tuning.sensitivity import Sensitivity
-from toolkit.tuning.structure import Costs, cell_spread, fit_shared_sd
+from toolkit.tuning.structure import Costs, cell_spread, fit_shared_sd, loads
 from toolkit.tuning.variation import fit_variation
 from toolkit.tuning.wildness import wildness
 
@@ -31,9 +32,6 @@ BACKTESTED = 60  # latest runs that are predicted from the others
 _GAP_PRIOR_S = 1e-3
 _AT_WORK = 0.5  # share of a processor from which work is thought to compute, not to wait
 _DISTURBED = 0.05
-_BEYOND_SD = 0.15  # for each e-fold beyond the measured sizes, where the sizes are too like to try it
-_BEYOND_BELIEF = 0.1  # how much that counts, beside what a trial says
-_NEAR = 0.5  # log size within which runs are of the same size
 _STUCK, _STUCK_SDS = 0.1, 2.0  # log makespan beyond what its batches explain, from which a run ended with a stuck one
 
 
@@ -88,7 +86,7 @@ def fit_task(history: TaskHistory, options: Options) -> TaskModel:
     return TaskModel(
         history, options, costs, draws, structure, hosts, rest.gap, variance, rest.stagger_s, rest.cold, rest.wild,
         sensitivity, rivals, effects, doubtful, _backtest(best, history, cells, spread, effects), check(history, draws),
-        _beyond(best, history, cells, spread, effects),
+        beyond_size(structure, costs, cells, spread, variance.means(cells), effects),
     )  # fmt: skip
 
 
@@ -128,7 +126,7 @@ def _try(
     sensitivity = Sensitivity.of(costs, cells)
     points = _run_points(history, sensitivity.of_runs(cells, len(runs)), rest, judged)
     ending = np.log(replayed / expected).var(axis=1)
-    stuck = _stuck([runs[i] for i in judged], residual, _loads(costs, cells, len(runs))[0, judged], ending)
+    stuck = _stuck([runs[i] for i in judged], residual, loads(costs, cells, len(runs))[0, judged], ending)
     points = replace(points, luck=points.luck + ending)  # how a run ends is luck
     prior = sensitivity.prior(cells, rest.variance.means(cells))
     return _Trial(structure, costs, rest, judged, sensitivity, points, residual - stuck, stuck, prior)
@@ -237,7 +235,7 @@ def _backtest(trial: _Trial, history: TaskHistory, cells: Cells, spread: Array, 
     weights = np.where(held[:, cells.run], 0.0, 1.0)
     costs = trial.structure.fit(cells, weights, spread)
     # How much longer each run would take under the coefficients of each fold: all its batches together.
-    longer = np.log(_loads(costs, cells, len(runs)) / _loads(trial.costs, cells, len(runs)))[:, judged]
+    longer = np.log(loads(costs, cells, len(runs)) / loads(trial.costs, cells, len(runs)))[:, judged]
     of = fold[judged]
     # What a new process costs is known from no other run where only the left-out one had new processes.
     cold_cells = (weights * cells.cold[None, :]).sum(axis=1) > 0
@@ -252,38 +250,3 @@ def _backtest(trial: _Trial, history: TaskHistory, cells: Cells, spread: Array, 
     predicted = measured * np.exp(-np.where(np.isfinite(error), error, trial.residual + trial.stuck))
     baseline = np.array(baseline_errors([runs[i] for i in judged]))
     return Backtest(ids, predicted, measured, error, baseline, expected)
-
-
-def _beyond(
-    trial: _Trial, history: TaskHistory, cells: Cells, spread: Array, effects: RunEffects
-) -> tuple[float, float]:
-    """Standard deviation of log makespan for each e-fold below and above the measured sizes.
-
-    As if the runs with the smallest, or largest, sizes had not been seen: what they show beyond luck, beside a belief.
-    """
-    size = np.array([run.items / run.batches for run in history.runs])
-    found = []
-    for scale in (-np.log(size), np.log(size)):
-        gone = scale > scale.max() - _NEAR
-        far = np.flatnonzero(gone[trial.judged])
-        rest = scale[~gone]
-        if not len(far) or not len(rest) or np.ptp(rest) < _NEAR:
-            found.append(_BEYOND_SD)
-            continue
-        costs = trial.structure.fit(cells, np.where(gone[cells.run], 0.0, 1.0)[None, :], spread)
-        longer = np.log(_loads(costs, cells, len(size)) / _loads(trial.costs, cells, len(size)))[0, trial.judged]
-        off = trial.residual - longer
-        known = np.setdiff1d(np.arange(len(off)), far)
-        off = off[far] - (off[known].mean() if len(known) else 0.0)
-        chance = effects.runs.luck[far] + effects.runs.extra[far] + effects.noise_sd**2
-        excess = max(0.0, float((np.square(off) - chance).mean())) / (scale.max() - rest.max()) ** 2
-        found.append(math.sqrt((_BEYOND_BELIEF * _BEYOND_SD**2 + excess) / (_BEYOND_BELIEF + 1.0)))
-    return found[0], found[1]
-
-
-def _loads(costs: Costs, cells: Cells, n_runs: int) -> Array:
-    """Seconds of all batches of each run, of shape (n_sets, n_runs)."""
-    spent = costs.cell_s(cells) * cells.n
-    out = np.zeros((len(spent), n_runs))
-    np.add.at(out.T, cells.run, spent.T)
-    return np.maximum(out, 1e-12)

@@ -257,3 +257,11 @@ def fit_shared_sd(cells: Cells, predicted: Array) -> float:
     # From the median, because one run with a stuck batch is an outlier, and the others are as good as before.
     sd = 1.4826 * float(np.median(np.abs(errors)))
     return math.sqrt((2 * SHARED_SD**2 + len(errors) * sd**2) / (2 + len(errors)))
+
+
+def loads(costs: Costs, cells: Cells, n_runs: int) -> Array:
+    """Seconds of all batches of each run, of shape (n_sets, n_runs)."""
+    spent = costs.cell_s(cells) * cells.n
+    out = np.zeros((len(spent), n_runs))
+    np.add.at(out.T, cells.run, spent.T)
+    return np.maximum(out, _LEAST_S)

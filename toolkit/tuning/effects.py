@@ -35,7 +35,7 @@ _LUCK = {0.1: 0.35, 0.3: 0.25, 1.0: 0.35, 3.0: 0.05}  # factors of the variance 
 _LENGTH = np.array([1.5, 0.7])  # of the deviation, in log batch size and log workers
 _MEMORY = 5.0  # runs after which a drift is mostly forgotten
 _FAR = 3.0  # standard deviations from which a run counts as disturbed
-_KEPT = 32  # sizes that stand for all, in proportion to how likely they are
+_KEPT = 64  # sizes that stand for all, in proportion to how likely they are; with half of them widths moved by 3 %
 _MOST_SHIFT = 0.7
 _HALVINGS = 16  # of where a quantile may be: to a thousandth of a percent of a makespan
 

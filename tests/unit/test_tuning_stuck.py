@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
 import pytest
 
 from toolkit.execution.sizing import Controller
 from toolkit.execution.tapering import Proposal
 from toolkit.tuning import Recommender, Workload, simulate_runs
-from toolkit.tuning.learning import _stuck
+from toolkit.tuning.learning import _ended
 
 
-def test_what_the_batches_of_a_run_do_not_explain_was_a_stuck_one() -> None:
-    # given three runs: as expected, all batches twice as long, and twice as long though its batches were as expected
-    runs: list[Any] = [SimpleNamespace(spent_s=seconds) for seconds in (10.0, 20.0, 10.0)]
-    residual, expected, usual = np.log([1.0, 2.0, 2.0]), np.full(3, 10.0), np.full(3, 0.05**2)
+def test_of_how_runs_ended_what_luck_explains_is_left_out() -> None:
+    # given runs that took 3 % longer than their batches explain, one a little more, one a little less, one was stuck
+    longer = np.array([0.03, 0.05, 0.01, 0.70])
 
-    # then
-    assert _stuck(runs, residual, expected, usual) == pytest.approx([0.0, 0.0, np.log(2.0)])
-    # where runs usually end as unevenly, it is no news
-    assert not _stuck(runs, residual, expected, np.full(3, 0.4**2)).any()
+    # then what all took longer stays, and of what single ones did as much as their luck is not
+    ended, stuck, left = _ended(longer, np.full(4, 0.05**2))
+    assert ended == pytest.approx([0.0, 0.02, -0.02, 0.67], abs=2e-3)
+    assert stuck == pytest.approx([0.0, 0.0, 0.0, 0.70])
+    assert left[3] == 0.0
+    assert (left[:3] < 0.02**2).all()
+    # where there is no luck at the end, all of it tells of what comes
+    assert np.abs(_ended(longer[:3], np.zeros(3))[0]).max() < 1e-6
+    # where runs usually end as unevenly, a long one is no news
+    assert not _ended(longer, np.full(4, 0.4**2))[1].any()
 
 
 def test_a_stuck_run_counts_by_what_its_batches_took_together() -> None:

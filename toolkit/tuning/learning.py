@@ -32,6 +32,7 @@ BACKTESTED = 60  # latest runs that are predicted from the others
 _GAP_PRIOR_S = 1e-3
 _AT_WORK = 0.5  # share of a processor from which work is thought to compute, not to wait
 _DISTURBED = 0.05
+_END_SD = 0.01  # what the ends of runs differ by beside luck
 _STUCK, _STUCK_SDS = 0.1, 2.0  # log makespan beyond what its batches explain, from which a run ended with a stuck one
 
 
@@ -81,7 +82,13 @@ def fit_task(history: TaskHistory, options: Options) -> TaskModel:
         rivals = rivals.beside(other.costs, math.exp(other.evidence - best.evidence))
     points = replace(best.points, apart=rivals.of_runs(cells, len(runs))[:, best.judged])
     effects = fit_effects(points, best.residual, best.prior, rivals.belief, math.sqrt(variance.batch))
-    doubtful = replace(effects, prior=sensitivity.prior(cells, variance.means(cells), doubting=True))
+    doubtful = replace(
+        effects,
+        # How runs ended may have been more than luck.
+        runs=replace(effects.runs, luck=effects.runs.luck + best.ending),
+        residual=best.makespans,
+        prior=sensitivity.prior(cells, variance.means(cells), doubting=True),
+    )
     draws = sensitivity.moved(effects.draws(options.draws, options.seed + 3))
     return TaskModel(
         history, options, costs, draws, structure, hosts, rest.gap, variance, rest.stagger_s, rest.cold, rest.wild,
@@ -92,7 +99,11 @@ def fit_task(history: TaskHistory, options: Options) -> TaskModel:
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """One structure, fitted and compared with the makespans of whole runs, without what they were `stuck` for."""
+    """One structure, fitted and compared with whole runs.
+
+    `residual` is what makespans tell of costs, without how runs `ended` by luck, whose variance is `ending`; of that
+    `stuck` is what no luck of usual batches explains.
+    """
 
     structure: Structure
     costs: Costs
@@ -101,13 +112,20 @@ class _Trial:
     sensitivity: Sensitivity
     points: Points
     residual: Array
+    ended: Array
     stuck: Array
+    ending: Array
     prior: Array
+
+    @property
+    def makespans(self) -> Array:
+        """What whole makespans are off by, without what runs were stuck for."""
+        return self.residual + self.ended - self.stuck
 
     @property
     def evidence(self) -> float:
         """Log evidence of the makespans and of the batches, whose sums are much the same: each counts for half."""
-        makespans = log_evidence(self.residual, self.points.jacobian, self.prior)
+        makespans = log_evidence(self.makespans, self.points.jacobian, self.prior)
         before = self.structure.before
         return (makespans + self.structure.value - before) / 2.0 + before
 
@@ -126,20 +144,36 @@ def _try(
     sensitivity = Sensitivity.of(costs, cells)
     points = _run_points(history, sensitivity.of_runs(cells, len(runs)), rest, judged)
     ending = np.log(replayed / expected).var(axis=1)
-    stuck = _stuck([runs[i] for i in judged], residual, loads(costs, cells, len(runs))[0, judged], ending)
-    points = replace(points, luck=points.luck + ending)  # how a run ends is luck
+    spent = np.bincount(cells.run, weights=cells.n * cells.mean_s, minlength=len(runs))
+    longer = residual - np.log(np.maximum(spent / loads(costs, cells, len(runs))[0], 1e-12))[judged]
+    ended, stuck, left = _ended(longer, ending)
+    points = replace(points, luck=points.luck + left)
     prior = sensitivity.prior(cells, rest.variance.means(cells))
-    return _Trial(structure, costs, rest, judged, sensitivity, points, residual - stuck, stuck, prior)
+    return _Trial(structure, costs, rest, judged, sensitivity, points, residual - ended, ended, stuck, ending, prior)
 
 
-def _stuck(runs: Sequence[RunSummary], residual: Array, loads: Array, ending: Array) -> Array:
-    """How much longer runs took than their batches explain: log makespan, 0 for none.
+def _ended(longer: Array, ending: Array) -> tuple[Array, Array, Array]:
+    """What runs took longer than others by luck, what they were stuck for, and the variance of luck that may be left.
 
-    One item of a heavy tail keeps one worker at work when all others are done. That tells of luck, not of how long the
-    batches of a setting take. Their sum tells of it, which counts the long item as one of many.
+    How a run ends is in part luck, not how long the batches of a setting take: their sum tells of that. One item of a
+    heavy tail even keeps one worker at work when all others are done. What all runs took longer than their batches
+    explain is no luck, nor are differences beyond it: of what a run is off by luck has its share of the variance
+    (shrinkage; Efron and Morris, J. Amer. Statist. Assoc. 70, 1975).
+
+    Parameters
+    ----------
+    longer : ndarray of shape (n_runs,)
+        Log makespan beyond what the batches explain.
+    ending : ndarray of shape (n_runs,)
+        Its variance by luck.
     """
-    longer = residual - np.log([max(run.spent_s, 1e-12) for run in runs] / loads)
-    return np.where(longer > np.maximum(_STUCK, _STUCK_SDS * np.sqrt(ending)), longer, 0.0)
+    stuck = longer > np.maximum(_STUCK, _STUCK_SDS * np.sqrt(ending))
+    weight = np.where(stuck, 0.0, 1.0 / (ending + _END_SD**2))
+    common = float(weight @ longer / weight.sum()) if weight.any() else 0.0
+    off = longer - common
+    beside = max(_END_SD**2, float(weight @ (np.square(off) - ending) / max(weight.sum(), 1e-12)))
+    share = np.where(stuck, 1.0, ending / (ending + beside))
+    return off * share, np.where(stuck, longer, 0.0), beside * np.where(stuck, 0.0, share)
 
 
 def _run_points(history: TaskHistory, jacobian: Array, rest: Rest, judged: list[int]) -> Points:
@@ -245,8 +279,8 @@ def _backtest(trial: _Trial, history: TaskHistory, cells: Cells, spread: Array, 
             continue
         residual = trial.residual - longer[f]
         shift, expected[k] = leave_out(effects, k, residual)
-        error[k] = residual[k] - shift + trial.stuck[k]
-        expected[k] = math.hypot(expected[k], trial.stuck[k])
-    predicted = measured * np.exp(-np.where(np.isfinite(error), error, trial.residual + trial.stuck))
+        error[k] = residual[k] - shift + trial.ended[k]
+        expected[k] = math.hypot(expected[k], max(math.sqrt(trial.ending[k]), trial.stuck[k]))
+    predicted = measured * np.exp(-np.where(np.isfinite(error), error, trial.residual + trial.ended))
     baseline = np.array(baseline_errors([runs[i] for i in judged]))
     return Backtest(ids, predicted, measured, error, baseline, expected)

@@ -47,6 +47,23 @@ def studies(folder: Path, scale: float = 1.0) -> list[Study]:
     ]
 
 
+def judge(client: tk.Client, plan: Sequence[Study], session: str) -> None:
+    """Measure the designed sets, advise, and print how good the advice is; `session` is the tag of the runs."""
+    for study in plan:
+        measure(client, study, Setting(len(study.items) // 50, study.most_workers), "warm-up")
+    for study, setting in alternate(plan):
+        one = measure(client, study, setting, session)
+        print(f"{study.label}, {setting}: {seconds(one.makespan_s)}", flush=True)
+    model = tk.Recommender().fit(client.metrics(tags={"demo": session}), runs=client.runs())
+    advised = []
+    for study in plan:
+        advice = model.recommend(task=study.task.name, n_items=len(study.items), max_workers=study.most_workers)
+        print(f"\n{study.label}: {advice}", flush=True)
+        if not advice.refused:
+            advised.append((study, advice))
+    evaluate(client, advised, session, lambda text: print(text, flush=True))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables; returns 0, whatever is met."""
     parser = argparse.ArgumentParser(prog="python -m tests.evaluation.live", description=__doc__.partition("\n")[2])
@@ -56,21 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     session = secrets.token_hex(4)
     with tempfile.TemporaryDirectory(prefix="tk-live-") as folder:
         plan = [study for study in studies(Path(folder), options.scale) if options.only in study.label]
-        with tk.LocalCluster(max(SERVICE), state_dir=Path(folder)) as cluster, tk.Client(cluster=cluster) as client:
-            cluster.wait_ready()
-            for study in plan:
-                measure(client, study, Setting(len(study.items) // 50, study.most_workers), "warm-up")
-            for study, setting in alternate(plan):
-                one = measure(client, study, setting, session)
-                print(f"{study.label}, {setting}: {seconds(one.makespan_s)}", flush=True)
-            model = tk.Recommender().fit(client.metrics(tags={"demo": session}), runs=client.runs())
-            advised = []
-            for study in plan:
-                advice = model.recommend(task=study.task.name, n_items=len(study.items), max_workers=study.most_workers)
-                print(f"\n{study.label}: {advice}", flush=True)
-                if not advice.refused:
-                    advised.append((study, advice))
-            evaluate(client, advised, session, lambda text: print(text, flush=True))
+        cluster = tk.LocalCluster(max(SERVICE), state_dir=Path(folder))
+        try:
+            with tk.Client(cluster=cluster) as client:
+                cluster.wait_ready()
+                judge(client, plan, session)
+        finally:
+            cluster.stop()
     return 0
 
 

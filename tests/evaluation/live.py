@@ -38,11 +38,11 @@ def studies(folder: Path, scale: float = 1.0) -> list[Study]:
         Factor on the items.
     """
     rounds, chance = calibrate(50e-6), Random(7)
-    many = [min(40.0, chance.lognormvariate(-0.7, 1.2)) for _ in range(round(2_500 * scale))]  # milliseconds, mean 1
+    twos = [min(40.0, chance.lognormvariate(-0.7, 1.2)) for _ in range(round(2_500 * scale))]  # of 2 ms, mean 1
     return [
         designed(work.cheap, [rounds] * round(80_000 * scale), (60, 8_000), CORES),
         designed(work.call, range(round(20_000 * scale)), (40, 2_500), SERVICE),
-        designed(work.uneven, [round(40 * ms * rounds) for ms in many], (1, 400), CORES),
+        designed(work.uneven, [round(40 * two * rounds) for two in twos], (1, 400), CORES),
         designed(work.store, [8 * rounds] * round(8_000 * scale), (20, 1_000), CORES, path=str(folder / "store")),
     ]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from toolkit.execution.beginning import FIRST_MOST, first_size, ruling_cost
-from toolkit.execution.footprint import Footprint, footprint, unchanged
 from toolkit.execution.sizing import Controller
+from toolkit.transport.footprint import Footprint, footprint, unchanged
 
 SHARE = 470.0  # items that remain for each worker
 

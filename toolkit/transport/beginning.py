@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from toolkit.errors import LedgerError, RunNotFound
 from toolkit.execution.beginning import COMPARED, WORTH_S, first_size
-from toolkit.execution.footprint import Footprint, footprint, unchanged
 from toolkit.execution.sizing import Controller
 from toolkit.ledger import Claim, Ledger, Reader
 from toolkit.records import FLAG_CUT_OFF, METRIC_NAMES, METRIC_ROW, OUTCOMES
+from toolkit.transport.footprint import Footprint, footprint, unchanged
 
 _WORKER, _FLAGS, _OUTCOME, _ITEMS, _SERVICE_S = (
     METRIC_NAMES.index(name) for name in ("worker", "flags", "outcome", "items", "service_s")
